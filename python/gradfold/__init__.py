@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 # Name -> the module that holds it. Resolved on first use, so that `import gradfold` stays fast.
 _LAZY = {
-    "fit": "gradfold.fit",
+    "fit": "gradfold.train",
     "grid": "gradfold.candidates",
     "Candidates": "gradfold.candidates",
     "Run": "gradfold.run",
