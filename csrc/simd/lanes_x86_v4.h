@@ -127,7 +127,7 @@ struct F32 {
     out[1] = _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, v, 1));
   }
   static V narrow(const F64::V in[2]) {  // rounds to nearest even
-    const V low = _mm512_zextps256_ps512(_mm512_maskz_cvtpd_ps(0xff, in[0]));
+    const V low = _mm512_castps256_ps512(_mm512_maskz_cvtpd_ps(0xff, in[0]));
     return _mm512_insertf32x8(low, _mm512_maskz_cvtpd_ps(0xff, in[1]), 1);
   }
   static void widen_mask(M m, F64::M out[2]) {
