@@ -171,6 +171,12 @@ def error_float64(name: str, x: Array) -> tuple[float, float]:
     return largest, where
 
 
+def test_lanes_agree_with_plain_arithmetic() -> None:
+    for current in _core.levels.supported():
+        with level(current):
+            assert _core.simd.wrong_lane_member() is None, current
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_error_float32(name: str) -> None:
     sampled = domain(name, any_bits(np.float32, 1 << 21, 11))
