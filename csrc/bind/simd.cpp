@@ -72,6 +72,8 @@ void register_simd(py::module_& m) {
   auto sub = m.def_submodule("simd", "Private: the kernels' maths functions, for tests");
   sub.def("apply", &apply, py::arg("name"), py::arg("x"), py::arg("out"),
           "out[i] = f(x[i]) at the current level; x and out are one-dimensional, float32 or float64 alike.");
+  sub.def("wrong_lane_member", [] { return wrong_lane_member(current_level()); },
+          "The first member of the current level's lane types that disagrees with plain C++, or None.");
   sub.def("flush_to_zero", &flush_to_zero, py::arg("on"),
           "Switch flush-to-zero of the calling thread; False where the CPU has no such switch.");
 }
