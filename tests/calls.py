@@ -23,7 +23,7 @@ def level(name):
         _core.levels._force("")
 
 
-@dataclass
+@dataclass(repr=False)
 class Problem:
     """Data, splits and models for either kernel. ``split_of_model``, and all that is per model, is of length m."""
 
@@ -39,6 +39,10 @@ class Problem:
     l2: np.ndarray = field(default=None)
     learning_rate: np.ndarray = field(default=None)
     schedule: list[str] = field(default=None)
+
+    def __repr__(self):
+        weight = "none" if self.sample_weight is None else f"{(self.sample_weight == 0).sum()} zeros"
+        return f"Problem({self.loss}, X {self.X.shape} {self.X.dtype}, {self.n_models} models, weight: {weight})"
 
     @property
     def n_models(self):
