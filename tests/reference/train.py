@@ -4,7 +4,8 @@ Where the design leaves something open, this file chooses:
 
 * standardising without an intercept still centres the columns (as a scaler in front of the estimator would), so the
   intercept on the original scale is then ``-sum(mean * coef)`` and not 0;
-* ``coef_init`` and ``intercept_init`` are on the original scale, like the coefficients that come back;
+* ``coef_init`` and ``intercept_init`` are on the original scale, like the coefficients that come back; without an
+  intercept, ``intercept_init`` is ignored;
 * a column whose training rows all hold one value has scale 1, however its mean rounds;
 * the update that diverges is not made: it is not counted in ``steps``;
 * an epoch's held-out loss is NaN from the epoch of divergence on, and stays what it was before.
@@ -61,7 +62,7 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
     mean, scale = moments(X, weight, trains) if standardize else (np.zeros(p), np.ones(p))
     Z = (np.where((trains | scores)[:, None], X, 0.0) - mean) / scale  # what the optimiser sees
     w = coef_init * scale
-    b = intercept_init + mean @ coef_init if fit_intercept else intercept_init
+    b = intercept_init + mean @ coef_init if fit_intercept else 0.0
     of_features, of_intercept = update.solver(solver, p), update.solver(solver, 1)
     horizon = epochs * -(-n // batch_size)
     steps, visited, history, diverged = 0, 0, [], (-1, -1)
