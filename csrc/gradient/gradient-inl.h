@@ -257,8 +257,17 @@ bool chunk_of(const ChunkTask<typename L::T>& task) {
   return true;
 }
 
+}  // namespace
+}  // namespace gradfold
+
+#include "gradient/narrow-inl.h"
+
+namespace gradfold {
+namespace {
+
 template <class L, class LossType>
 bool chunk_with_loss(const ChunkTask<typename L::T>& task) {
+  if (task.n_narrow > 0) return narrow_chunk<L, LossType>(task);
   switch (task.n_vectors) {
     case 1: return chunk_of<L, 1, LossType>(task);
     case 2: return chunk_of<L, 2, LossType>(task);
