@@ -126,7 +126,16 @@ def test_row_chunks(each_level, n, dtype):
     check(q, use_splits=False)
 
 
-@settings(max_examples=60)
+@pytest.mark.parametrize(("n", "dtype_of_ids"), [(300, np.uint16), (4100, np.uint16), (70_000, np.uint32)])
+def test_many_ids(each_level, n, dtype_of_ids):
+    """Leave-one-out outgrows uint8, any table of ids, and uint16."""
+    q = calls.problem(n, n=n, p=1, m=6, kind="leave_one_out")
+    q.split_of_model[:3] = [0, n - 1, n // 2]
+    assert q.splits.ids.dtype == dtype_of_ids
+    check(q)
+
+
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10_000),
     n=st.one_of(st.integers(1, 200), st.integers(1000, 2500)),
