@@ -38,8 +38,8 @@ def loss_gradient(X, y, W, intercept=None, *, loss, reduction="mean", rows=None,
     """Loss and gradient of every model, with bounds on what rounding in X's type may cost.
 
     ``roles`` is (n_models, n_rows), already one per model, or None where every row trains every model. The loss is
-    sum w*loss ("sum") or that over sum w ("mean"), and the gradient likewise; a model that visits no training row has
-    loss NaN and gradient 0.
+    sum w*loss ("sum") or that over sum w ("mean"), and the gradient likewise. A model that visits no training row has
+    gradient 0; its mean loss is NaN, and its summed loss 0.
 
     The bounds are first-order worst cases (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1),
     u being the unit roundoff of X's type: z is a sum of p terms in chunks of 256, so it is off by at most
@@ -54,7 +54,7 @@ def loss_gradient(X, y, W, intercept=None, *, loss, reduction="mean", rows=None,
     weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
     b = np.zeros(m) if intercept is None else np.asarray(intercept, np.float64)
     out = {
-        "loss": np.full(m, np.nan),
+        "loss": np.full(m, 0.0 if reduction == "sum" else np.nan),
         "grad_W": np.zeros((p, m)),
         "grad_intercept": np.zeros(m),
     }
