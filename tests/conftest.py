@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # Example sizes vary a thousandfold by design, so a deadline would only measure the machine. Examples are drawn from a
 # fixed seed: a red test is red again.
@@ -13,6 +13,9 @@ settings.register_profile(
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile(  # for those who only want to know whether a test is red (scripts/break_promises.py)
+    "gradfold-unshrunk", parent=settings.get_profile("gradfold"), phases=[Phase.explicit, Phase.generate]
 )
 settings.load_profile("gradfold")
 
