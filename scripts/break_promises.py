@@ -1,0 +1,258 @@
+#!/usr/bin/env python
+"""Break each promise in the kernels on purpose and show that its test goes red.
+
+Works on a copy of the sources in a temporary directory: nothing in the checkout is touched. For every breakage below, a
+few lines of the copy are changed, the extension is built again, and the tests named beside it run; they must fail. The
+same tests must pass on the unbroken copy first. Needs a C++ compiler, CMake, pybind11 and the `test` extra.
+
+    python scripts/break_promises.py            # all breakages
+    python scripts/break_promises.py narrow     # those whose name contains "narrow"
+
+Exits 1 if a breakage stays unnoticed, and 2 if a breakage no longer fits the sources (then mend its anchors here).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Breakage:
+    """One way to break a promise: (old, new) pairs of text in one file, each of which must occur."""
+
+    name: str
+    promise: str
+    why: str  # what a programmer might have been thinking
+    file: str
+    edits: tuple[tuple[str, str], ...]
+    tests: str  # of tests/test_promises.py, as a -k expression
+    x86_only: bool = False
+
+
+BREAKAGES = (
+    Breakage(
+        "narrow panels round the product",
+        "1 solo = batched",
+        "a multiply and an add look the same as an FMA, and few models have a kernel of their own",
+        "csrc/gradient/narrow-inl.h",
+        (
+            (
+                "acc[m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[m]);",
+                "acc[m] = L::add(L::mul(column[c], L::set1(W[m * n_features + f + c])), acc[m]);",
+            ),
+        ),
+        "solo_is_batched",
+    ),
+    Breakage(
+        "a diverged model stops its panel",
+        "1 solo = batched",
+        "once something is infinite, the panel is of no use",
+        "csrc/train/trainer.cpp",
+        (("panel.alive &= ~lost;", "panel.alive = 0;"),),
+        "solo_is_batched",
+    ),
+    Breakage(
+        "the cut of a batch depends on the plan",
+        "2 any number of threads",
+        "smaller chunks balance better when threads share a batch",
+        "csrc/train/trainer.cpp",
+        (
+            (
+                "const std::int64_t chunks_full = (B + kRowChunk - 1) / kRowChunk;",
+                "const std::int64_t chunks_full = (B + kRowChunk / 2 - 1) / (kRowChunk / 2);",
+            ),
+            (
+                "const std::int64_t begin = std::min(end, b * B + c * kRowChunk);",
+                "const std::int64_t begin = std::min(end, b * B + c * (kRowChunk / 2));",
+            ),
+            (
+                "const std::int64_t n = std::min(kRowChunk, end - begin);",
+                "const std::int64_t n = std::min(kRowChunk / 2, end - begin);",
+            ),
+        ),
+        "threads and training",
+    ),
+    Breakage(
+        "chunks are added as threads finish",
+        "2 any number of threads",
+        "a sum is a sum, so nobody needs to wait for its turn",
+        "csrc/gradient/dense.cpp",
+        (
+            # A mutex keeps the additions whole; only their order is lost. A chunk in three dawdles, as on a busy machine.
+            ("OrderedItems items;\n  const std::int64_t n_items = n_chunks", "static std::mutex lock;\n  OrderedItems items;\n  const std::int64_t n_items = n_chunks"),
+            (
+                "items.turn(item);",
+                "if (item % 3 == 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));\n"
+                "      std::lock_guard<std::mutex> locked(lock);",
+            ),
+            ("#include <cmath>\n", "#include <chrono>\n#include <cmath>\n#include <mutex>\n#include <thread>\n"),
+        ),
+        "threads_gradient",
+    ),
+    Breakage(
+        "AVX2 rounds the product",
+        "3 any level",
+        "not every AVX2 machine has FMA",
+        "csrc/simd/lanes_x86_v3.h",
+        (
+            ("return _mm256_fmadd_ps(a, b, c);", "return _mm256_add_ps(_mm256_mul_ps(a, b), c);"),
+            ("return _mm256_fmadd_pd(a, b, c);", "return _mm256_add_pd(_mm256_mul_pd(a, b), c);"),
+        ),
+        "levels",
+        x86_only=True,
+    ),
+    Breakage(
+        "the residual is masked by a product",
+        "5 no leak",
+        "times 0 is 0",
+        "csrc/gradient/gradient-inl.h",
+        (
+            (
+                "gradient = L::select(use, gradient, L::zero());",
+                "gradient = L::mul(gradient, L::select(use, one, L::zero()));",
+            ),
+        ),
+        "no_leak",
+    ),
+    Breakage(
+        "the gradient never selects",
+        "5 no leak",
+        "a residual of 0 cannot add anything",
+        "csrc/gradient/gradient-inl.h",
+        (("    if (select)\n      gradient_block", "    if (false && select)\n      gradient_block"),),
+        "no_leak",
+    ),
+    Breakage(
+        "narrow panels never select",
+        "5 no leak",
+        "a residual of 0 cannot add anything",
+        "csrc/gradient/narrow-inl.h",
+        (("if (!select) {", "if (true || !select) {"),),
+        "no_leak",
+    ),
+    Breakage(
+        "moments of all rows",
+        "5 no leak",
+        "standardising once for all splits is cheaper",
+        "csrc/train/standardize.cpp",
+        (("kept += masks_[i] != 0;", "kept += 1;"),),
+        "no_leak",
+    ),
+    Breakage(
+        "weightless rows are training rows",
+        "5 no leak",
+        "a weight of 0 multiplies whatever stands there away",
+        "csrc/gradient/roles.cpp",
+        (("if (weight[rows[i]] == T(0)) masks[i] = 0;", "(void)0;"),),
+        "no_leak",
+    ),
+    Breakage(
+        "the caller's floating-point environment stays",
+        "1 to 5",
+        "nobody switches flush-to-zero on",
+        "csrc/simd/fpenv.h",
+        (("saved_(read()) { write(kDefault); }", "saved_(read()) {}"),),
+        "flushing or rounding_mode",
+    ),
+)
+
+
+def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+class Copy:
+    """A copy of the sources with a build of its own."""
+
+    def __init__(self, at: Path) -> None:
+        self.at = at
+        for folder in ("csrc", "python", "tests"):
+            shutil.copytree(ROOT / folder, at / folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        for file in ("CMakeLists.txt", "pyproject.toml"):
+            shutil.copy2(ROOT / file, at / file)
+        pybind = run([sys.executable, "-m", "pybind11", "--cmakedir"], check=True).stdout.strip()
+        command = ["cmake", "-S", str(at), "-B", str(at / "build"), "-DCMAKE_BUILD_TYPE=Release"]
+        command += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind}"]
+        if shutil.which("ninja"):
+            command += ["-G", "Ninja"]
+        run(command, check=True)
+
+    def build(self) -> None:
+        done = run(["cmake", "--build", str(self.at / "build"), "-j", str(os.cpu_count() or 1)])
+        if done.returncode != 0:
+            raise SystemExit(f"the build failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        (module,) = (self.at / "build").glob("_core*.so")
+        shutil.copy2(module, self.at / "python" / "gradfold" / module.name)
+
+    def tests_pass(self, chosen: str) -> tuple[bool, str]:
+        """Whether the chosen promise tests pass, and the summary's last line. Red is red: nothing is shrunk."""
+        command = [sys.executable, "-m", "pytest", "tests/test_promises.py", "-x", "-q", "--tb=no", "-k", chosen]
+        command += ["-p", "no:cacheprovider", "--hypothesis-profile=gradfold-unshrunk"]
+        environment = {**os.environ, "PYTHONPATH": str(self.at / "python")}
+        try:
+            done = run(command, cwd=self.at, env=environment, timeout=600)
+        except subprocess.TimeoutExpired:
+            return False, "did not end"
+        if done.returncode not in (0, 1) and done.returncode > 0:
+            raise SystemExit(f"pytest could not run:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+        return done.returncode == 0, failed[0].split(" - ")[0].removeprefix("FAILED tests/test_promises.py::") if failed else ""
+
+    def edit(self, breakage: Breakage) -> str:
+        """Apply a breakage; returns the text that was there."""
+        path = self.at / breakage.file
+        before = text = path.read_text()
+        for old, new in breakage.edits:
+            if old not in text:
+                print(f"\n{breakage.name}: {breakage.file} no longer holds\n  {old}", file=sys.stderr)
+                raise SystemExit(2)
+            text = text.replace(old, new)
+        path.write_text(text)
+        return before
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("name", nargs="?", default="", help="only breakages whose name contains this")
+    wanted = parser.parse_args().name
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    chosen = [b for b in BREAKAGES if wanted in b.name and (x86 or not b.x86_only)]
+    if not chosen:
+        parser.error(f"no breakage's name contains {wanted!r}")
+    unnoticed = 0
+    with tempfile.TemporaryDirectory(prefix="gradfold-break-") as directory:
+        copy = Copy(Path(directory))
+        for b in chosen:  # all anchors are checked before the first, long build
+            (copy.at / b.file).write_text(copy.edit(b))
+        copy.build()
+        for tests in sorted({b.tests for b in chosen}):
+            passes, first = copy.tests_pass(tests)
+            print(f"unbroken        -k '{tests}': {'green' if passes else 'RED, ' + first}", flush=True)
+            if not passes:
+                return 1
+        for b in chosen:
+            start = time.monotonic()
+            before = copy.edit(b)
+            copy.build()
+            passes, first = copy.tests_pass(b.tests)
+            (copy.at / b.file).write_text(before)
+            unnoticed += passes
+            verdict = "GREEN: nobody noticed" if passes else f"red: {first}"
+            print(f"{b.promise:24} {b.name:44} {verdict}  ({time.monotonic() - start:.0f} s)", flush=True)
+    print(f"{len(chosen) - unnoticed} of {len(chosen)} breakages were noticed")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

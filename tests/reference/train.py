@@ -1,0 +1,129 @@
+"""The whole epoch loop, one model at a time, in float64.
+
+Where the design leaves something open, this file chooses:
+
+* standardising without an intercept still centres the columns (as a scaler in front of the estimator would), so the
+  intercept on the original scale is then ``-sum(mean * coef)`` and not 0;
+* ``coef_init`` and ``intercept_init`` are on the original scale, like the coefficients that come back; without an
+  intercept, ``intercept_init`` is ignored;
+* a column whose training rows all hold one value has scale 1, however its mean rounds;
+* the update that diverges is not made: it is not counted in ``steps``;
+* an epoch's held-out loss is NaN from the epoch of divergence on, and stays what it was before.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from reference import loss as point
+from reference import update
+from reference.roles import SCORE, TRAIN
+
+
+@dataclass
+class Trained:
+    """What one model, or (stacked along the first axis; ``history`` along the second) many models, ended with."""
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    steps: np.ndarray
+    history: np.ndarray
+    diverged_epoch: np.ndarray
+    diverged_batch: np.ndarray
+
+
+def moments(X, weight, trains):
+    """Weighted mean and scale of every column over the rows that train; a constant column has scale 1."""
+    x, w = X[trains], weight[trains]
+    mean = w @ x / w.sum()
+    scale = np.sqrt(w @ (x - mean) ** 2 / w.sum())
+    constant = x.min(axis=0) == x.max(axis=0)
+    return mean, np.where(constant | (scale == 0), 1.0, scale)
+
+
+def held_out_loss(loss, y, z, weight, scores):
+    """Weighted mean loss over the rows that a model scores; NaN where they weigh nothing."""
+    scores = scores & (weight > 0)
+    if not scores.any():
+        return np.nan
+    return weight[scores] @ point.value(loss, y[scores], z[scores]) / weight[scores].sum()
+
+
+def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedule, epochs, batch_size, order,
+              fit_intercept, standardize, coef_init, intercept_init, max_steps):
+    """Train one model whose role of every row is ``role``; ``order(epoch)`` is the order in which rows are visited."""
+    n, p = X.shape
+    trains, scores = (role == TRAIN) & (weight > 0), role == SCORE
+    N, S = trains.sum(), weight[trains].sum()
+    assert N > 0
+    mean, scale = moments(X, weight, trains) if standardize else (np.zeros(p), np.ones(p))
+    Z = (np.where((trains | scores)[:, None], X, 0.0) - mean) / scale  # what the optimiser sees
+    w = coef_init * scale
+    b = intercept_init + mean @ coef_init if fit_intercept else 0.0
+    of_features, of_intercept = update.solver(solver, p), update.solver(solver, 1)
+    horizon = epochs * -(-n // batch_size)
+    steps, visited, history, diverged = 0, 0, [], (-1, -1)
+    for epoch in range(epochs):
+        rows = np.arange(n) if batch_size >= n else np.asarray(order(epoch))
+        for batch, start in enumerate(range(0, n, batch_size)):
+            if diverged != (-1, -1) or visited == max_steps:
+                break
+            visited += 1
+            kept = [i for i in rows[start : start + batch_size] if trains[i]]
+            if not kept:
+                continue
+            x = Z[kept]
+            residual = weight[kept] * point.gradient(loss, y[kept], x @ w + b)
+            q = 1 / (len(kept) * (S / N))
+            g = residual @ x * q + l2 * w
+            g_b = np.array([residual.sum() * q]) if fit_intercept else np.zeros(1)
+            rate = update.learning_rate(schedule, learning_rate, steps, horizon)
+            next_features, next_intercept = copy.deepcopy((of_features, of_intercept))
+            next_w = next_features.step(w, g, rate, l1)
+            next_b = next_intercept.step(np.array([b]), g_b, rate, 0.0)[0] if fit_intercept else b
+            if not (np.isfinite(g).all() and np.isfinite(g_b).all() and np.isfinite(next_w).all()
+                    and np.isfinite(next_b) and next_features.finite() and next_intercept.finite()):
+                diverged = (epoch, batch)
+                break
+            w, b, of_features, of_intercept = next_w, next_b, next_features, next_intercept
+            steps += 1
+        if visited == max_steps:
+            break
+        z = Z @ w + b
+        history.append(np.nan if diverged != (-1, -1) else held_out_loss(loss, y, z, weight, scores))
+    return Trained(w / scale, b - mean @ (w / scale), steps, np.array(history), *diverged)
+
+
+def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1, l2, learning_rate, schedule, epochs,
+          batch_size, order=None, fit_intercept=True, standardize=False, coef_init=None, intercept_init=None,
+          max_steps=-1):
+    """Train every model; ``roles`` (m, n) and the four hyper-parameters (m,) hold one entry per model.
+
+    ``order(epoch)`` gives the rows in the order of the epoch; None is their natural order. ``max_steps`` stops every
+    model after that many batches, updates or not.
+    """
+    X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
+    n, p = X.shape
+    weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    with np.errstate(all="ignore"):  # divergence is a result here
+        models = [
+            train_one(
+                X, y, weight, roles[k], loss=loss, solver=solver, l1=l1[k], l2=l2[k], learning_rate=learning_rate[k],
+                schedule=schedule[k], epochs=epochs, batch_size=batch_size,
+                order=order or (lambda epoch: np.arange(n)), fit_intercept=fit_intercept, standardize=standardize,
+                coef_init=np.zeros(p) if coef_init is None else np.asarray(coef_init[k], np.float64),
+                intercept_init=0.0 if intercept_init is None else float(intercept_init[k]), max_steps=max_steps,
+            )
+            for k in range(len(roles))
+        ]
+    return Trained(
+        coef=np.array([t.coef for t in models]),
+        intercept=np.array([t.intercept for t in models]),
+        steps=np.array([t.steps for t in models]),
+        history=np.array([t.history for t in models]).T,
+        diverged_epoch=np.array([t.diverged_epoch for t in models]),
+        diverged_batch=np.array([t.diverged_batch for t in models]),
+    )

@@ -1,0 +1,349 @@
+"""The batched loss-gradient against the float64 reference, finite differences and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import calls
+import splits
+from reference import gradient as reference
+from reference import loss as point
+from reference.roles import TRAIN
+
+DTYPES = [np.float32, np.float64]
+LOSSES = point.NAMES
+
+
+def expected(q, *, reduction="mean", rows=None, use_splits=True):
+    return reference.loss_gradient(
+        q.X, q.y, q.W, q.intercept, loss=q.loss, reduction=reduction, rows=rows,
+        roles=q.model_roles() if use_splits else None, sample_weight=q.sample_weight,
+    )
+
+
+def assert_close(got, want, bound):
+    assert got.shape == want.shape
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    off = np.abs(got.astype(np.float64) - want) > bound
+    off &= ~np.isnan(want)
+    assert not off.any(), (
+        f"{off.sum()} of {off.size} are off, first at {tuple(np.argwhere(off)[0])}: "
+        f"{got[off][0]!r}, wanted {want[off][0]!r} within {bound[off][0]!r}"
+    )
+
+
+def check(q, **options):
+    """One call of the kernel against the reference, within the reference's own rounding bound."""
+    n_threads = options.pop("n_threads", 1)
+    with_loss = options.pop("with_loss", True)
+    want = expected(q, **options)
+    loss, grad_W, grad_intercept = calls.loss_gradient(q, n_threads=n_threads, with_loss=with_loss, **options)
+    assert_close(grad_W, want.grad_W, want.grad_W_bound)
+    if grad_intercept is not None:
+        assert_close(grad_intercept, want.grad_intercept, want.grad_intercept_bound)
+    if with_loss:
+        assert_close(loss, want.loss, want.loss_bound)
+
+
+# ---- the reference itself ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_reference_gradient_is_the_slope_of_its_loss(loss, reduction):
+    q = calls.problem(1, n=40, p=5, m=4, loss=loss)
+    options = {
+        "loss": loss, "reduction": reduction, "roles": q.model_roles(), "sample_weight": q.sample_weight,
+    }
+    at = reference.loss_gradient(q.X, q.y, q.W, q.intercept, **options)
+    h = 1e-5
+    for j in range(5):
+        step = np.zeros_like(q.W)
+        step[j] = h
+        up = reference.loss_gradient(q.X, q.y, q.W + step, q.intercept, **options).loss
+        down = reference.loss_gradient(q.X, q.y, q.W - step, q.intercept, **options).loss
+        np.testing.assert_allclose((up - down) / (2 * h), at.grad_W[j], rtol=1e-6, atol=1e-7)
+    up = reference.loss_gradient(q.X, q.y, q.W, q.intercept + h, **options).loss
+    down = reference.loss_gradient(q.X, q.y, q.W, q.intercept - h, **options).loss
+    np.testing.assert_allclose((up - down) / (2 * h), at.grad_intercept, rtol=1e-6, atol=1e-7)
+
+
+def test_reference_roles_by_hand():
+    # Two outer folds; the inner ones live in id rows of their own. 255 is skip.
+    ids = np.array([[0, 0, 1, 1, 1, 255], [255, 255, 0, 1, 0, 0]], np.uint8)
+    inner = splits.conditions([[(0, 0, 1, 0, 2), (1, 0, 1, 0, 2)], [(0, 0, 1, 0, 2), (1, 1, 2, 0, 2)]])
+    assert splits.Splits(ids, inner).roles().tolist() == [[0, 0, 2, 1, 2, 0], [0, 0, 1, 2, 1, 0]]
+    fold = splits.conditions([[(0, 1, 2, 0, 2)], [(0, 1, 2, 0, 1)]])
+    assert splits.Splits(ids, fold).roles().tolist() == [[1, 1, 2, 2, 2, 0]] * 2
+
+
+@pytest.mark.parametrize("kind", splits.KINDS)
+def test_a_split_told_alone_has_the_same_roles(kind):
+    of_rows = splits.make(kind, np.random.default_rng(3), 300)
+    roles = of_rows.roles()
+    for s in range(0, of_rows.n_splits, 7):
+        np.testing.assert_array_equal(of_rows.alone(s).roles()[0], roles[s])
+    assert (roles == TRAIN).any(axis=1).all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_reference_agrees_with_scikit_learn(loss):
+    from sklearn._loss import HalfBinomialLoss, HalfSquaredError
+
+    peer = HalfBinomialLoss() if loss == "log_loss" else HalfSquaredError()
+    rng = np.random.default_rng(5)
+    z = np.concatenate([rng.standard_normal(200) * 3, rng.standard_normal(50) * 300])
+    y = (rng.random(250) < 0.5).astype(np.float64)
+    np.testing.assert_allclose(point.value(loss, y, z), peer.loss(y, z), rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(point.gradient(loss, y, z), peer.gradient(y, z), rtol=1e-12, atol=1e-16)
+
+
+# ---- the kernel against the reference ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 15, 16, 17, 48, 100, 113])
+def test_panel_widths(each_level, m, dtype, loss):
+    """Every remainder of the panels' lanes, over one chunk of rows and a second, short one."""
+    check(calls.problem(m, n=1030, p=7, m=m, dtype=dtype, loss=loss))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [1, 2, 7, 255, 256, 257, 512, 1000])
+def test_feature_chunks(each_level, p, dtype):
+    check(calls.problem(p, n=70, p=p, m=5, dtype=dtype, loss="squared_error"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 31, 1023, 1024, 1025, 2047, 2048, 2049, 2500])
+def test_row_chunks(each_level, n, dtype):
+    q = calls.problem(n, n=n, p=3, m=17, dtype=dtype, kind="kfold")
+    check(q)
+    check(q, use_splits=False)
+
+
+@pytest.mark.parametrize(("n", "dtype_of_ids"), [(300, np.uint16), (4100, np.uint16), (70_000, np.uint32)])
+def test_many_ids(each_level, n, dtype_of_ids):
+    """Leave-one-out outgrows uint8, any table of ids, and uint16."""
+    q = calls.problem(n, n=n, p=1, m=6, kind="leave_one_out")
+    q.split_of_model[:3] = [0, n - 1, n // 2]
+    assert q.splits.ids.dtype == dtype_of_ids
+    check(q)
+
+
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.one_of(st.integers(1, 200), st.integers(1000, 2500)),
+    p_m=st.sampled_from([(1, 1), (1, 16), (1, 113), (7, 3), (7, 48), (7, 100), (257, 2), (257, 15), (1000, 4)]),
+    dtype=st.sampled_from(DTYPES),
+    loss=st.sampled_from(LOSSES),
+    kind=st.sampled_from(sorted(splits.KINDS)),
+    weights=st.sampled_from(["none", "ones", "integers", "zeros"]),
+    intercept=st.booleans(),
+    reduction=st.sampled_from(["mean", "sum"]),
+    with_loss=st.booleans(),
+    use_splits=st.booleans(),
+    subset=st.sampled_from(["all", "half", "repeats", "long"]),
+    n_threads=st.sampled_from([1, 2, 7]),
+)
+def test_against_the_reference(
+    seed, n, p_m, dtype, loss, kind, weights, intercept, reduction, with_loss, use_splits, subset, n_threads
+):
+    p, m = p_m
+    n = max(n, 2) if kind == "leave_one_out" else n
+    q = calls.problem(
+        seed, n=n, p=p, m=m, dtype=dtype, kind=kind, loss=loss, weights=weights, intercept=intercept
+    )
+    rng = np.random.default_rng(seed + 1)
+    rows = {
+        "all": lambda: None,
+        "half": lambda: rng.permutation(n)[: (n + 1) // 2],
+        "repeats": lambda: rng.integers(0, n, n),
+        "long": lambda: rng.integers(0, n, 1500),  # more positions than rows, and more than one chunk of them
+    }[subset]()
+    check(
+        q, reduction=reduction, with_loss=with_loss, use_splits=use_splits, n_threads=n_threads,
+        rows=None if rows is None else rows.astype(np.int64),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_labels_minus_one_and_one_are_labels_zero_and_one(each_level, dtype):
+    q = calls.problem(11, n=90, p=5, m=6, dtype=dtype)
+    signed = calls.replace(q, y=2 * q.y - 1)
+    for a, b in zip(calls.loss_gradient(q), calls.loss_gradient(signed), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_loss_is_asked_for_or_not_and_the_gradient_is_the_same(each_level, dtype, reduction):
+    q = calls.problem(12, n=1100, p=9, m=20, dtype=dtype)
+    _, grad_W, grad_intercept = calls.loss_gradient(q, reduction=reduction, with_loss=True)
+    _, same_W, same_intercept = calls.loss_gradient(q, reduction=reduction, with_loss=False)
+    assert grad_W.tobytes() == same_W.tobytes()
+    assert grad_intercept.tobytes() == same_intercept.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_intercepts_of_zero_are_no_intercepts(each_level, dtype):
+    q = calls.problem(13, n=300, p=4, m=5, dtype=dtype)
+    loss, grad_W, _ = calls.loss_gradient(calls.replace(q, intercept=np.zeros(5, dtype)))
+    same_loss, same_W, none = calls.loss_gradient(calls.replace(q, intercept=None))
+    assert none is None
+    assert loss.tobytes() == same_loss.tobytes()
+    assert grad_W.tobytes() == same_W.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_no_training_row_at_all(each_level, dtype, reduction):
+    """Gradient +0 and mean loss NaN, whether no row is visited, none has weight, or none trains; others go on."""
+    nothing = 0.0 if reduction == "sum" else np.nan
+    q = calls.problem(14, n=60, p=4, m=6, dtype=dtype, kind="overlapping")
+    idle = 2
+    ids = q.splits.ids.copy()
+    ids[q.split_of_model[idle]] = 1
+    q = calls.replace(q, splits=splits.Splits(ids, q.splits.conditions))
+    loss, grad_W, grad_intercept = calls.loss_gradient(q, reduction=reduction)
+    of_idle = q.split_of_model == q.split_of_model[idle]
+    assert of_idle.any() and not of_idle.all()
+    assert not grad_W[:, of_idle].any() and not np.signbit(grad_W[:, of_idle]).any()
+    assert not grad_intercept[of_idle].any() and not np.signbit(grad_intercept[of_idle]).any()
+    np.testing.assert_array_equal(loss[of_idle], nothing)
+    assert np.isfinite(loss[~of_idle]).all() and grad_W[:, ~of_idle].all()
+
+    weightless = calls.replace(q, sample_weight=np.zeros(60, dtype))
+    no_rows = np.zeros(0, np.int64)
+    for r in (
+        calls.loss_gradient(weightless, reduction=reduction),
+        calls.loss_gradient(q, rows=no_rows, reduction=reduction),
+    ):
+        np.testing.assert_array_equal(r[0], nothing)
+        assert not r[1].any() and not np.signbit(r[1]).any()
+        assert not r[2].any() and not np.signbit(r[2]).any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_extreme_raw_predictions(each_level, dtype, loss):
+    """Far out the log-loss is linear and its gradient tiny on one side and 1 on the other; nothing overflows."""
+    z = np.array([-1e4, -800, -90, -40, -15, -1e-3, 0, 1e-3, 15, 40, 90, 800, 1e4], dtype)
+    n = len(z)
+    for label in (0, 1):
+        one = np.ones(1, np.int64)
+        q = calls.Problem(
+            X=np.ascontiguousarray(z[:, None]), y=np.full(n, label, dtype), sample_weight=None, splits=None,
+            split_of_model=one, loss=loss, W=np.ones((1, 1), dtype), intercept=np.zeros(1, dtype),
+        )
+        for i in range(n):
+            rows = np.array([i])
+            got, _, grad_intercept = calls.loss_gradient(q, rows=rows, use_splits=False)
+            close = {"rtol": 6 * np.finfo(dtype).eps, "atol": 2 * float(np.finfo(dtype).smallest_subnormal)}
+            np.testing.assert_allclose(got[0], point.value(loss, label, z[i]), **close)
+            np.testing.assert_allclose(grad_intercept[0], point.gradient(loss, label, z[i]), **close)
+
+
+# ---- the kernel against calculus and a peer ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("kind", splits.KINDS)
+def test_gradient_is_the_slope_of_the_loss(loss, kind):
+    """Central differences of the kernel's own loss, in random directions of all models at once."""
+    q = calls.problem(21, n=120, p=6, m=9, loss=loss, kind=kind)
+    _, grad_W, grad_intercept = calls.loss_gradient(q)
+    rng = np.random.default_rng(22)
+    h = 1e-5
+    for _ in range(3):
+        dW, db = rng.standard_normal(q.W.shape), rng.standard_normal(9)
+        up = calls.loss_gradient(calls.replace(q, W=q.W + h * dW, intercept=q.intercept + h * db))[0]
+        down = calls.loss_gradient(calls.replace(q, W=q.W - h * dW, intercept=q.intercept - h * db))[0]
+        slope = (grad_W * dW).sum(axis=0) + grad_intercept * db
+        np.testing.assert_allclose((up - down) / (2 * h), slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scikit_learn_says_the_same(loss, dtype):
+    """scikit-learn's LinearModelLoss, one model at a time, on a copy of its training rows."""
+    from sklearn._loss import HalfBinomialLoss, HalfSquaredError
+    from sklearn.linear_model._linear_loss import LinearModelLoss
+
+    q = calls.problem(31, n=1500, p=12, m=7, dtype=dtype, loss=loss)
+    losses, grad_W, grad_intercept = calls.loss_gradient(q)
+    base = HalfBinomialLoss() if loss == "log_loss" else HalfSquaredError()
+    peer = LinearModelLoss(base_loss=base, fit_intercept=True)
+    for k, role in enumerate(q.model_roles()):
+        rows = role == TRAIN
+        x, y, w = (a[rows].astype(np.float64) for a in (q.X, q.y, q.sample_weight))
+        value, slope = peer.loss_gradient(np.append(q.W[:, k], q.intercept[k]).astype(np.float64), x, y, w)
+        tolerance = {"rtol": 1e-12, "atol": 1e-14} if dtype == np.float64 else {"rtol": 1e-5, "atol": 1e-6}
+        np.testing.assert_allclose(losses[k], value, **tolerance)
+        np.testing.assert_allclose(grad_W[:, k], slope[:-1], **tolerance)
+        np.testing.assert_allclose(grad_intercept[k], slope[-1], **tolerance)
+
+
+# ---- the public function -----------------------------------------------------------------------------------------
+
+
+def test_public_loss_gradient():
+    import gradfold as gf
+
+    q = calls.problem(41, n=200, p=6, m=10)
+    folds = gf.index.kfold(200, 5, seed=3)
+    roles = np.stack([folds.role(s) for s in range(5)])[np.arange(10) % 5]
+    loss, grad_W, grad_intercept = gf.gradient.loss_gradient(
+        q.X, q.y, q.W, q.intercept, loss="log_loss", folds=folds, sample_weight=q.sample_weight
+    )
+    want = reference.loss_gradient(
+        q.X, q.y, q.W, q.intercept, loss="log_loss", roles=roles, sample_weight=q.sample_weight
+    )
+    assert_close(loss, want.loss, want.loss_bound)
+    assert_close(grad_W, want.grad_W, want.grad_W_bound)
+    assert_close(grad_intercept, want.grad_intercept, want.grad_intercept_bound)
+    none, only_W, no_intercept = gf.gradient.loss_gradient(
+        q.X, q.y, q.W, loss="log_loss", folds=folds, sample_weight=q.sample_weight, return_loss=False
+    )
+    assert none is None and no_intercept is None
+    want = reference.loss_gradient(q.X, q.y, q.W, loss="log_loss", roles=roles, sample_weight=q.sample_weight)
+    assert_close(only_W, want.grad_W, want.grad_W_bound)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [1, 7, 257, 1000])
+def test_raw_prediction(each_level, p, dtype):
+    q = calls.problem(51, n=37, p=p, m=19, dtype=dtype)
+    out = calls.poisoned((37, 19), dtype)
+    calls._core.gradient.raw_prediction(q.X, q.W, q.intercept, out, 2)
+    x, w, b = (a.astype(np.float64) for a in (q.X, q.W, q.intercept))
+    bound = np.finfo(dtype).eps * (min(p, 256) + 6) * (np.abs(x) @ np.abs(w) + np.abs(b))
+    assert_close(out, x @ w + b, bound)
+    no_intercept = calls.poisoned((37, 19), dtype)
+    calls._core.gradient.raw_prediction(q.X, q.W, None, no_intercept, 1)
+    assert_close(no_intercept, x @ w, bound)
+
+
+def test_first_non_finite(each_level):
+    find = calls._core.gradient.first_non_finite
+    for dtype in DTYPES:
+        A = np.random.default_rng(61).standard_normal((3000, 17)).astype(dtype)
+        A.flat[:5] = [np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal, -0.0, 0.0, np.finfo(dtype).min]
+        assert find(A, 2) is None
+        for value in (np.nan, np.inf, -np.inf):
+            B = A.copy()
+            B[2999, 16] = value
+            assert tuple(find(B, 2)) == (2999, 16)
+            B[1234, 5] = value
+            B[1234, 9] = value
+            for n_threads in (1, 2, 7):
+                assert tuple(find(B, n_threads)) == (1234, 5)
+        v = A[:, 0].copy()
+        assert find(v, 1) is None
+        v[777] = np.nan
+        assert tuple(find(v, 1)) == (777, 0)
