@@ -1,0 +1,260 @@
+// Orchestration of the dense kernels over chunks, panels and threads. No lane code here.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "gradient/gradient.h"
+#include "gradient/panels.h"
+#include "threads/team.h"
+
+namespace gradfold {
+
+#define GRADFOLD_EXTERN(level)                                \
+  extern const GradientKernels<float> gradient_f32_##level;   \
+  extern const GradientKernels<double> gradient_f64_##level;
+GRADFOLD_EXTERN(serial)
+GRADFOLD_EXTERN(x86_v3)
+GRADFOLD_EXTERN(x86_v4)
+GRADFOLD_EXTERN(neon)
+#undef GRADFOLD_EXTERN
+
+template <>
+const GradientKernels<float>& gradient_kernels(Level level) {
+#define GRADFOLD_TABLE(level) gradient_f32_##level
+  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
+#undef GRADFOLD_TABLE
+}
+template <>
+const GradientKernels<double>& gradient_kernels(Level level) {
+#define GRADFOLD_TABLE(level) gradient_f64_##level
+  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
+#undef GRADFOLD_TABLE
+}
+
+namespace {
+
+// Multiply-adds below which handing work to another thread costs more than it saves.
+constexpr std::int64_t kThreadWork = std::int64_t{1} << 21;
+
+int useful_threads(int wanted, std::int64_t items, double multiply_adds) {
+  const double by_work = multiply_adds / static_cast<double>(kThreadWork);
+  const std::int64_t most = std::min<std::int64_t>(items, by_work < 1 ? 1 : static_cast<std::int64_t>(std::min(by_work, 1e6)));
+  return static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(wanted, most)));
+}
+
+template <class T>
+T canonical(T value) {
+  return std::isnan(value) ? std::numeric_limits<T>::quiet_NaN() : value;
+}
+
+// Models [first, first + n) of a (n_features, n_models) matrix, in a panel.
+template <class T>
+struct Panel {
+  std::int64_t first;
+  int n;
+  int n_vectors;
+  int lanes;
+  AlignedArray<T> W;          // [n_features][lanes]
+  AlignedArray<T> intercept;  // [lanes]
+};
+
+template <class T>
+std::vector<Panel<T>> pack_panels(const T* W, const T* intercept, std::int64_t n_features, std::int64_t n_models,
+                                  int lanes_of_vector) {
+  std::vector<Panel<T>> panels;
+  std::int64_t first = 0;
+  for (int width : panel_widths((n_models + lanes_of_vector - 1) / lanes_of_vector, kMaxPanelVectors)) {
+    const int lanes = width * lanes_of_vector;
+    const int n = static_cast<int>(std::min<std::int64_t>(lanes, n_models - first));
+    Panel<T> panel{first, n, width, lanes, AlignedArray<T>(n_features * lanes), AlignedArray<T>(lanes)};
+    for (std::int64_t f = 0; f < n_features; ++f)
+      std::memcpy(&panel.W[f * lanes], W + f * n_models + first, sizeof(T) * n);
+    if (intercept != nullptr) std::memcpy(panel.intercept.get(), intercept + first, sizeof(T) * n);
+    panels.push_back(std::move(panel));
+    first += n;
+  }
+  return panels;
+}
+
+}  // namespace
+
+template <class T>
+void loss_gradient(const LossGradientArgs<T>& args) {
+  const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
+  const std::int64_t p = args.X.n_features;
+  const bool want_gradient = args.grad_W != nullptr || args.grad_intercept != nullptr;
+  const bool want_weight_sum = args.mean && args.weight != nullptr;
+  const std::vector<Panel<T>> panels = pack_panels(args.W, args.intercept, p, args.n_models, kernels.lanes);
+  const std::int64_t n_panels = static_cast<std::int64_t>(panels.size());
+  const std::int64_t n_chunks = (args.n_positions + kRowChunk - 1) / kRowChunk;
+
+  struct Totals {
+    AlignedArray<double> grad, grad_intercept, loss, weight;
+  };
+  std::vector<LaneRoles> roles;
+  std::vector<Totals> totals;
+  int widest = 0;
+  for (const Panel<T>& panel : panels) {
+    std::vector<std::int64_t> split_of_lane(panel.lanes, -1);
+    for (int l = 0; l < panel.n; ++l) split_of_lane[l] = args.folds != nullptr ? args.split_of_model[panel.first + l] : 0;
+    roles.emplace_back(args.folds, split_of_lane, Use::train);
+    totals.push_back({AlignedArray<double>(want_gradient ? p * panel.lanes : 0), AlignedArray<double>(panel.lanes),
+                      AlignedArray<double>(panel.lanes), AlignedArray<double>(panel.lanes)});
+    widest = std::max(widest, panel.lanes);
+  }
+
+  OrderedItems items;
+  const std::int64_t n_items = n_chunks * n_panels;
+  auto work = [&](int) {
+    std::vector<std::int64_t> ids(kRowChunk);
+    std::vector<const T*> x(kRowChunk);
+    std::vector<T> y(kRowChunk), weight(kRowChunk);
+    std::vector<std::uint64_t> masks(kRowChunk);
+    AlignedArray<T> grad(want_gradient ? p * widest : 0), grad_intercept(widest), count(widest), scratch(kScratchRows * widest);
+    AlignedArray<double> loss(widest), weight_sum(widest);
+    std::int64_t have_chunk = -1, n = 0;
+    for (;;) {
+      const std::int64_t item = items.take();
+      if (item >= n_items) break;
+      const std::int64_t chunk = item / n_panels;
+      const std::int64_t at = item % n_panels;
+      if (chunk != have_chunk) {
+        const std::int64_t begin = chunk * kRowChunk;
+        n = std::min(kRowChunk, args.n_positions - begin);
+        for (std::int64_t i = 0; i < n; ++i) {
+          ids[i] = args.rows != nullptr ? args.rows[begin + i] : begin + i;
+          x[i] = args.X.row(ids[i]);
+          y[i] = args.y[ids[i]];
+          if (args.weight != nullptr) weight[i] = args.weight[ids[i]];
+        }
+        have_chunk = chunk;
+      }
+      const Panel<T>& panel = panels[at];
+      roles[at].fill(ids.data(), n, args.weight, masks.data());
+      const ChunkTask<T> task{n,
+                              x.data(),
+                              y.data(),
+                              args.weight != nullptr ? weight.data() : nullptr,
+                              masks.data(),
+                              p,
+                              panel.n_vectors,
+                              panel.W.get(),
+                              panel.intercept.get(),
+                              want_gradient ? grad.get() : nullptr,
+                              grad_intercept.get(),
+                              count.get(),
+                              args.loss_out != nullptr || !want_gradient ? loss.get() : nullptr,
+                              want_weight_sum ? weight_sum.get() : nullptr,
+                              scratch.get(),
+                              nullptr};
+      kernels.chunk(args.loss, task);
+      items.turn(item);
+      Totals& total = totals[at];
+      if (want_gradient)
+        for (std::int64_t i = 0; i < p * panel.lanes; ++i) total.grad[i] += static_cast<double>(grad[i]);
+      for (int l = 0; l < panel.lanes; ++l) {
+        if (want_gradient) total.grad_intercept[l] += static_cast<double>(grad_intercept[l]);
+        if (task.loss != nullptr) total.loss[l] += loss[l];
+        total.weight[l] += want_weight_sum ? weight_sum[l] : static_cast<double>(count[l]);
+      }
+      items.done(item);
+    }
+  };
+  const double multiply_adds = 2.0 * static_cast<double>(args.n_positions) * static_cast<double>(p) * static_cast<double>(args.n_models);
+  run_team(useful_threads(args.n_threads, n_items, multiply_adds), work);
+
+  for (std::int64_t i = 0; i < n_panels; ++i) {
+    const Panel<T>& panel = panels[i];
+    const Totals& total = totals[i];
+    for (int l = 0; l < panel.n; ++l) {
+      const std::int64_t m = panel.first + l;
+      const double sum = total.weight[l];
+      const bool scaled = args.mean && sum != 0;
+      const T factor = scaled ? static_cast<T>(1.0 / sum) : T(1);
+      if (args.loss_out != nullptr)
+        args.loss_out[m] = !args.mean ? canonical(total.loss[l])
+                           : sum != 0 ? canonical(total.loss[l] / sum)
+                                      : std::numeric_limits<double>::quiet_NaN();
+      auto finish = [&](double value) {
+        const T rounded = static_cast<T>(value);
+        return canonical(scaled ? rounded * factor : rounded);
+      };
+      if (args.grad_intercept != nullptr) args.grad_intercept[m] = finish(total.grad_intercept[l]);
+      if (args.grad_W != nullptr)
+        for (std::int64_t f = 0; f < p; ++f) args.grad_W[f * args.n_models + m] = finish(total.grad[f * panel.lanes + l]);
+    }
+  }
+}
+
+template <class T>
+void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads) {
+  const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
+  const std::vector<Panel<T>> panels = pack_panels(W, intercept, X.n_features, n_models, kernels.lanes);
+  const std::int64_t n_blocks = (X.n_rows + kScratchRows - 1) / kScratchRows;
+  std::atomic<std::int64_t> next{0};
+  auto work = [&](int) {
+    const T* x[kScratchRows];
+    AlignedArray<T> z(kScratchRows * kMaxPanelVectors * kernels.lanes);
+    for (;;) {
+      const std::int64_t block = next.fetch_add(1, std::memory_order_relaxed);
+      if (block >= n_blocks) break;
+      const std::int64_t begin = block * kScratchRows;
+      const std::int64_t n = std::min(kScratchRows, X.n_rows - begin);
+      for (std::int64_t i = 0; i < n; ++i) x[i] = X.row(begin + i);
+      for (const Panel<T>& panel : panels) {
+        ChunkTask<T> task{};
+        task.n_rows = n;
+        task.x = x;
+        task.n_features = X.n_features;
+        task.n_vectors = panel.n_vectors;
+        task.W = panel.W.get();
+        task.intercept = panel.intercept.get();
+        kernels.forward(task, z.get());
+        for (std::int64_t i = 0; i < n; ++i)
+          for (int l = 0; l < panel.n; ++l) out[(begin + i) * n_models + panel.first + l] = canonical(z[i * panel.lanes + l]);
+      }
+    }
+  };
+  const double multiply_adds = static_cast<double>(X.n_rows) * static_cast<double>(X.n_features) * static_cast<double>(n_models);
+  run_team(useful_threads(n_threads, n_blocks, multiply_adds), work);
+}
+
+template <class T>
+std::int64_t first_non_finite(const T* a, std::int64_t n, int n_threads) {
+  constexpr std::int64_t kBlock = 1 << 14;
+  std::atomic<std::int64_t> next{0}, found{n};
+  auto work = [&](int) {
+    for (;;) {
+      const std::int64_t begin = next.fetch_add(kBlock, std::memory_order_relaxed);
+      if (begin >= n || begin >= found.load(std::memory_order_relaxed)) break;
+      const std::int64_t end = std::min(n, begin + kBlock);
+      // x - x is +0 for a finite x and NaN otherwise, and a NaN stays in the sum: no branch in the loop.
+      T sum[16] = {};
+      std::int64_t i = begin;
+      for (; i + 16 <= end; i += 16)
+        for (int k = 0; k < 16; ++k) sum[k] += a[i + k] - a[i + k];
+      T all = 0;
+      for (T s : sum) all += s;
+      for (; i < end; ++i) all += a[i] - a[i];
+      if (all == 0) continue;
+      std::int64_t at = begin;
+      while (std::isfinite(a[at])) ++at;
+      std::int64_t known = found.load();
+      while (at < known && !found.compare_exchange_weak(known, at)) {
+      }
+    }
+  };
+  run_team(useful_threads(n_threads, (n + kBlock - 1) / kBlock, static_cast<double>(n)), work);
+  return found.load() == n ? -1 : found.load();
+}
+
+#define GRADFOLD_INSTANTIATE(T)                                                                                       \
+  template void loss_gradient(const LossGradientArgs<T>&);                                                            \
+  template void raw_prediction(const DenseRows<T>&, const T*, const T*, std::int64_t, T*, int);                       \
+  template std::int64_t first_non_finite(const T*, std::int64_t, int);
+GRADFOLD_INSTANTIATE(float)
+GRADFOLD_INSTANTIATE(double)
+
+}  // namespace gradfold

@@ -1,0 +1,298 @@
+// The dense panel kernels: lanes are models. Include after the level's lanes; internal linkage throughout.
+//
+// A chunk is worked through in row blocks. For each block: forward (z tile), residual pass over the z tile, gradient. Blocking
+// is free; the orders of summation are not: forward adds features in chunks of 256, the gradient adds the rows of the chunk
+// in batch order.
+#pragma once
+#include <cstdint>
+
+#include "gradient/gradient.h"
+#include "loss/losses-inl.h"
+
+namespace gradfold {
+namespace {
+
+template <class T>
+constexpr T canonical_nan() {
+  return T(__builtin_nan(""));
+}
+
+// z[r] (+)= sum over features [f0, f1) of x[r][f] * W[f], one chain of FMAs per (row, lane) from +0.
+template <class L, int NV, int ROWS>
+inline __attribute__((always_inline)) void forward_tile(const typename L::T* const* x, std::int64_t f0, std::int64_t f1,
+                                                        const typename L::T* W, const typename L::T* intercept, bool first,
+                                                        bool last, typename L::T* z) {
+  using V = typename L::V;
+  constexpr int lanes = NV * L::N;
+  const typename L::T* row[ROWS];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) row[r] = x[r];
+  V acc[ROWS][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[r][v] = L::zero();
+  const typename L::T* w = W + f0 * lanes;
+  for (std::int64_t f = f0; f < f1; ++f, w += lanes) {
+    V wv[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) wv[v] = L::load(w + v * L::N);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const V xv = L::set1(row[r][f]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[r][v] = L::fma(xv, wv[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      typename L::T* out = z + r * lanes + v * L::N;
+      V sum = L::add(first ? L::zero() : L::load(out), acc[r][v]);
+      if (last) sum = L::add(sum, L::load(intercept + v * L::N));
+      L::store(out, sum);
+    }
+}
+
+template <class L, int NV>
+constexpr int row_tile() {
+  return NV == 3 ? L::kRowTile : (NV == 2 && L::kRowTile < 8 ? L::kRowTile * 3 / 2 : 8);
+}
+
+template <class L, int NV>
+void forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, typename L::T* z) {
+  constexpr int lanes = NV * L::N;
+  constexpr int tile = row_tile<L, NV>();
+  for (std::int64_t f0 = 0; f0 < task.n_features; f0 += kFeatureChunk) {
+    const std::int64_t f1 = f0 + kFeatureChunk < task.n_features ? f0 + kFeatureChunk : task.n_features;
+    const bool first = f0 == 0, last = f1 == task.n_features;
+    std::int64_t r = 0;
+    for (; r + tile <= n; r += tile)
+      forward_tile<L, NV, tile>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
+    if constexpr (tile > 4)
+      for (; r + 4 <= n; r += 4)
+        forward_tile<L, NV, 4>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
+    for (; r + 2 <= n; r += 2)
+      forward_tile<L, NV, 2>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
+    for (; r < n; ++r)
+      forward_tile<L, NV, 1>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
+  }
+}
+
+// Sums of the residual pass that live for one chunk.
+template <class L, int NV>
+struct ChunkSums {
+  typename L::V residual[NV];  // gradient of the intercept
+  typename L::V count[NV];
+  typename L::Wide::V loss[NV][L::kWide];
+  typename L::Wide::V weight[NV][L::kWide];
+};
+
+// z tile -> residual tile: weight * dloss/dz where the lane uses the row, else +0 by select. Returns whether a lane that does
+// not use its row met a z that is not finite: then x itself may be NaN or infinite, and the gradient must select.
+template <class L, int NV, class LossType, bool WANT_GRADIENT, bool WANT_LOSS>
+bool residual_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, typename L::T* z,
+                    ChunkSums<L, NV>& sums) {
+  using T = typename L::T;
+  using V = typename L::V;
+  using D = typename L::Wide;
+  constexpr int lanes = NV * L::N;
+  const V one = L::set1(T(1));
+  auto poisoned = L::m_none();
+  // One vector of lanes at a time: its running sums stay in registers over the rows.
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) {
+    V residual_sum = sums.residual[v], count = sums.count[v];
+    typename D::V loss_sum[L::kWide], weight_sum[L::kWide];
+    for (int h = 0; h < L::kWide; ++h) {
+      loss_sum[h] = sums.loss[v][h];
+      weight_sum[h] = sums.weight[v][h];
+    }
+#pragma GCC unroll 2
+    for (std::int64_t r = 0; r < n; ++r) {
+      T* at = z + r * lanes + v * L::N;
+      const V zv = L::load(at);
+      const auto use = L::from_bits(task.roles[r0 + r] >> (v * L::N));
+      V loss, gradient;
+      LossType::template evaluate<L>(zv, L::set1(task.y[r0 + r]), &loss, &gradient);
+      const V weight = task.weight != nullptr ? L::set1(task.weight[r0 + r]) : one;
+      if constexpr (WANT_GRADIENT) {
+        if (task.weight != nullptr) gradient = L::mul(weight, gradient);
+        gradient = L::select(use, gradient, L::zero());
+        L::store(at, gradient);
+        residual_sum = L::add(residual_sum, gradient);
+        poisoned = L::m_or(poisoned, L::m_andnot(L::m_or(use, L::is_finite(zv)), L::m_all()));
+      }
+      count = L::add(count, L::select(use, one, L::zero()));
+      if constexpr (WANT_LOSS) {
+        typename D::M wide_use[L::kWide];
+        typename D::V wide_loss[L::kWide], wide_weight[L::kWide];
+        L::widen_mask(use, wide_use);
+        L::widen(loss, wide_loss);
+        L::widen(weight, wide_weight);
+        for (int h = 0; h < L::kWide; ++h)
+          loss_sum[h] = D::fma_where(wide_use[h], wide_weight[h], wide_loss[h], loss_sum[h]);
+      }
+      if (task.weight_sum != nullptr) {
+        typename D::M wide_use[L::kWide];
+        typename D::V wide_weight[L::kWide];
+        L::widen_mask(use, wide_use);
+        L::widen(weight, wide_weight);
+        for (int h = 0; h < L::kWide; ++h)
+          weight_sum[h] = D::add(weight_sum[h], D::select(wide_use[h], wide_weight[h], D::zero()));
+      }
+    }
+    sums.residual[v] = residual_sum;
+    sums.count[v] = count;
+    for (int h = 0; h < L::kWide; ++h) {
+      sums.loss[v][h] = loss_sum[h];
+      sums.weight[v][h] = weight_sum[h];
+    }
+  }
+  return L::any(poisoned);
+}
+
+// grad[f] += sum over the block's rows, in order, of x[r][f] * residual[r]: the chain of the chunk goes on. SELECT leaves
+// a lane's sum alone on rows it does not use, whatever x holds there; without it their residual +0 adds +0.
+template <class L, int NV, int FEATURES, bool SELECT>
+inline __attribute__((always_inline)) void gradient_tile(const typename L::T* const* x, const std::uint64_t* roles,
+                                                         std::int64_t n, std::int64_t f, const typename L::T* residual,
+                                                         typename L::T* grad) {
+  using V = typename L::V;
+  constexpr int lanes = NV * L::N;
+  typename L::T* g = grad + f * lanes;
+  V acc[FEATURES][NV];
+#pragma GCC unroll 16
+  for (int i = 0; i < FEATURES; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[i][v] = L::load(g + i * lanes + v * L::N);
+  for (std::int64_t r = 0; r < n; ++r) {
+    const typename L::T* row = x[r] + f;
+    V rv[NV];
+    typename L::M use[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      rv[v] = L::load(residual + r * lanes + v * L::N);
+      if constexpr (SELECT) use[v] = L::from_bits(roles[r] >> (v * L::N));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < FEATURES; ++i) {
+      const V xv = L::set1(row[i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        if constexpr (SELECT)
+          acc[i][v] = L::fma_where(use[v], xv, rv[v], acc[i][v]);
+        else
+          acc[i][v] = L::fma(xv, rv[v], acc[i][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < FEATURES; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) L::store(g + i * lanes + v * L::N, acc[i][v]);
+}
+
+template <class L, int NV, bool SELECT>
+void gradient_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* residual) {
+  constexpr int tile = row_tile<L, NV>();
+  const auto* x = task.x + r0;
+  const auto* roles = task.roles + r0;
+  std::int64_t f = 0;
+  for (; f + tile <= task.n_features; f += tile)
+    gradient_tile<L, NV, tile, SELECT>(x, roles, n, f, residual, task.grad);
+  if constexpr (tile > 4)
+    for (; f + 4 <= task.n_features; f += 4) gradient_tile<L, NV, 4, SELECT>(x, roles, n, f, residual, task.grad);
+  for (; f + 2 <= task.n_features; f += 2) gradient_tile<L, NV, 2, SELECT>(x, roles, n, f, residual, task.grad);
+  for (; f < task.n_features; ++f) gradient_tile<L, NV, 1, SELECT>(x, roles, n, f, residual, task.grad);
+}
+
+// Rows of a block: the z tile and the block's rows of X must stay in the caches between the three passes.
+template <class T>
+std::int64_t block_rows(std::int64_t n_features) {
+  constexpr std::int64_t kBlockBytes = 256 * 1024;
+  const std::int64_t rows = kBlockBytes / (static_cast<std::int64_t>(sizeof(T)) * n_features) / 8 * 8;
+  return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
+}
+
+template <class L, int NV, class LossType>
+bool chunk_of(const ChunkTask<typename L::T>& task) {
+  using T = typename L::T;
+  using D = typename L::Wide;
+  constexpr int lanes = NV * L::N;
+  ChunkSums<L, NV> sums;
+  for (int v = 0; v < NV; ++v) {
+    sums.residual[v] = sums.count[v] = L::zero();
+    for (int h = 0; h < L::kWide; ++h) sums.loss[v][h] = sums.weight[v][h] = D::zero();
+  }
+  if (task.grad != nullptr)
+    for (std::int64_t i = 0; i < task.n_features * lanes; i += L::N) L::store(task.grad + i, L::zero());
+  const std::int64_t step = block_rows<T>(task.n_features);
+  for (std::int64_t r0 = 0; r0 < task.n_rows; r0 += step) {
+    if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
+    const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
+    forward_block<L, NV>(task, r0, n, task.scratch);
+    if (task.grad == nullptr) {
+      residual_block<L, NV, LossType, false, true>(task, r0, n, task.scratch, sums);
+      continue;
+    }
+    const bool select = task.loss != nullptr
+                            ? residual_block<L, NV, LossType, true, true>(task, r0, n, task.scratch, sums)
+                            : residual_block<L, NV, LossType, true, false>(task, r0, n, task.scratch, sums);
+    if (select)
+      gradient_block<L, NV, true>(task, r0, n, task.scratch);
+    else
+      gradient_block<L, NV, false>(task, r0, n, task.scratch);
+  }
+  for (int v = 0; v < NV; ++v) {
+    if (task.grad_intercept != nullptr) L::store(task.grad_intercept + v * L::N, sums.residual[v]);
+    if (task.count != nullptr) L::store(task.count + v * L::N, sums.count[v]);
+    for (int h = 0; h < L::kWide; ++h) {
+      const int at = v * L::N + h * D::N;
+      if (task.loss != nullptr) D::store(task.loss + at, sums.loss[v][h]);
+      if (task.weight_sum != nullptr) D::store(task.weight_sum + at, sums.weight[v][h]);
+    }
+  }
+  return true;
+}
+
+template <class L, class LossType>
+bool chunk_with_loss(const ChunkTask<typename L::T>& task) {
+  switch (task.n_vectors) {
+    case 1: return chunk_of<L, 1, LossType>(task);
+    case 2: return chunk_of<L, 2, LossType>(task);
+    default: return chunk_of<L, 3, LossType>(task);
+  }
+}
+
+template <class L>
+bool chunk(Loss loss, const ChunkTask<typename L::T>& task) {
+  switch (loss) {
+#define GRADFOLD_CHUNK_CASE(name, type) \
+  case Loss::name: return chunk_with_loss<L, type>(task);
+    GRADFOLD_LOSSES(GRADFOLD_CHUNK_CASE)
+#undef GRADFOLD_CHUNK_CASE
+    default: return false;
+  }
+}
+
+template <class L>
+void forward(const ChunkTask<typename L::T>& task, typename L::T* z) {
+  switch (task.n_vectors) {
+    case 1: return forward_block<L, 1>(task, 0, task.n_rows, z);
+    case 2: return forward_block<L, 2>(task, 0, task.n_rows, z);
+    default: return forward_block<L, 3>(task, 0, task.n_rows, z);
+  }
+}
+
+}  // namespace
+}  // namespace gradfold
+
+#define GRADFOLD_GRADIENT_KERNELS(level)                                                                \
+  namespace gradfold {                                                                                  \
+  extern const GradientKernels<float> gradient_f32_##level;                                             \
+  extern const GradientKernels<double> gradient_f64_##level;                                            \
+  const GradientKernels<float> gradient_f32_##level = {F32::N, &chunk<F32>, &forward<F32>};             \
+  const GradientKernels<double> gradient_f64_##level = {F64::N, &chunk<F64>, &forward<F64>};            \
+  }

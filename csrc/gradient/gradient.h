@@ -1,0 +1,96 @@
+// Batched loss-gradient of many models over one chunk of rows: what the level files offer, and the orchestration above them.
+// Raw pointers and sizes only.
+#pragma once
+#include <cstdint>
+
+#include "gradient/roles.h"
+#include "levels/levels.h"
+#include "loss/losses.h"
+
+namespace gradfold {
+
+// Part of the format (they fix the order of summation), not tuning knobs.
+constexpr std::int64_t kRowChunk = 1024;
+constexpr std::int64_t kFeatureChunk = 256;
+
+constexpr int kMaxPanelVectors = 3;  // models of a panel, in vectors: 3 fill the register tile
+
+// One panel of models over one chunk of at most kRowChunk batch positions. `lanes` = n_vectors * lanes of the level;
+// everything "per lane" has that length. Arrays of features are [n_features][lanes].
+template <class T>
+struct ChunkTask {
+  std::int64_t n_rows;
+  const T* const* x;           // row pointers, in batch order
+  const T* y;                  // per row
+  const T* weight;             // per row; null means 1
+  const std::uint64_t* roles;  // per row: bit l set when lane l uses the row
+  std::int64_t n_features;
+  int n_vectors;
+  const T* W;                  // [n_features][lanes]
+  const T* intercept;          // [lanes]
+
+  // Results: sums of this chunk alone, written, not added to. grad null: no gradient is wanted. loss null: no loss.
+  T* grad;             // [n_features][lanes]
+  T* grad_intercept;   // [lanes]
+  T* count;            // [lanes] rows used, an exact integer; null when not wanted
+  double* loss;        // [lanes] sum of weight * loss
+  double* weight_sum;  // [lanes] sum of weight over the rows used; null when not wanted
+  T* scratch;          // kScratchRows * lanes
+  const int* stop;     // polled at every row block; the task is abandoned when it is non-zero. May be null.
+};
+
+constexpr std::int64_t kScratchRows = 128;
+
+template <class T>
+struct GradientKernels {
+  int lanes;  // of one vector
+  // Returns false when it was abandoned.
+  bool (*chunk)(Loss, const ChunkTask<T>&);
+  // Raw predictions [n_rows][lanes] of a panel: reads n_rows, x, n_features, n_vectors, W, intercept.
+  void (*forward)(const ChunkTask<T>&, T* z);
+};
+
+template <class T>
+const GradientKernels<T>& gradient_kernels(Level level);
+
+// Row-major data: row i begins at x + i * stride.
+template <class T>
+struct DenseRows {
+  const T* x;
+  std::int64_t n_rows;
+  std::int64_t n_features;
+  const T* row(std::int64_t i) const { return x + i * n_features; }
+};
+
+template <class T>
+struct LossGradientArgs {
+  DenseRows<T> X;
+  const T* y;
+  const T* weight;               // null: 1
+  const std::int64_t* rows;      // null: all rows in natural order
+  std::int64_t n_positions;
+  const FoldsView* folds;        // null: every model uses every row
+  const std::int64_t* split_of_model;
+  std::int64_t n_models;
+  const T* W;                    // [n_features][n_models]
+  const T* intercept;            // null: 0
+  Loss loss;
+  bool mean;
+  double* loss_out;              // null: not wanted
+  T* grad_W;                     // [n_features][n_models]; null with grad_intercept null: only the loss
+  T* grad_intercept;             // null: not wanted
+  int n_threads;
+};
+
+template <class T>
+void loss_gradient(const LossGradientArgs<T>& args);
+
+// out[i][m] = intercept[m] + sum over features, in the promised order; W is [n_features][n_models].
+template <class T>
+void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads);
+
+// Flat index of the first value that is NaN or infinite, or -1.
+template <class T>
+std::int64_t first_non_finite(const T* a, std::int64_t n, int n_threads);
+
+}  // namespace gradfold

@@ -1,0 +1,39 @@
+// How models are laid out in panels of whole vectors, and the aligned memory panels live in.
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+namespace gradfold {
+
+// Memory aligned to a cache line, zeroed; freed with the object.
+template <class T>
+class AlignedArray {
+ public:
+  AlignedArray() = default;
+  explicit AlignedArray(std::int64_t n) : size_(n) {
+    const std::size_t bytes = (static_cast<std::size_t>(n) * sizeof(T) + 63) / 64 * 64;
+    data_.reset(static_cast<T*>(std::aligned_alloc(64, bytes == 0 ? 64 : bytes)));
+    if (!data_) throw std::bad_alloc();
+    for (std::int64_t i = 0; i < n; ++i) data_.get()[i] = T();
+  }
+  T* get() const { return data_.get(); }
+  T& operator[](std::int64_t i) const { return data_.get()[i]; }
+  std::int64_t size() const { return size_; }
+  explicit operator bool() const { return static_cast<bool>(data_); }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::unique_ptr<T[], Free> data_;
+  std::int64_t size_ = 0;
+};
+
+// Widths, in vectors and each at most `most`, of the panels that hold n_vectors vectors: as few panels as possible and as even as
+// possible (7 vectors are 3 + 2 + 2), since a narrow panel has fewer FMAs for each load.
+std::vector<int> panel_widths(std::int64_t n_vectors, int most);
+
+}  // namespace gradfold

@@ -1,0 +1,19 @@
+// Weighted moments of the columns of X, for standardising: lanes are features, sums are float64 over the rows in order.
+#pragma once
+#include <cstdint>
+
+#include "levels/levels.h"
+
+namespace gradfold {
+
+template <class T>
+struct MomentKernels {
+  // out[f] = sum over rows of weight * x[f], or, with `mean`, of weight * (x[f] - mean[f])^2; one chunk of rows from +0.
+  void (*sums)(const T* const* x, const double* weight, std::int64_t n_rows, std::int64_t n_features, const double* mean,
+               double* out);
+};
+
+template <class T>
+const MomentKernels<T>& moment_kernels(Level level);
+
+}  // namespace gradfold
