@@ -230,12 +230,13 @@ def data_matrix(argument: str, value: object, dtype: np.dtype[Any] | None) -> tu
         )
     if kind.kind not in "fiubO":
         raise TypeError(f"{argument}: got dtype {kind}, wanted real numbers: float32 or float64")
-    target = dtype if dtype is not None else np.dtype(kind.type) if kind in FLOATS else np.dtype(np.float64)
+    own = kind.newbyteorder("=")
+    target = dtype if dtype is not None else own if own in FLOATS else np.dtype(np.float64)
 
     reasons = []
     if not isinstance(value, np.ndarray):
         reasons.append(type(value).__name__)
-    if kind != target:
+    if own != target:
         reasons.append(f"dtype {kind}")
     elif not kind.isnative:
         reasons.append("foreign byte order")
@@ -243,7 +244,7 @@ def data_matrix(argument: str, value: object, dtype: np.dtype[Any] | None) -> tu
         reasons.append("Fortran order" if array.flags.f_contiguous else "not contiguous")
     elif not array.flags.aligned:
         reasons.append("not aligned")
-    usable = kind == target and kind.isnative and array.flags.c_contiguous and array.flags.aligned
+    usable = kind == target and array.flags.c_contiguous and array.flags.aligned
     if usable and (isinstance(value, np.ndarray) or not array.flags.owndata):
         return array.view(np.ndarray), None
     if not usable:

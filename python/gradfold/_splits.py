@@ -50,9 +50,12 @@ def read(folds: object, X: Array, y: Array, labels: bool, n_candidates: int, see
             return index.stratified_kfold((y > 0).astype(np.int8), k, seed=seed)
         return index.kfold(n_rows, k, seed=seed)
     if callable(getattr(folds, "split", None)) and not isinstance(folds, (str, bytes)):
-        return index.from_splits(n_rows, list(folds.split(X, y)))  # type: ignore[attr-defined]
+        folds = folds.split(X, y)  # type: ignore[attr-defined]
     if isinstance(folds, Iterable) and not isinstance(folds, (str, bytes)):
-        return index.from_splits(n_rows, list(folds))
+        pairs = list(folds)
+        if not pairs:
+            raise ValueError("folds: got no (train, test) pair, wanted at least one")
+        return index.from_splits(n_rows, pairs)
     raise TypeError(
         f"folds: got {_check.describe(folds)}, wanted Folds, an int, (train, test) pairs, an object with split(X, y), or None"
     )
