@@ -10,5 +10,6 @@ void register_simd(py::module_& m);
 void register_index(py::module_& m);
 void register_gradient(py::module_& m);
 void register_train(py::module_& m);
+void register_roofline(py::module_& m);
 
 }  // namespace gradfold

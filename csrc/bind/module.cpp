@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core, m) {
   gradfold::register_simd(m);
   gradfold::register_gradient(m);
   gradfold::register_train(m);
+  gradfold::register_roofline(m);
 }

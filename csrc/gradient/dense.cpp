@@ -114,6 +114,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     std::vector<std::uint64_t> masks(kRowChunk);
     AlignedArray<T> grad(want_gradient ? p * widest : 0), grad_intercept(widest), count(widest), scratch(kScratchRows * widest);
     AlignedArray<double> loss(widest), weight_sum(widest);
+    AlignedArray<T> narrow(2 * kNarrowModels * p);
     std::int64_t have_chunk = -1, n = 0;
     for (;;) {
       const std::int64_t item = items.take();
@@ -148,6 +149,8 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                               args.loss_out != nullptr || !want_gradient ? loss.get() : nullptr,
                               want_weight_sum ? weight_sum.get() : nullptr,
                               scratch.get(),
+                              narrow_models(panel.n, panel.n_vectors, n),
+                              narrow.get(),
                               nullptr};
       kernels.chunk(args.loss, task);
       items.turn(item);

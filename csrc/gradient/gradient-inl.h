@@ -12,15 +12,11 @@
 namespace gradfold {
 namespace {
 
-template <class T>
-constexpr T canonical_nan() {
-  return T(__builtin_nan(""));
-}
-
-// z[r] (+)= sum over features [f0, f1) of x[r][f] * W[f], one chain of FMAs per (row, lane) from +0.
+// z[r] (+)= sum over features [f0, f1) of x[r][f] * W[f], one chain of FMAs per (row, lane) from +0. The rows `ahead` are fetched
+// meanwhile: a hardware prefetcher does not follow as many streams as a tile has rows.
 template <class L, int NV, int ROWS>
-inline __attribute__((always_inline)) void forward_tile(const typename L::T* const* x, std::int64_t f0, std::int64_t f1,
-                                                        const typename L::T* W, const typename L::T* intercept, bool first,
+inline __attribute__((always_inline)) void forward_tile(const typename L::T* const* x, const typename L::T* const* ahead,
+                                                        std::int64_t f0, std::int64_t f1, const typename L::T* W, const typename L::T* intercept, bool first,
                                                         bool last, typename L::T* z) {
   using V = typename L::V;
   constexpr int lanes = NV * L::N;
@@ -33,15 +29,20 @@ inline __attribute__((always_inline)) void forward_tile(const typename L::T* con
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = L::zero();
   const typename L::T* w = W + f0 * lanes;
-  for (std::int64_t f = f0; f < f1; ++f, w += lanes) {
-    V wv[NV];
+  constexpr std::int64_t kLine = 64 / sizeof(typename L::T);
+  for (std::int64_t line = f0; line < f1; line += kLine) {
+    for (int r = 0; r < ROWS; ++r) __builtin_prefetch(ahead[r] + line);
+    const std::int64_t end = line + kLine < f1 ? line + kLine : f1;
+    for (std::int64_t f = line; f < end; ++f, w += lanes) {
+      V wv[NV];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) wv[v] = L::load(w + v * L::N);
+      for (int v = 0; v < NV; ++v) wv[v] = L::load(w + v * L::N);
 #pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) {
-      const V xv = L::set1(row[r][f]);
+      for (int r = 0; r < ROWS; ++r) {
+        const V xv = L::set1(row[r][f]);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) acc[r][v] = L::fma(xv, wv[v], acc[r][v]);
+        for (int v = 0; v < NV; ++v) acc[r][v] = L::fma(xv, wv[v], acc[r][v]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -68,15 +69,17 @@ void forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::i
     const std::int64_t f1 = f0 + kFeatureChunk < task.n_features ? f0 + kFeatureChunk : task.n_features;
     const bool first = f0 == 0, last = f1 == task.n_features;
     std::int64_t r = 0;
-    for (; r + tile <= n; r += tile)
-      forward_tile<L, NV, tile>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
-    if constexpr (tile > 4)
-      for (; r + 4 <= n; r += 4)
-        forward_tile<L, NV, 4>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
-    for (; r + 2 <= n; r += 2)
-      forward_tile<L, NV, 2>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
-    for (; r < n; ++r)
-      forward_tile<L, NV, 1>(task.x + r0 + r, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
+    auto tiles = [&]<int ROWS>() {
+      for (; r + ROWS <= n; r += ROWS) {
+        const auto* rows = task.x + r0 + r;
+        const auto* ahead = r0 + r + 3 * ROWS <= task.n_rows ? rows + 2 * ROWS : rows;
+        forward_tile<L, NV, ROWS>(rows, ahead, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
+      }
+    };
+    tiles.template operator()<tile>();
+    if constexpr (tile > 4) tiles.template operator()<4>();
+    tiles.template operator()<2>();
+    tiles.template operator()<1>();
   }
 }
 
@@ -257,8 +260,17 @@ bool chunk_of(const ChunkTask<typename L::T>& task) {
   return true;
 }
 
+}  // namespace
+}  // namespace gradfold
+
+#include "gradient/narrow-inl.h"
+
+namespace gradfold {
+namespace {
+
 template <class L, class LossType>
 bool chunk_with_loss(const ChunkTask<typename L::T>& task) {
+  if (task.n_narrow > 0) return narrow_chunk<L, LossType>(task);
   switch (task.n_vectors) {
     case 1: return chunk_of<L, 1, LossType>(task);
     case 2: return chunk_of<L, 2, LossType>(task);

@@ -36,10 +36,19 @@ struct ChunkTask {
   double* loss;        // [lanes] sum of weight * loss
   double* weight_sum;  // [lanes] sum of weight over the rows used; null when not wanted
   T* scratch;          // kScratchRows * lanes
+  // A panel of n_narrow models (1 to kNarrowModels, the first lanes) may be run with lanes = rows; 0: lanes are models.
+  int n_narrow;
+  T* narrow_scratch;  // 2 * n_narrow * n_features
   const int* stop;     // polled at every row block; the task is abandoned when it is non-zero. May be null.
 };
 
 constexpr std::int64_t kScratchRows = 128;
+constexpr int kNarrowModels = 4;  // measured: from 5 models on a vector of models is as fast as a vector of rows
+
+// The n_narrow of a panel that holds n_models and is to run chunks of up to n_rows rows.
+inline int narrow_models(std::int64_t n_models, int n_vectors, std::int64_t n_rows) {
+  return n_vectors == 1 && n_models <= kNarrowModels && n_rows >= 16 ? static_cast<int>(n_models) : 0;
+}
 
 template <class T>
 struct GradientKernels {

@@ -15,10 +15,10 @@ struct LogLoss {
     const auto positive = L::lt(zero, y);
     const auto t = L::select(positive, L::neg(z), z);
     const auto above = L::lt(zero, t);
-    const auto e = exp<L>(L::neg(L::abs(z)));
+    const auto e = exp_nonpositive<L>(L::neg(L::abs(z)));
     const auto probability = L::div(L::select(above, one, e), L::add(one, e));
     *gradient = L::select(positive, L::neg(probability), probability);
-    *loss = L::add(L::select(above, t, zero), log1p<L>(e));
+    *loss = L::add(L::select(above, t, zero), log1p_unit<L>(e));
   }
 };
 

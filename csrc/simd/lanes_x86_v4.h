@@ -1,5 +1,7 @@
 // Lanes of AVX-512: 16 float32 or 8 float64. See csrc/simd/README.md for what every lane type offers.
 // Include only from a *_x86_v4.cpp file: everything here has internal linkage on purpose.
+// A maskz form with a full mask compiles to the plain instruction; it stands where g++ 12 would warn of an uninitialised
+// variable in its own header.
 #pragma once
 #include <immintrin.h>
 
@@ -56,11 +58,11 @@ struct F64 {
   static I ixor(I a, I b) { return _mm512_xor_si512(a, b); }
   template <int K>
   static I ishl(I a) {
-    return _mm512_slli_epi64(a, K);
+    return _mm512_maskz_slli_epi64(0xff, a, K);
   }
   template <int K>
   static I ishr(I a) {
-    return _mm512_srli_epi64(a, K);
+    return _mm512_maskz_srli_epi64(0xff, a, K);
   }
   static void widen(V v, V out[1]) { out[0] = v; }
   static V narrow(const V in[1]) { return in[0]; }
@@ -115,13 +117,12 @@ struct F32 {
   static I ixor(I a, I b) { return _mm512_xor_si512(a, b); }
   template <int K>
   static I ishl(I a) {
-    return _mm512_slli_epi32(a, K);
+    return _mm512_maskz_slli_epi32(0xffff, a, K);
   }
   template <int K>
   static I ishr(I a) {
-    return _mm512_srli_epi32(a, K);
+    return _mm512_maskz_srli_epi32(0xffff, a, K);
   }
-  // Zero-masking with a full mask is the plain instruction; it keeps g++ 12 from warning about its own header.
   static void widen(V v, F64::V out[2]) {  // lanes 0..7, then 8..15
     out[0] = _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, v, 0));
     out[1] = _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, v, 1));

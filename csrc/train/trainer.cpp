@@ -70,11 +70,11 @@ struct ChunkBuffer {
   std::vector<std::uint64_t> masks;
   std::vector<const T*> x;  // rows that some lane uses, when not all are
   std::vector<T> y, weight;
-  AlignedArray<T> grad, grad_intercept, count, scratch;
+  AlignedArray<T> grad, grad_intercept, count, scratch, narrow;
   AlignedArray<double> loss, weight_sum;
-  ChunkBuffer(std::int64_t n_features, int lanes)
-      : masks(kRowChunk), x(kRowChunk), y(kRowChunk), weight(kRowChunk), grad(n_features * lanes), grad_intercept(lanes),
-        count(lanes), scratch(kScratchRows * lanes), loss(lanes), weight_sum(lanes) {}
+  ChunkBuffer(std::int64_t n_features, int lanes, bool gradient)
+      : masks(kRowChunk), x(kRowChunk), y(kRowChunk), weight(kRowChunk), grad(gradient ? n_features * lanes : 0), grad_intercept(lanes),
+        count(lanes), scratch(kScratchRows * lanes), narrow(2 * kNarrowModels * n_features), loss(lanes), weight_sum(lanes) {}
 };
 
 // Sums of a batch of several chunks.
@@ -346,7 +346,7 @@ class TrainerOf final : public Trainer {
   // Runs rows [at, at + n) of the buffer, one chunk at most, through a panel; rows that no lane uses are left out, positions stay.
   // Results are in `buffer`. Returns false when abandoned, and sets *any to whether a row was used.
   bool run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const LaneRoles& roles, std::uint64_t lanes_wanted,
-                 int n_vectors, const T* W, const T* intercept, bool gradient, ChunkBuffer<T>& buffer, bool* any) const {
+                 std::size_t n_models, int n_vectors, const T* W, const T* intercept, bool gradient, ChunkBuffer<T>& buffer, bool* any) const {
     roles.fill(rows.ids.data() + at, n, a_.weight, buffer.masks.data());
     std::int64_t used = 0;
     for (std::int64_t i = 0; i < n; ++i) used += (buffer.masks[i] & lanes_wanted) != 0;
@@ -383,6 +383,8 @@ class TrainerOf final : public Trainer {
                             gradient ? nullptr : buffer.loss.get(),
                             gradient ? nullptr : buffer.weight_sum.get(),
                             buffer.scratch.get(),
+                            narrow_models(n_models, n_vectors, used),
+                            buffer.narrow.get(),
                             &stop_};
     return gradient_kernels<T>(level_).chunk(a_.loss, task);
   }
@@ -438,7 +440,7 @@ class TrainerOf final : public Trainer {
       for (const TrainPanel<T>* panel : group) widest = std::max(widest, panel->lanes);
       const std::int64_t capacity = one_chunk ? std::min(n_, window * std::min(B, n_)) : kRowChunk;
       RowBuffer<T> rows(capacity, staged_values(order, capacity));
-      ChunkBuffer<T> chunk(p_, widest);
+      ChunkBuffer<T> chunk(p_, widest, true);
       BatchTotals totals(one_chunk ? 0 : p_, widest);
       bool any = false;
       if (one_chunk) {
@@ -449,7 +451,7 @@ class TrainerOf final : public Trainer {
           for (TrainPanel<T>* panel : group) {
             for (std::int64_t b = w0; b < w1 && panel->alive != 0; ++b) {
               const std::int64_t at = b * B - begin;
-              if (!run_chunk(rows, at, std::min(B, n_ - b * B), panel->roles, panel->alive, panel->n_vectors, panel->kernel_W(),
+              if (!run_chunk(rows, at, std::min(B, n_ - b * B), panel->roles, panel->alive, panel->models.size(), panel->n_vectors, panel->kernel_W(),
                              panel->kernel_intercept(), true, chunk, &any))
                 return;
               if (!any) continue;
@@ -469,7 +471,7 @@ class TrainerOf final : public Trainer {
           for (std::int64_t c = begin; c < end; c += kRowChunk) {
             const std::int64_t n = std::min(kRowChunk, end - c);
             load_rows(order, c, n, rows);
-            if (!run_chunk(rows, 0, n, panel->roles, panel->alive, panel->n_vectors, panel->kernel_W(), panel->kernel_intercept(),
+            if (!run_chunk(rows, 0, n, panel->roles, panel->alive, panel->models.size(), panel->n_vectors, panel->kernel_W(), panel->kernel_intercept(),
                            true, chunk, &any))
               return;
             if (any) add_chunk(*panel, chunk, totals);
@@ -495,7 +497,7 @@ class TrainerOf final : public Trainer {
     OrderedItems items;
     run_team(n_threads, [&](int) {
       RowBuffer<T> rows(kRowChunk, staged_values(order, kRowChunk));
-      ChunkBuffer<T> chunk(p_, widest);
+      ChunkBuffer<T> chunk(p_, widest, true);
       for (std::int64_t item = items.take(); item < n_items; item = items.take()) {
         const std::int64_t b = b0 + item / per_batch;
         const std::int64_t at = item % per_batch / chunks_full;
@@ -508,7 +510,7 @@ class TrainerOf final : public Trainer {
         bool any = false;
         if (n > 0 && panel.alive != 0 && !cancelled()) {
           load_rows(order, begin, n, rows);
-          run_chunk(rows, 0, n, panel.roles, panel.alive, panel.n_vectors, panel.kernel_W(), panel.kernel_intercept(), true, chunk,
+          run_chunk(rows, 0, n, panel.roles, panel.alive, panel.models.size(), panel.n_vectors, panel.kernel_W(), panel.kernel_intercept(), true, chunk,
                     &any);
         }
         items.turn(item);
@@ -592,7 +594,7 @@ class TrainerOf final : public Trainer {
                                                   std::max(1.0, multiply_adds / kThreadWork)}));
     run_team(useful, [&](int) {
       RowBuffer<T> rows(kRowChunk, 0);
-      ChunkBuffer<T> buffer(0, widest);
+      ChunkBuffer<T> buffer(p_, widest, false);
       AlignedArray<T> W(p_ * widest), intercept(widest);
       const ScorePanel* packed = nullptr;
       for (std::int64_t item = items.take(); item < n_items; item = items.take()) {
@@ -606,7 +608,7 @@ class TrainerOf final : public Trainer {
         bool any = false;
         if (!cancelled()) {
           load_rows(nullptr, begin, n, rows);
-          run_chunk(rows, 0, n, panel.roles, panel.roles.lanes(), panel.n_vectors, W.get(), intercept.get(), false, buffer, &any);
+          run_chunk(rows, 0, n, panel.roles, panel.roles.lanes(), panel.models.size(), panel.n_vectors, W.get(), intercept.get(), false, buffer, &any);
         }
         items.turn(item);
         if (any)

@@ -1,0 +1,5 @@
+#include "simd/lanes_neon.h"
+// The lanes come first: everything below is built from them.
+#include "roofline/roofline-inl.h"
+
+GRADFOLD_ROOFLINE_KERNELS(neon)

@@ -1,0 +1,26 @@
+#include "simd/simd.h"
+
+#include "simd/fpenv.h"
+
+namespace gradfold {
+namespace {
+
+const MathTable& table(Level level) {
+#define GRADFOLD_TABLE(name) math_table_##name
+  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
+#undef GRADFOLD_TABLE
+}
+
+}  // namespace
+
+void math_apply(Level level, MathFunction f, const float* in, float* out, std::int64_t n) {
+  const FloatingPointGuard guard;
+  table(level).apply_float(f, in, out, n);
+}
+
+void math_apply(Level level, MathFunction f, const double* in, double* out, std::int64_t n) {
+  const FloatingPointGuard guard;
+  table(level).apply_double(f, in, out, n);
+}
+
+}  // namespace gradfold

@@ -1,0 +1,5 @@
+#include "simd/lanes_neon.h"
+
+#include "simd/apply-inl.h"
+
+const gradfold::MathTable gradfold::math_table_neon{gradfold::apply<gradfold::F32>, gradfold::apply<gradfold::F64>};

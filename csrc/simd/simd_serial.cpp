@@ -1,0 +1,5 @@
+#include "simd/lanes_serial.h"
+
+#include "simd/apply-inl.h"
+
+const gradfold::MathTable gradfold::math_table_serial{gradfold::apply<gradfold::F32>, gradfold::apply<gradfold::F64>};

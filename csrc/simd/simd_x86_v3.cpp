@@ -1,0 +1,5 @@
+#include "simd/lanes_x86_v3.h"
+
+#include "simd/apply-inl.h"
+
+const gradfold::MathTable gradfold::math_table_x86_v3{gradfold::apply<gradfold::F32>, gradfold::apply<gradfold::F64>};

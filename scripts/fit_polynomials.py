@@ -1,0 +1,222 @@
+"""Fit the constants of ``csrc/simd/math_constants.h`` and write that file.
+
+``python scripts/fit_polynomials.py`` prints the header; ``--check FILE`` compares it with a file instead (exit code
+1 when they differ). Needs mpmath. Every polynomial is the minimax one for the *relative* error of the function that
+it ends up in, found by the exchange algorithm of E. Remez (1934) and then rounded, coefficient by coefficient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mpmath as mp
+
+mp.mp.prec = 200
+Function = Callable[[mp.mpf], mp.mpf]
+
+
+def remez(target: Function, weight: Function, lo: mp.mpf, hi: mp.mpf, degree: int) -> tuple[list[mp.mpf], mp.mpf]:
+    """Polynomial p minimising max |weight * (p - target)| on [lo, hi].
+
+    Parameters
+    ----------
+    target, weight : callable
+        ``weight`` may vanish inside the interval, but must not change its sign there.
+    lo, hi : mpf
+        The interval.
+    degree : int
+        Degree of p.
+
+    Returns
+    -------
+    coefficients : list of mpf
+        Lowest power first, ``degree + 1`` of them.
+    error : mpf
+        The weighted error reached.
+    """
+    count = degree + 2
+
+    def chebyshev(n: int) -> list[mp.mpf]:
+        return [(lo + hi) / 2 - (hi - lo) / 2 * mp.cos(mp.pi * i / (n - 1)) for i in range(n)]
+
+    grid = [x for x in chebyshev(60 * count) if abs(x) > 1e-12]  # the weight vanishes at 0
+    goal = [target(x) for x in grid]
+    weights = [weight(x) for x in grid]
+    points = [int((i + 0.5) * len(grid) / count) for i in range(count)]
+    coefficients: list[mp.mpf] = []
+    for _ in range(60):
+        system = mp.matrix(count, count)
+        right = mp.matrix(count, 1)
+        for row, i in enumerate(points):
+            for power in range(degree + 1):
+                system[row, power] = weights[i] * grid[i] ** power
+            system[row, degree + 1] = (-1) ** row
+            right[row] = weights[i] * goal[i]
+        solution = mp.lu_solve(system, right)
+        coefficients = [solution[i] for i in range(degree + 1)]
+        level = abs(solution[degree + 1])
+        error = [w * (mp.polyval(coefficients[::-1], x) - g) for x, g, w in zip(grid, goal, weights, strict=True)]
+        # One extremum of the error for each run of one sign.
+        extrema: list[int] = []
+        for i, e in enumerate(error):
+            if extrema and (error[extrema[-1]] > 0) == (e > 0):
+                if abs(e) > abs(error[extrema[-1]]):
+                    extrema[-1] = i
+            else:
+                extrema.append(i)
+        while len(extrema) > count:  # drop the weaker end, which keeps the signs alternating
+            extrema.pop(0 if abs(error[extrema[0]]) < abs(error[extrema[-1]]) else -1)
+        if len(extrema) < count:
+            raise RuntimeError(f"the error alternates {len(extrema)} times, {count} were expected")
+        points = extrema
+        worst = max(abs(e) for e in error)
+        if worst < level * mp.mpf("1.001"):
+            break
+    return coefficients, worst
+
+
+@dataclass(frozen=True)
+class Format:
+    """One IEEE binary format and the degrees that serve it."""
+
+    type_name: str
+    bits_name: str
+    suffix: str
+    bits_suffix: str
+    digits: int  # of the significand, the hidden one included
+    bias: int  # of the exponent
+    exp_degree: int  # of the whole polynomial
+    log_degree: int  # of the factor of f^3
+    sin_degree: int  # of the factor of r^3, in r^2
+    cos_degree: int  # of the factor of r^4, in r^2
+    exp_low: int  # exp rounds to 0 from here down
+    exp_high: int  # exp rounds to inf from here up
+    exp_shift: int  # exp_nonpositive carries its polynomial scaled by 2^-exp_shift
+
+    def round(self, x: mp.mpf) -> float:
+        """Nearest number of the format, ties to even."""
+        with mp.workprec(self.digits):
+            return float(+x)
+
+    def literal(self, x: mp.mpf | float) -> str:
+        """C++ hexadecimal literal of the nearest number of the format."""
+        text = self.round(mp.mpf(x)).hex()
+        head, exponent = text.split("p")
+        return f"{head.rstrip('0').rstrip('.')}p{exponent}{self.suffix}"
+
+    def bits(self, x: float) -> str:
+        """C++ literal of the bits of x, which the format must hold."""
+        pack, unpack = ("<f", "<I") if self.suffix else ("<d", "<Q")
+        return f"{struct.unpack(unpack, struct.pack(pack, x))[0]:#x}{self.bits_suffix}"
+
+
+FLOAT = Format("float", "std::uint32_t", "f", "u", 24, 127, 6, 7, 3, 3, -104, 89, 65)
+DOUBLE = Format("double", "std::uint64_t", "", "ull", 53, 1023, 11, 18, 6, 6, -746, 710, 513)
+
+
+def block(fmt: Format) -> list[str]:
+    """Lines of the constants of one format."""
+    lines: list[str] = []
+
+    def value(name: str, x: mp.mpf | float) -> None:
+        lines.append(f"  static constexpr {fmt.type_name} {name} = {fmt.literal(x)};")
+
+    def bits(name: str, x: float) -> None:
+        lines.append(f"  static constexpr {fmt.bits_name} {name} = {fmt.bits(x)};")
+
+    def polynomial(name: str, first: int, fit: tuple[list[mp.mpf], mp.mpf]) -> None:
+        lines.append(f"  // relative error of the fit: {mp.nstr(fit[1] * 2 ** (fmt.digits - 1), 2)} * 2^-{fmt.digits - 1}")
+        for i, c in enumerate(fit[0]):
+            value(f"{name}{first + i}", c)
+
+    def split(name: str, x: mp.mpf, parts: list[str]) -> None:
+        for part in parts:
+            value(name + part, x)
+            x -= fmt.round(x)
+
+    round_to_integer = mp.mpf(3) * 2 ** (fmt.digits - 2)  # adding it leaves the nearest integer in the low bits
+    ln2, half_pi = mp.log(2), mp.pi / 2
+    bits("kNan", float("nan"))
+    value("kLog2E", 1 / ln2)
+    split("kLn2", ln2, ["Hi", "Lo"])
+    lines.append("  // exp: exp(r) = 1 + r + r^2 (kExp2 + kExp3 r + ...), |r| <= ln(2)/2")
+    value("kExpLow", fmt.exp_low)
+    value("kExpHigh", fmt.exp_high)
+    value("kExpRound", round_to_integer + 2 * fmt.bias)
+    value("kExpRoundNonpositive", round_to_integer + fmt.bias + fmt.exp_shift)
+    value("kExpScaleNonpositive", mp.mpf(2) ** -fmt.exp_shift)
+    h = ln2 / 2 * (1 + mp.mpf(2) ** -12)
+    polynomial("kExp", 2, remez(lambda r: (mp.expm1(r) - r) / r**2,
+                                lambda r: r**2 / mp.exp(r), -h, h, fmt.exp_degree - 2))
+    lines.append("  // log: log(1+f) = f + f^2 (-1/2 + f (kLog3 + kLog4 f + ...)), sqrt(1/2) <= 1+f < sqrt(2)")
+    root = fmt.round(mp.sqrt(mp.mpf(1) / 2))
+    value("kSqrtHalf", root)
+    bits("kSqrtHalfBits", root)
+    value("kSmallestNormal", mp.mpf(2) ** (1 - fmt.bias))
+    value("kLogScale", mp.mpf(2) ** fmt.digits)  # lifts subnormal arguments into the normal range
+    value("kExponentToValue", mp.mpf(2) ** (fmt.digits - 1))
+    value("kExponentBias", mp.mpf(2) ** (fmt.digits - 1) + fmt.bias)
+    value("kExponentBiasScaled", mp.mpf(2) ** (fmt.digits - 1) + fmt.bias + fmt.digits)
+    log_part = lambda f: (mp.log1p(f) - f + f**2 / 2) / f**3  # noqa: E731
+    polynomial("kLog", 3, remez(log_part, lambda f: f**3 / mp.log1p(f),
+                                mp.sqrt(mp.mpf(1) / 2) - 1, mp.sqrt(2) - 1, fmt.log_degree))
+    lines.append("  // cos: sin(r) = r + r^3 (kSin3 + kSin5 r^2 + ...), cos(r) = 1 - r^2/2 + r^4 (kCos4 + ...), |r| <= pi/4")
+    value("kCosLimit", 2**16)
+    value("kTwoOverPi", 2 / mp.pi)
+    value("kCosRound", round_to_integer)
+    split("kHalfPi", half_pi, ["Hi", "Mid", "Lo"])
+    end = (mp.pi / 4 * (1 + mp.mpf(2) ** -8)) ** 2  # the rounded 2/pi may leave a little more than pi/4
+    sin_part = lambda u: (mp.sin(mp.sqrt(u)) / mp.sqrt(u) - 1) / u  # noqa: E731
+    cos_part = lambda u: (mp.cos(mp.sqrt(u)) - 1 + u / 2) / u**2  # noqa: E731
+    sin_fit = remez(sin_part, lambda u: u * mp.sqrt(u) / mp.sin(mp.sqrt(u)), mp.mpf(0), end,
+                    fmt.sin_degree - 1)
+    cos_fit = remez(cos_part, lambda u: u**2 / mp.cos(mp.sqrt(u)), mp.mpf(0), end, fmt.cos_degree - 1)
+    for name, first, (coefficients, error) in (("kSin", 3, sin_fit), ("kCos", 4, cos_fit)):
+        lines.append(f"  // relative error of the fit: {mp.nstr(error * 2 ** (fmt.digits - 1), 2)} * 2^-{fmt.digits - 1}")
+        for i, c in enumerate(coefficients):
+            value(f"{name}{first + 2 * i}", c)
+    return lines
+
+
+def header() -> str:
+    """Text of ``csrc/simd/math_constants.h``."""
+    lines = [
+        "// The constants of csrc/simd/math-inl.h, written by scripts/fit_polynomials.py: change them there.",
+        "// One constant a line, exact (hexadecimal), so that the kernels of other devices can read this very file.",
+        "#pragma once",
+        "#include <cstdint>",
+        "",
+        "namespace gradfold {",
+        "namespace {",
+        "",
+        "template <class T>",
+        "struct MathConstants;",
+    ]
+    for fmt in (FLOAT, DOUBLE):
+        lines += ["", "template <>", f"struct MathConstants<{fmt.type_name}> {{", *block(fmt), "};"]
+    lines += ["", "}  // namespace", "}  // namespace gradfold", ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Print the header, or compare it with a file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", metavar="FILE", help="compare with FILE instead of printing")
+    arguments = parser.parse_args()
+    text = header()
+    if arguments.check is None:
+        sys.stdout.write(text)
+        return 0
+    with open(arguments.check, encoding="utf-8") as file:
+        if file.read() == text:
+            return 0
+    print(f"{arguments.check} is not what this script writes", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
