@@ -13,40 +13,109 @@ namespace {
 inline float scalar_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double scalar_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
-// z[m][i] for L::N rows: [n_models][kScratchRows].
-// `ahead` are rows that will be wanted soon: N streams of short rows are more than a hardware prefetcher follows.
-template <class L, int M, class Rows>
-void narrow_forward(const Rows rows, const typename L::T* const* ahead, std::int64_t n_features, const typename L::T* W,
+// What to fetch while a group of rows is worked on: the group after it. So many streams of short rows are more than a hardware
+// prefetcher follows; rows without gaps are fetched as the one stream that they are.
+template <class T>
+struct Ahead {
+  const T* const* rows;
+  const char* stream;  // null: row by row
+  std::int64_t stream_bytes;
+  template <int ROWS>
+  void fetch(std::int64_t line) const {
+    constexpr std::int64_t size = sizeof(T);
+    if (stream != nullptr) {
+      const std::int64_t begin = line * size * ROWS;
+      for (std::int64_t at = begin; at < begin + 64 * ROWS && at < stream_bytes; at += 64) __builtin_prefetch(stream + at);
+    } else {
+      for (int i = 0; i < ROWS; ++i) __builtin_prefetch(rows[i] + line);
+    }
+  }
+};
+
+// z[m][i] for GROUPS * L::N rows, z being [n_models][kScratchRows].
+template <class L, int M, int GROUPS, class Rows>
+void narrow_forward(const Rows rows, const Ahead<typename L::T> ahead, std::int64_t n_features, const typename L::T* W,
                     const typename L::T* intercept, typename L::T* z) {
+  using T = typename L::T;
   using V = typename L::V;
   using C = Columns<L>;
-  V sum[M];
-  for (int m = 0; m < M; ++m) sum[m] = L::zero();
+  constexpr std::int64_t kLine = 64 / sizeof(T);
+  V sum[GROUPS][M];
+  for (int g = 0; g < GROUPS; ++g)
+    for (int m = 0; m < M; ++m) sum[g][m] = L::zero();
   for (std::int64_t f0 = 0; f0 < n_features; f0 += kFeatureChunk) {
     const std::int64_t f1 = f0 + kFeatureChunk < n_features ? f0 + kFeatureChunk : n_features;
-    V acc[M];
-    for (int m = 0; m < M; ++m) acc[m] = L::zero();
-    std::int64_t f = f0;
-    constexpr std::int64_t kLine = 64 / sizeof(typename L::T);
-    for (; f + C::kColumns <= f1; f += C::kColumns) {
-      if (f % kLine == 0)
-        for (int i = 0; i < L::N; ++i) __builtin_prefetch(ahead[i] + f);
-      V column[C::kColumns];
-      C::load(rows, f, column);
+    V acc[GROUPS][M];
+    for (int g = 0; g < GROUPS; ++g)
+      for (int m = 0; m < M; ++m) acc[g][m] = L::zero();
+    for (std::int64_t line = f0; line < f1; line += kLine) {
+      ahead.template fetch<GROUPS * L::N>(line);
+      const std::int64_t end = line + kLine < f1 ? line + kLine : f1;
+      std::int64_t f = line;
+      for (; f + C::kColumns <= end; f += C::kColumns)
+#pragma GCC unroll 2
+        for (int g = 0; g < GROUPS; ++g) {
+          V column[C::kColumns];
+          C::load(rows.next(g * L::N), f, column);
 #pragma GCC unroll 4
-      for (int c = 0; c < C::kColumns; ++c)
+          for (int c = 0; c < C::kColumns; ++c)
 #pragma GCC unroll 4
-        for (int m = 0; m < M; ++m) acc[m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[m]);
+            for (int m = 0; m < M; ++m) acc[g][m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[g][m]);
+        }
+      for (; f < end; ++f)
+        for (int g = 0; g < GROUPS; ++g) {
+          T column[L::N];
+          const auto at = rows.next(g * L::N).template at<1, L::N>(f);
+          for (int i = 0; i < L::N; ++i) column[i] = *at.row(i, 0);
+          const V v = L::load(column);
+          for (int m = 0; m < M; ++m) acc[g][m] = L::fma(v, L::set1(W[m * n_features + f]), acc[g][m]);
+        }
     }
-    for (; f < f1; ++f) {
-      typename L::T column[L::N];
-      for (int i = 0; i < L::N; ++i) column[i] = rows(i)[f];
-      const V v = L::load(column);
-      for (int m = 0; m < M; ++m) acc[m] = L::fma(v, L::set1(W[m * n_features + f]), acc[m]);
-    }
-    for (int m = 0; m < M; ++m) sum[m] = L::add(sum[m], acc[m]);
+    for (int g = 0; g < GROUPS; ++g)
+      for (int m = 0; m < M; ++m) sum[g][m] = L::add(sum[g][m], acc[g][m]);
   }
-  for (int m = 0; m < M; ++m) L::store(z + m * kScratchRows, L::add(sum[m], L::set1(intercept[m])));
+  for (int g = 0; g < GROUPS; ++g)
+    for (int m = 0; m < M; ++m) L::store(z + m * kScratchRows + g * L::N, L::add(sum[g][m], L::set1(intercept[m])));
+}
+
+// Forward of a block's rows [r0, r0 + n).
+template <class L, int M>
+void narrow_forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* W) {
+  using T = typename L::T;
+  constexpr int kGroups = M == 1 ? 2 : 1;  // two chains for each model hide the latency of the FMA
+  auto even = [](const T* const* rows, int count) {
+    const std::int64_t stride = rows[1] - rows[0];
+    bool same = true;
+    for (int k = 2; k < count; ++k) same &= rows[k] - rows[k - 1] == stride;
+    return same;
+  };
+  std::int64_t i = 0;
+  auto run = [&]<int GROUPS>() {
+    constexpr int rows_of = GROUPS * L::N;
+    for (; i < n; i += rows_of) {
+      const T* const* rows = task.x + r0 + i;
+      const T* filled[rows_of];
+      if (i + rows_of > n) {
+        if constexpr (GROUPS > 1) return;
+        // The last rows of a block: their vector is filled up with the last row again.
+        for (int k = 0; k < rows_of; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
+        rows = filled;
+      }
+      Ahead<T> ahead{rows, nullptr, 0};
+      if (task.n_rows - r0 - i >= 3 * rows_of) {
+        ahead.rows = rows + 2 * rows_of;
+        if (rows[3 * rows_of - 1] - rows[0] == (3 * rows_of - 1) * task.n_features)
+          ahead = {ahead.rows, reinterpret_cast<const char*>(ahead.rows[0]), rows_of * task.n_features * std::int64_t{sizeof(T)}};
+      }
+      T* z = task.scratch + i;
+      if (even(rows, rows_of))
+        narrow_forward<L, M, GROUPS>(RowStride<T>{rows[0], rows[1] - rows[0]}, ahead, task.n_features, W, task.intercept, z);
+      else
+        narrow_forward<L, M, GROUPS>(RowPointers<T>{rows}, ahead, task.n_features, W, task.intercept, z);
+    }
+  };
+  if constexpr (kGroups > 1) run.template operator()<kGroups>();
+  run.template operator()<1>();
 }
 
 template <class T, int M>
@@ -64,8 +133,13 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
   bool poisoned = false;
   for (std::int64_t i = 0; i < n; i += L::N) {
     const std::int64_t left = n - i < L::N ? n - i : L::N;
-    std::uint64_t bits = 0;
-    for (std::int64_t k = 0; k < left; ++k) bits |= (task.roles[r0 + i + k] >> lane & 1) << k;
+    const std::uint64_t all = left < 64 ? (std::uint64_t{1} << left) - 1 : ~std::uint64_t{0};
+    std::uint64_t common = ~std::uint64_t{0}, bits = all;
+    for (std::int64_t k = 0; k < left; ++k) common &= task.roles[r0 + i + k];
+    if ((common >> lane & 1) == 0) {
+      bits = 0;
+      for (std::int64_t k = 0; k < left; ++k) bits |= (task.roles[r0 + i + k] >> lane & 1) << k;
+    }
     T y_tail[L::N], w_tail[L::N], loss_of[L::N];
     const T* y = task.y + r0 + i;
     const T* w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
@@ -83,17 +157,18 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
     if (w != nullptr) gradient = L::mul(L::load(w), gradient);
     const auto use = L::from_bits(bits);
     L::store(z + i, L::select(use, gradient, L::zero()));
-    const std::uint64_t all = left < 64 ? (std::uint64_t{1} << left) - 1 : ~std::uint64_t{0};
     poisoned |= (~L::bits(L::is_finite(zv)) & ~bits & all) != 0;
-    if (task.loss != nullptr) L::store(loss_of, loss);
-    for (std::int64_t k = 0; k < left; ++k) {  // sums over rows are in order, so they are scalar
-      residual_sum += z[i + k];
-      if ((bits >> k & 1) == 0) continue;
-      count += T(1);
-      const double weight = w != nullptr ? static_cast<double>(w[k]) : 1.0;
-      if (task.loss != nullptr) loss_sum = scalar_fma(weight, static_cast<double>(loss_of[k]), loss_sum);
-      weight_sum += weight;
+    // Sums over rows are in order, so they are scalar. A row that is not used adds +0 to the residuals and nothing to the rest.
+    for (std::int64_t k = 0; k < left; ++k) residual_sum += z[i + k];
+    count += static_cast<T>(__builtin_popcountll(bits));
+    if (task.loss != nullptr) {
+      L::store(loss_of, loss);
+      for (std::int64_t k = 0; k < left; ++k)
+        if (bits >> k & 1) loss_sum = scalar_fma(w != nullptr ? static_cast<double>(w[k]) : 1.0, static_cast<double>(loss_of[k]), loss_sum);
     }
+    if (task.weight_sum != nullptr)
+      for (std::int64_t k = 0; k < left; ++k)
+        if (bits >> k & 1) weight_sum += w != nullptr ? static_cast<double>(w[k]) : 1.0;
   }
   return poisoned;
 }
@@ -160,24 +235,7 @@ bool narrow_chunk_of(const ChunkTask<typename L::T>& task) {
   for (std::int64_t r0 = 0; r0 < task.n_rows; r0 += step) {
     if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
-    for (std::int64_t i = 0; i < n; i += L::N) {
-      const T* const* rows = task.x + r0 + i;
-      const std::int64_t left = task.n_rows - r0 - i;
-      const T* filled[L::N];
-      if (i + L::N > n) {  // the last rows of a block: their vector is filled up with the last row again
-        for (int k = 0; k < L::N; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
-        rows = filled;
-      }
-      const T* const* ahead = left >= 3 * L::N ? rows + 2 * L::N : rows;
-      const std::int64_t stride = rows[1] - rows[0];
-      bool even = true;
-      for (int k = 1; k < L::N; ++k) even &= rows[k] - rows[k - 1] == stride;
-      T* z = task.scratch + i;
-      if (even)
-        narrow_forward<L, M>(RowStride<T>{rows[0], stride}, ahead, p, W, task.intercept, z);
-      else
-        narrow_forward<L, M>(RowPointers<T>{rows}, ahead, p, W, task.intercept, z);
-    }
+    narrow_forward_block<L, M>(task, r0, n, W);
     bool select = false;
     for (int m = 0; m < M; ++m)
       select |= narrow_residual<L, LossType>(task, r0, n, m, task.scratch + m * kScratchRows, sums.residual[m], sums.count[m],

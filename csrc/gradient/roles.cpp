@@ -94,6 +94,8 @@ void LaneRoles::fill(const std::int64_t* rows, std::int64_t n, const T* weight, 
     const std::uint64_t* table = c.table.data();
     const std::size_t last = c.table.size() - 1;
     for (std::int64_t i = 0; i < n; ++i) masks[i] = table[std::min<std::size_t>(folds_->id(c.id_row, rows[i]), last)];
+  } else if (conditions_.empty()) {
+    std::fill_n(masks, n, lanes_);
   } else {
     for (std::int64_t i = 0; i < n; ++i) masks[i] = mask(rows[i]);
   }

@@ -160,9 +160,11 @@ GRADFOLD_LANE_FUNCTION typename L::V log1p(typename L::V x) {
   const auto lost = L::add(L::sub(one, L::sub(u, part)), L::sub(x, part));
   const auto biased = log_biased<L>(u);
   const auto k = log_exponent<L>(biased, L::set1(C::kExponentBias));
-  // f = (1 + x) 2^-k - 1 with one rounding; for k = 0 it is x itself.
+  // f = (1 + x) 2^-k - 1 with one rounding; for k = 0 it is x itself. 2^-k is normal below `huge`, and from there on
+  // what was lost is of no account.
+  const auto huge = L::set1(1 / C::kSmallestNormal);
   const auto shrink = L::as_float(L::isub(L::iset1(2 * kBias), L::iand(biased, L::iset1(kExponentField))));
-  const auto f = L::fma(lost, shrink, L::sub(log_mantissa<L>(biased), one));
+  const auto f = L::fma_where(L::lt(x, huge), lost, shrink, L::sub(log_mantissa<L>(biased), one));
   auto y = log_reduced<L>(f, k);
   y = L::select(L::lt(x, infinity<L>()), y, infinity<L>());
   y = L::select(L::lt(L::neg(one), x), y, canonical_nan<L>());

@@ -1,0 +1,118 @@
+"""Dense gradient of many models over one pass of X (80 MB, beyond the caches), beside NumPy and PyTorch in row blocks."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from gradfold import _core
+
+from . import limits, peers
+
+VALUES = 20_000_000  # of X: n_rows = VALUES / n_features
+
+
+class Problem:
+    """5-fold masks, logistic loss, float32; made by seed."""
+
+    def __init__(self, n_features: int, n_models: int) -> None:
+        rng = np.random.default_rng(0)
+        n = VALUES // n_features
+        self.X = rng.standard_normal((n, n_features), dtype=np.float32)
+        self.y = (rng.random(n) < 0.5).astype(np.float32)
+        self.W = (rng.standard_normal((n_features, n_models)) / n_features**0.5).astype(np.float32)
+        self.intercept = np.zeros(n_models, np.float32)
+        self.ids = (np.arange(n) % 5).astype(np.uint8)[None]
+        self.conditions = np.array([[[0, k, k + 1, 0, 5]] for k in range(5)], dtype=np.int64)
+        self.split_of_model = np.arange(n_models, dtype=np.int64) % 5
+        self.loss = np.empty(n_models)
+        self.grad = np.empty_like(self.W)
+        self.grad_intercept = np.empty_like(self.intercept)
+
+    def gradient(self, loss: bool, n_threads: int) -> None:
+        _core.gradient.loss_gradient(
+            self.X, self.y, self.W, self.intercept, "log_loss", True, None, self.ids, self.conditions,
+            self.split_of_model, None, self.loss if loss else None, self.grad, self.grad_intercept, n_threads,
+        )
+
+    def train_mask(self) -> np.ndarray:
+        return (self.ids[0][:, None] != self.split_of_model[None]).astype(np.float32)
+
+    def flops(self) -> float:
+        return 4.0 * self.X.size * self.W.shape[1]
+
+
+def median_seconds(body, repeats: int = 5) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        body()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+class DenseGradient:
+    params = ([1, 16, 96, 100, 512], [30, 100, 1000], [1, 2])
+    param_names = ["n_models", "n_features", "n_threads"]
+    timeout = 300
+
+    def setup(self, n_models: int, n_features: int, n_threads: int) -> None:
+        if n_threads > limits.cores():
+            raise NotImplementedError("fewer cores than threads")
+        self.problem = Problem(n_features, n_models)
+
+    def time_gradient(self, n_models: int, n_features: int, n_threads: int) -> None:
+        self.problem.gradient(False, n_threads)
+
+    def time_gradient_and_loss(self, n_models: int, n_features: int, n_threads: int) -> None:
+        self.problem.gradient(True, n_threads)
+
+    def track_fma_peak(self, n_models: int, n_features: int, n_threads: int) -> float:
+        seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
+        return self.problem.flops() / seconds / limits.fma_peak(4, n_threads)
+
+    def track_fma_peak_with_loss(self, n_models: int, n_features: int, n_threads: int) -> float:
+        seconds = median_seconds(lambda: self.problem.gradient(True, n_threads))
+        return self.problem.flops() / seconds / limits.fma_peak(4, n_threads)
+
+    def track_read_bandwidth(self, n_models: int, n_features: int, n_threads: int) -> float:
+        seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
+        return self.problem.X.nbytes / seconds / limits.read_bandwidth(n_threads)
+
+    track_fma_peak.unit = track_fma_peak_with_loss.unit = "useful fraction of the FMA peak"
+    track_read_bandwidth.unit = "fraction of the read bandwidth, X counted once"
+
+
+class DenseGradientPeers:
+    """Ratios to the peers at equal threads, measured in turn in one process."""
+
+    params = ([1, 16, 96, 100, 512], [30, 100, 1000])
+    param_names = ["n_models", "n_features"]
+    timeout = 600
+
+    def setup(self, n_models: int, n_features: int) -> None:
+        self.problem = Problem(n_features, n_models)
+        self.mask = self.problem.train_mask()
+
+    def times(self, peer) -> float:
+        n = limits.cores()
+        ratios = []
+        for _ in range(3):
+            theirs = median_seconds(peer, 1)
+            ours = median_seconds(lambda: self.problem.gradient(False, n), 1)
+            ratios.append(theirs / ours)
+        return float(np.median(ratios))
+
+    def track_times_numpy_blocks(self, n_models: int, n_features: int) -> float:
+        q = self.problem
+        return self.times(peers.numpy_blocks(q.X, q.y, q.W, self.mask))
+
+    def track_times_torch_blocks(self, n_models: int, n_features: int) -> float:
+        q = self.problem
+        try:
+            peer = peers.torch_blocks(q.X, q.y, q.W, self.mask, limits.cores())
+        except ImportError:
+            return float("nan")  # asv shows it as n/a
+        return self.times(peer)
+
+    track_times_numpy_blocks.unit = track_times_torch_blocks.unit = "times as fast"

@@ -1,0 +1,90 @@
+"""A whole grid: 20 candidates x 5 folds, mini-batches, held-out losses every epoch; beside scikit-learn's one model at a time."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import gradfold as gf
+import numpy as np
+
+from . import limits
+
+EPOCHS = 10
+
+
+def make(n_rows: int, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n_rows, n_features), dtype=np.float32)
+    logits = X @ rng.standard_normal(n_features).astype(np.float32) / np.float32(n_features**0.5)
+    return X, (rng.random(n_rows) < 1 / (1 + np.exp(-2 * logits))).astype(np.int64)
+
+
+class Fit:
+    params = (["sgd", "adam"], [32, 256], [20_000, 200_000])
+    param_names = ["solver", "batch_size", "n_rows"]
+    timeout = 300
+
+    def setup(self, solver: str, batch_size: int, n_rows: int) -> None:
+        self.X, self.y = make(n_rows, 100)
+        self.candidates = gf.grid(l2=np.logspace(-6, -1, 20))
+        self.folds = gf.index.stratified_kfold(self.y, 5)
+
+    def fit(self, solver: str, batch_size: int) -> gf.Run:
+        return gf.fit(
+            self.X, self.y, self.candidates, folds=self.folds, loss="log_loss", solver=solver, epochs=EPOCHS,
+            batch_size=batch_size, learning_rate=0.05 if solver == "sgd" else 0.002, schedule="cosine",
+        )
+
+    def time_grid(self, solver: str, batch_size: int, n_rows: int) -> None:
+        self.fit(solver, batch_size)
+
+    def peakmem_grid(self, solver: str, batch_size: int, n_rows: int) -> None:
+        self.fit(solver, batch_size)
+
+    def track_fma_peak(self, solver: str, batch_size: int, n_rows: int) -> float:
+        start = time.perf_counter()
+        self.fit(solver, batch_size)
+        seconds = time.perf_counter() - start
+        # a training row costs 4 flops a feature, a scored row 2; the refit is not counted as useful
+        useful = EPOCHS * n_rows * 100 * 100 * (4 * 0.8 + 2 * 0.2)
+        return useful / seconds / limits.fma_peak(4, limits.cores())
+
+    track_fma_peak.unit = "useful fraction of the FMA peak"
+
+
+class FitBesideSGDClassifier:
+    """The same grid through GridSearchCV(SGDClassifier), timed on one candidate and multiplied by their number: every candidate
+    costs it the same."""
+
+    params = [20_000]
+    param_names = ["n_rows"]
+    timeout = 600
+
+    def setup(self, n_rows: int) -> None:
+        try:
+            import sklearn  # noqa: F401
+        except ImportError as error:
+            raise NotImplementedError("scikit-learn is not installed") from error
+        self.case = Fit()
+        self.case.setup("adam", 256, n_rows)
+
+    def track_times_sgdclassifier(self, n_rows: int) -> float:
+        from sklearn.linear_model import SGDClassifier
+        from sklearn.model_selection import GridSearchCV
+
+        case = self.case
+        peer = GridSearchCV(
+            SGDClassifier(loss="log_loss", max_iter=EPOCHS, tol=None, random_state=0), {"alpha": [1e-4]},
+            cv=case.folds, scoring="neg_log_loss", n_jobs=limits.cores(),
+        )
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            peer.fit(case.X, case.y)
+        theirs = (time.perf_counter() - start) * len(case.candidates)
+        start = time.perf_counter()
+        case.fit("adam", 256)
+        return theirs / (time.perf_counter() - start)
+
+    track_times_sgdclassifier.unit = "times as fast"

@@ -1,0 +1,250 @@
+// Calls every kernel on every supported level and compares the bits with the serial level. No Python: built with
+// -fsanitize=address,undefined this finds what a Python test cannot.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "gradient/gradient.h"
+#include "index/permutation.h"
+#include "levels/levels.h"
+#include "roofline/roofline.h"
+#include "simd/simd.h"
+#include "threads/team.h"
+#include "train/train.h"
+
+using namespace gradfold;
+
+namespace {
+
+int passed = 0, failed = 0;
+
+void check(bool good, const std::string& what) {
+  ++(good ? passed : failed);
+  if (!good) std::printf("FAILED %s\n", what.c_str());
+}
+
+using Bytes = std::vector<unsigned char>;
+
+template <class T>
+void append(Bytes& bytes, const std::vector<T>& v) {
+  const auto* p = reinterpret_cast<const unsigned char*>(v.data());
+  bytes.insert(bytes.end(), p, p + v.size() * sizeof(T));
+}
+
+// The same bytes on every level, whatever `run` computes.
+void same_on_all_levels(const std::string& what, const std::function<Bytes()>& run) {
+  force_level("serial");
+  const Bytes expected = run();
+  for (Level level : supported_levels()) {
+    force_level(level_name(level));
+    check(run() == expected, what + " on " + level_name(level));
+  }
+  force_level("");
+}
+
+template <class T>
+struct Problem {
+  std::int64_t n, p, m;
+  std::vector<T> X, y, w, W, b;
+  std::vector<std::uint8_t> ids;
+  std::vector<std::int64_t> conditions, split_of_model;
+  FoldsView folds;
+
+  Problem(std::int64_t n_, std::int64_t p_, std::int64_t m_, unsigned seed) : n(n_), p(p_), m(m_) {
+    std::mt19937 random(seed);
+    std::normal_distribution<double> normal;
+    for (std::int64_t i = 0; i < n * p; ++i) X.push_back(static_cast<T>(normal(random)));
+    for (std::int64_t i = 0; i < n; ++i) {
+      y.push_back(static_cast<T>(random() % 2));
+      w.push_back(static_cast<T>(random() % 4));
+      ids.push_back(static_cast<std::uint8_t>(i % 5 == 4 && i % 7 == 0 ? 255 : i % 5));
+    }
+    for (std::int64_t i = 0; i < p * m; ++i) W.push_back(static_cast<T>(normal(random)));
+    for (std::int64_t i = 0; i < m; ++i) {
+      b.push_back(static_cast<T>(normal(random)));
+      split_of_model.push_back(i % 5);
+    }
+    for (std::int64_t k = 0; k < 5; ++k)
+      for (std::int64_t v : {std::int64_t{0}, k, k + 1, std::int64_t{0}, std::int64_t{5}}) conditions.push_back(v);
+    folds = {ids.data(), 1, 1, n, conditions.data(), 5, 1};
+  }
+};
+
+template <class T>
+Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_folds, bool poison, int n_threads) {
+  std::vector<T> X = q.X;
+  if (poison)  // the skipped rows and fold 3's rows
+    for (std::int64_t i = 0; i < q.n; ++i)
+      if (q.ids[i] == 255) X[i * q.p] = std::numeric_limits<T>::quiet_NaN();
+  std::vector<double> loss_out(q.m, -1);
+  std::vector<T> grad(q.p * q.m, T(-1)), grad_b(q.m, T(-1));
+  LossGradientArgs<T> args{};
+  args.X = {X.data(), q.n, q.p};
+  args.y = q.y.data();
+  args.weight = weighted ? q.w.data() : nullptr;
+  args.n_positions = q.n;
+  args.folds = with_folds ? &q.folds : nullptr;
+  args.split_of_model = q.split_of_model.data();
+  args.n_models = q.m;
+  args.W = q.W.data();
+  args.intercept = q.b.data();
+  args.loss = loss;
+  args.mean = true;
+  args.loss_out = loss_out.data();
+  args.grad_W = grad.data();
+  args.grad_intercept = grad_b.data();
+  args.n_threads = n_threads;
+  loss_gradient(args);
+  std::vector<T> z(q.n * q.m);
+  raw_prediction(DenseRows<T>{X.data(), q.n, q.p}, q.W.data(), q.b.data(), q.m, z.data(), n_threads);
+  Bytes out;
+  append(out, loss_out);
+  append(out, grad);
+  append(out, grad_b);
+  append(out, z);
+  return out;
+}
+
+template <class T>
+Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads) {
+  TrainArgs<T> a{};
+  a.X = {q.X.data(), q.n, q.p};
+  a.y = q.y.data();
+  a.weight = q.w.data();
+  a.folds = q.folds;
+  a.split_of_model = q.split_of_model;
+  a.l1.assign(q.m, 1e-3);
+  a.l2.assign(q.m, 1e-2);
+  a.learning_rate.assign(q.m, 0.05);
+  for (std::int64_t i = 0; i < q.m; ++i) a.schedule.push_back(i % 2);
+  a.loss = Loss::log_loss;
+  a.solver = solver;
+  a.epochs = 2;
+  a.batch_size = batch_size;
+  a.shuffle = shuffle;
+  a.seed = 7;
+  a.fit_intercept = true;
+  a.standardize = standardize;
+  a.n_threads = n_threads;
+  auto trainer = make_trainer(std::move(a));
+  if (trainer->advance(-1, -1, {}) != Status::done) return {};
+  std::vector<T> coef(q.m * q.p), intercept(q.m);
+  trainer->coef(coef.data());
+  trainer->intercept(intercept.data());
+  Bytes out;
+  append(out, coef);
+  append(out, intercept);
+  for (const auto& epoch : trainer->history()) append(out, epoch);
+  return out;
+}
+
+template <class T>
+void kernels(const char* type) {
+  const std::int64_t shapes[][3] = {{40, 1, 1}, {33, 7, 3}, {700, 20, 17}, {1100, 9, 50}, {70, 257, 5}};
+  for (const auto& shape : shapes) {
+    const Problem<T> q(shape[0], shape[1], shape[2], 11);
+    const std::string name = std::string(type) + " " + std::to_string(q.n) + "x" + std::to_string(q.p) + "x" + std::to_string(q.m);
+    for (Loss loss : {Loss::squared_error, Loss::log_loss})
+      for (int flags = 0; flags < 8; ++flags)
+        same_on_all_levels("loss_gradient " + name + " flags " + std::to_string(flags), [&] {
+          return gradient_bytes<T>(q, loss, flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1));
+        });
+    for (Solver solver : {Solver::sgd, Solver::adam})
+      for (std::int64_t batch : {std::int64_t{1}, std::int64_t{16}, std::int64_t{1030}, q.n})
+        for (int flags = 0; flags < 2; ++flags) {
+          if (batch == 1 && q.n > 100) continue;  // the serial level is slow
+          same_on_all_levels("train " + name + " batch " + std::to_string(batch), [&] {
+            return train_bytes<T>(q, solver, batch, flags & 1, true, 1 + 2 * (flags & 1));
+          });
+        }
+  }
+  std::vector<T> values(1000, T(1));
+  check(first_non_finite(values.data(), 1000, 2) == -1, "first_non_finite: all finite");
+  values[777] = std::numeric_limits<T>::infinity();
+  check(first_non_finite(values.data(), 1000, 2) == 777, "first_non_finite: one infinity");
+}
+
+void index() {
+  for (std::int64_t n : {1, 2, 3, 1000, 1024, 1025, 5000, 65537}) {
+    same_on_all_levels("permutation " + std::to_string(n), [&] {
+      const Permutation p = make_permutation(n, 5, 1, kStreamBatches);
+      std::vector<std::int64_t> out(n);
+      permutation_fill(p, 0, n, out.data());
+      std::vector<bool> seen(n);
+      for (std::int64_t i = 0; i < n; ++i) {
+        seen.at(out[i]) = true;
+        if (permutation_inverse(p, out[i]) != i) return Bytes{0};
+      }
+      check(std::count(seen.begin(), seen.end(), true) == n, "permutation is a bijection");
+      Bytes bytes;
+      append(bytes, out);
+      return bytes;
+    });
+  }
+}
+
+void maths() {
+  std::mt19937_64 random(3);
+  std::vector<float> in32;
+  std::vector<double> in64;
+  for (int i = 0; i < 4099; ++i) {
+    const std::uint64_t bits = random();
+    float f;
+    double d;
+    std::memcpy(&f, &bits, 4);
+    std::memcpy(&d, &bits, 8);
+    in32.push_back(f);
+    in64.push_back(d);
+  }
+  for (MathFunction function : {MathFunction::exp, MathFunction::log, MathFunction::log1p, MathFunction::cos})
+    same_on_all_levels("maths", [&] {
+      std::vector<float> out32(in32.size());
+      std::vector<double> out64(in64.size());
+      math_apply(current_level(), function, in32.data(), out32.data(), static_cast<std::int64_t>(in32.size()));
+      math_apply(current_level(), function, in64.data(), out64.data(), static_cast<std::int64_t>(in64.size()));
+      Bytes bytes;
+      append(bytes, out32);
+      append(bytes, out64);
+      return bytes;
+    });
+}
+
+void threads() {
+  std::vector<int> seen(37, 0);
+  run_team(37, [&](int i) { seen[i] = i + 1; });
+  bool all = true;
+  for (int i = 0; i < 37; ++i) all = all && seen[i] == i + 1;
+  check(all, "run_team runs every body once, with more threads than cores");
+  bool thrown = false;
+  try {
+    run_team(3, [](int i) {
+      if (i == 2) throw std::runtime_error("expected");
+    });
+  } catch (const std::runtime_error&) {
+    thrown = true;
+  }
+  check(thrown, "run_team rethrows");
+  for (Level level : supported_levels()) {
+    check(fma_peak(level, 4, 1, 0.001) > 0 && fma_peak(level, 8, 2, 0.001) > 0, "fma_peak");
+    const std::vector<double> memory(10000, 1.0);
+    check(read_bandwidth(level, memory.data(), 80000, 2, 2) > 0, "read_bandwidth");
+  }
+}
+
+}  // namespace
+
+int main() {
+  threads();
+  maths();
+  index();
+  kernels<float>("float32");
+  kernels<double>("float64");
+  std::printf("%d passed, %d failed\n", passed, failed);
+  return failed == 0 ? 0 : 1;
+}
