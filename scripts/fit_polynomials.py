@@ -229,7 +229,7 @@ def header() -> str:
     """Text of ``csrc/simd/math_constants.h``."""
     lines = [
         "// The constants of csrc/simd/math-inl.h. scripts/fit_polynomials.py writes this file:",
-        "// change them there. One constant a line, exact (hexadecimal), so that the kernels of other",
+        "// change them there. One constant a line, exact (hexadecimal), so that kernels of other",
         "// devices can read this very file.",
         "#pragma once",
         "#include <cstdint>",

@@ -365,7 +365,7 @@ def test_every_level_same_bits(name: str, dtype: Any) -> None:
 def test_lengths_and_offsets(
     name: str, n: int, offset: int, seed: int, double: bool, in_place: bool
 ) -> None:
-    """Any length and alignment, in place or not: y[i] depends on x[i] alone, nothing else is written."""
+    """Any length, alignment, in place or not. y[i] depends on x[i] alone, no more is written."""
     dtype = np.float64 if double else np.float32
     x = hard_points(name, dtype, 80, seed)
     x = np.random.default_rng(seed).permutation(x)[:80]

@@ -1,5 +1,5 @@
 // The constants of csrc/simd/math-inl.h. scripts/fit_polynomials.py writes this file:
-// change them there. One constant a line, exact (hexadecimal), so that the kernels of other
+// change them there. One constant a line, exact (hexadecimal), so that kernels of other
 // devices can read this very file.
 #pragma once
 #include <cstdint>
