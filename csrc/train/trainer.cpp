@@ -121,7 +121,12 @@ class TrainerOf final : public Trainer {
     std::int64_t last = end;
     if (max_steps >= 0 && max_steps < end - position_) last = position_ + max_steps;
     std::int64_t slice = seconds < 0 ? batches_ : 1;  // batches between two looks at the clock
+    double polled = elapsed();
     for (;;) {
+      if (poll && elapsed() - polled > 0.05) {  // a slice may be shorter than the team's own interval
+        poll();
+        polled = elapsed();
+      }
       if (cancelled()) return Status::interrupted;
       // Scoring belongs to the step that ends an epoch, so that a paused trainer has the history of its whole epochs.
       if (position_ > 0 && position_ % batches_ == 0 && static_cast<std::int64_t>(history_.size()) < position_ / batches_) {
