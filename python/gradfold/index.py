@@ -668,8 +668,10 @@ def _part_sizes(n_rows: int, fractions: Any) -> tuple[int, int, int]:
     """Rows of the train, validation (0 of two parts) and test part."""
     single = isinstance(fractions, (int, float, np.integer, np.floating))
     try:
+        if isinstance(fractions, (str, bytes)):
+            raise TypeError
         shares = [float(fractions)] if single else [float(share) for share in fractions]
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"fractions: got {type(fractions).__name__}, wanted a float, or 2 or 3 of them") from None
     if single:
         shares = [1.0 - shares[0], shares[0]]
