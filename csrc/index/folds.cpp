@@ -133,10 +133,10 @@ class IdRanks {
   }
 
   std::int64_t operator()(std::int64_t bound) const {
-    if (sum_.empty())
-      return std::lower_bound(sorted_.begin(), sorted_.end(), bound,
-                              [](std::uint32_t id, std::int64_t limit) { return static_cast<std::int64_t>(id) < limit; }) -
-             sorted_.begin();
+    if (sum_.empty()) {
+      const auto smaller = [](std::uint32_t id, std::int64_t limit) { return static_cast<std::int64_t>(id) < limit; };
+      return std::lower_bound(sorted_.begin(), sorted_.end(), bound, smaller) - sorted_.begin();
+    }
     return sum_[std::min(bound, static_cast<std::int64_t>(sum_.size()) - 1)];
   }
 
@@ -180,8 +180,8 @@ void folds_sizes(const FoldsView& folds, std::int64_t* sizes) {
     }
     return;
   }
-  // One condition: every size is a difference of two ranks. Leave-one-out has as many splits as rows, so a pass over the
-  // rows for every split would be quadratic.
+  // One condition: every size is a difference of two ranks. Leave-one-out has as many splits as rows, so a pass over
+  // the rows for every split would be quadratic.
   std::vector<IdRanks> ranks(static_cast<std::size_t>(folds.n_id_rows));
   for (std::int64_t split = 0; split < folds.n_splits; ++split) {
     const FoldCondition& c = folds.conditions[split];
@@ -253,8 +253,8 @@ void assign_stratified(const Classes& classes, std::int64_t n_splits, const Shuf
                     [&](std::int64_t place) { return by_splits.modulo(static_cast<std::uint64_t>(place)); }, ids);
     return;
   }
-  // scikit-learn sorts the codes and gives fold f the places f, f + k, f + 2 k, ... of that order; how many of them fall
-  // to a class is its allocation, and within the class the rows of a fold are a run.
+  // scikit-learn sorts the codes and gives fold f the places f, f + k, f + 2 k, ... of that order; how many of them
+  // fall to a class is its allocation, and within the class the rows of a fold are a run.
   std::vector<std::int64_t> by_rank;
   std::vector<std::int64_t> start = class_starts(classes, by_rank);
   std::vector<Id> parts(static_cast<std::size_t>(classes.n_rows));
