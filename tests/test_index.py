@@ -311,7 +311,7 @@ def test_ranges_may_reach_far_beyond_the_ids():
     assert folds.role(0).tolist() == [1, 2, 1, 0, 1, 2]
 
 
-def test_roles_of_many_rows():
+def test_roles_of_many_rows(each_level):
     """More rows than a chunk of the loop, both conditions, every id type."""
     n = 10_007
     rng = np.random.default_rng(3)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "index/divide.h"
+#include "index/index_kernels.h"
 #include "index/permutation.h"
 
 namespace gradfold {
@@ -197,13 +198,11 @@ void folds_sizes(const FoldsView& folds, std::int64_t* sizes) {
 std::int64_t folds_indices(const FoldsView& folds, std::int64_t split, Role role, std::int64_t room,
                            std::int64_t* out) {
   const std::int8_t wanted = static_cast<std::int8_t>(role);
+  const IndexKernels& kernels = index_kernels();
   std::int64_t found = 0;
   for_role_chunks(folds, split, [&](std::int64_t first, std::int64_t count, const std::int8_t* roles) {
-    if (found + count < room) {  // a store per row, kept only where the role fits: no branch to mispredict
-      for (std::int64_t i = 0; i < count; ++i) {
-        out[found] = first + i;
-        found += roles[i] == wanted;
-      }
+    if (found + count + kPackSlack <= room) {
+      found += kernels.pack(roles, wanted, first, count, out + found);
       return;
     }
     for (std::int64_t i = 0; i < count; ++i) {

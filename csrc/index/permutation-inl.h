@@ -11,7 +11,7 @@
 #include <cstdint>
 
 #include "index/lanes-inl.h"
-#include "index/permutation_kernels.h"
+#include "index/index_kernels.h"
 
 namespace gradfold {
 namespace {
@@ -211,8 +211,6 @@ void map(const Permutation& p, bool inverse, const std::int64_t* in, std::int64_
   else
     inverse ? map_words<Lanes64, true>(p, in, count, out) : map_words<Lanes64, false>(p, in, count, out);
 }
-
-constexpr PermutationKernels kKernels{fill, map};
 
 }  // namespace
 }  // namespace gradfold
