@@ -109,7 +109,7 @@ def test_every_kind_of_split(each_level, kind, solver):
     check(calls.problem(11, n=90, p=5, m=10, kind=kind), solver=solver, epochs=3, batch_size=16)
 
 
-@settings(max_examples=50)
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(12, 150),
