@@ -93,7 +93,8 @@ auto with_id_type(const py::array& ids, const char* name, Use use) {
   wrong_type(name, type_text(ids), "an array of uint8, uint16 or uint32");
 }
 
-FoldsView view(const py::array& ids, const py::array& conditions) {
+// The arrays as a view. With `split` only that split's conditions are checked: leave-one-out asks for one of very many.
+FoldsView view(const py::array& ids, const py::array& conditions, std::int64_t split = -1) {
   static_assert(sizeof(FoldCondition) == 5 * sizeof(std::int64_t));
   FoldsView folds{};
   with_id_type(ids, "ids", [&](auto id) {
@@ -110,7 +111,9 @@ FoldsView view(const py::array& ids, const py::array& conditions) {
   if (folds.n_rows == 0 || folds.n_id_rows == 0) wrong_value("ids", "shape " + shape_text(ids), "at least one row");
   if (folds.n_splits == 0 || folds.n_conditions == 0)
     wrong_value("conditions", "shape " + shape_text(conditions), "at least one split and one condition");
-  if (const std::int64_t bad = folds_first_bad_condition(folds); bad >= 0) {
+  const std::int64_t bad = split != -1 ? folds_first_bad_condition(folds, split, split + 1)
+                                       : folds_first_bad_condition(folds, 0, folds.n_splits);
+  if (bad >= 0) {
     const std::int64_t skip = (std::int64_t{1} << (8 * folds.id_bytes)) - 1;
     const FoldCondition& c = folds.conditions[bad];
     wrong_value("conditions",
@@ -123,9 +126,7 @@ FoldsView view(const py::array& ids, const py::array& conditions) {
 }
 
 FoldsView view_of_split(const py::array& ids, const py::array& conditions, std::int64_t split) {
-  const FoldsView folds = view(ids, conditions);
-  checked_place("split", split, folds.n_splits);
-  return folds;
+  return view(ids, conditions, checked_place("split", split, conditions.ndim() > 0 ? conditions.shape(0) : 0));
 }
 
 void sizes(const py::array& ids, const py::array& conditions, const py::array& out) {

@@ -34,7 +34,8 @@ void apply_typed(MathFunction f, const py::handle& x, const py::handle& out) {
   const T* from = read_array<T>(x, "x", {-1});
   const auto n = static_cast<std::int64_t>(py::len(x));
   T* to = write_array<T>(out, "out", {n});
-  if (to != from && to < from + n && from < to + n) wrong_value("out", "an array that overlaps x", "x itself or none of it");
+  if (to != from && to < from + n && from < to + n)
+    wrong_value("out", "an array that overlaps x", "x itself or none of it");
   const Level level = current_level();
   // The loop touches only the two buffers, which the arguments keep alive: other Python threads may run.
   py::gil_scoped_release unlocked;
@@ -72,6 +73,8 @@ void register_simd(py::module_& m) {
   auto sub = m.def_submodule("simd", "Private: the kernels' maths functions, for tests");
   sub.def("apply", &apply, py::arg("name"), py::arg("x"), py::arg("out"),
           "out[i] = f(x[i]) at the current level; x and out are one-dimensional, float32 or float64 alike.");
+  sub.def("wrong_lane_member", [] { return wrong_lane_member(current_level()); },
+          "The first member of the current level's lane types that disagrees with plain C++, or None.");
   sub.def("flush_to_zero", &flush_to_zero, py::arg("on"),
           "Switch flush-to-zero of the calling thread; False where the CPU has no such switch.");
 }

@@ -13,109 +13,89 @@ namespace {
 inline float scalar_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double scalar_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
-// What to fetch while a group of rows is worked on: the group after it. So many streams of short rows are more than a hardware
-// prefetcher follows; rows without gaps are fetched as the one stream that they are.
-template <class T>
-struct Ahead {
-  const T* const* rows;
-  const char* stream;  // null: row by row
-  std::int64_t stream_bytes;
-  template <int ROWS>
-  void fetch(std::int64_t line) const {
-    constexpr std::int64_t size = sizeof(T);
-    if (stream != nullptr) {
-      const std::int64_t begin = line * size * ROWS;
-      for (std::int64_t at = begin; at < begin + 64 * ROWS && at < stream_bytes; at += 64) __builtin_prefetch(stream + at);
-    } else {
-      for (int i = 0; i < ROWS; ++i) __builtin_prefetch(rows[i] + line);
-    }
+// Fetches memory ahead of use, a few lines at a time between the arithmetic: a burst would fill the queues, and a hardware
+// prefetcher does not follow as many streams as a vector has rows. Rows that lie without gaps are fetched as one stream.
+class Ahead {
+ public:
+  template <class T>
+  void aim(const T* const* rows, std::int64_t n_rows, std::int64_t n_features) {
+    at_ = end_ = nullptr;
+    if (n_rows <= 0 || rows[n_rows - 1] - rows[0] != (n_rows - 1) * n_features) return;
+    at_ = reinterpret_cast<const char*>(rows[0]);
+    end_ = at_ + n_rows * n_features * static_cast<std::int64_t>(sizeof(T));
   }
+  template <int LINES>
+  void fetch() {
+    if (at_ >= end_) return;
+#pragma GCC unroll 8
+    for (int i = 0; i < LINES; ++i) __builtin_prefetch(at_ + 64 * i);
+    at_ += 64 * LINES;
+  }
+
+ private:
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
 };
 
-// z[m][i] for GROUPS * L::N rows, z being [n_models][kScratchRows].
-template <class L, int M, int GROUPS, class Rows>
-void narrow_forward(const Rows rows, const Ahead<typename L::T> ahead, std::int64_t n_features, const typename L::T* W,
+// z[m][i] for L::N rows, z being [n_models][kScratchRows].
+template <class L, int M, class Rows>
+void narrow_forward(const Rows rows, Ahead& ahead_of, std::int64_t n_features, const typename L::T* W,
                     const typename L::T* intercept, typename L::T* z) {
   using T = typename L::T;
   using V = typename L::V;
   using C = Columns<L>;
-  constexpr std::int64_t kLine = 64 / sizeof(T);
-  V sum[GROUPS][M];
-  for (int g = 0; g < GROUPS; ++g)
-    for (int m = 0; m < M; ++m) sum[g][m] = L::zero();
+  Ahead ahead = ahead_of;  // a copy stays in registers
+  // Three quarters of the lines that the step itself uses; the gradient's pass fetches the rest.
+  constexpr int kLines = (C::kColumns * L::N * static_cast<int>(sizeof(T)) * 3 / 4 + 63) / 64;
+  V sum[M];
+  for (int m = 0; m < M; ++m) sum[m] = L::zero();
   for (std::int64_t f0 = 0; f0 < n_features; f0 += kFeatureChunk) {
     const std::int64_t f1 = f0 + kFeatureChunk < n_features ? f0 + kFeatureChunk : n_features;
-    V acc[GROUPS][M];
-    for (int g = 0; g < GROUPS; ++g)
-      for (int m = 0; m < M; ++m) acc[g][m] = L::zero();
-    for (std::int64_t line = f0; line < f1; line += kLine) {
-      ahead.template fetch<GROUPS * L::N>(line);
-      const std::int64_t end = line + kLine < f1 ? line + kLine : f1;
-      std::int64_t f = line;
-      for (; f + C::kColumns <= end; f += C::kColumns)
-#pragma GCC unroll 2
-        for (int g = 0; g < GROUPS; ++g) {
-          V column[C::kColumns];
-          C::load(rows.next(g * L::N), f, column);
+    V acc[M];
+    for (int m = 0; m < M; ++m) acc[m] = L::zero();
+    std::int64_t f = f0;
+    for (; f + C::kColumns <= f1; f += C::kColumns) {
+      ahead.fetch<kLines>();
+      V column[C::kColumns];
+      C::load(rows, f, column);
 #pragma GCC unroll 4
-          for (int c = 0; c < C::kColumns; ++c)
+      for (int c = 0; c < C::kColumns; ++c)
 #pragma GCC unroll 4
-            for (int m = 0; m < M; ++m) acc[g][m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[g][m]);
-        }
-      for (; f < end; ++f)
-        for (int g = 0; g < GROUPS; ++g) {
-          T column[L::N];
-          const auto at = rows.next(g * L::N).template at<1, L::N>(f);
-          for (int i = 0; i < L::N; ++i) column[i] = *at.row(i, 0);
-          const V v = L::load(column);
-          for (int m = 0; m < M; ++m) acc[g][m] = L::fma(v, L::set1(W[m * n_features + f]), acc[g][m]);
-        }
+        for (int m = 0; m < M; ++m) acc[m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[m]);
     }
-    for (int g = 0; g < GROUPS; ++g)
-      for (int m = 0; m < M; ++m) sum[g][m] = L::add(sum[g][m], acc[g][m]);
+    for (; f < f1; ++f) {
+      T column[L::N];
+      const auto at = rows.template at<1, L::N>(f);
+      for (int i = 0; i < L::N; ++i) column[i] = *at.row(i, 0);
+      const V v = L::load(column);
+      for (int m = 0; m < M; ++m) acc[m] = L::fma(v, L::set1(W[m * n_features + f]), acc[m]);
+    }
+    for (int m = 0; m < M; ++m) sum[m] = L::add(sum[m], acc[m]);
   }
-  for (int g = 0; g < GROUPS; ++g)
-    for (int m = 0; m < M; ++m) L::store(z + m * kScratchRows + g * L::N, L::add(sum[g][m], L::set1(intercept[m])));
+  for (int m = 0; m < M; ++m) L::store(z + m * kScratchRows, L::add(sum[m], L::set1(intercept[m])));
+  ahead_of = ahead;
 }
 
 // Forward of a block's rows [r0, r0 + n).
 template <class L, int M>
-void narrow_forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* W) {
+void narrow_forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* W, Ahead& ahead) {
   using T = typename L::T;
-  constexpr int kGroups = M == 1 ? 2 : 1;  // two chains for each model hide the latency of the FMA
-  auto even = [](const T* const* rows, int count) {
-    const std::int64_t stride = rows[1] - rows[0];
-    bool same = true;
-    for (int k = 2; k < count; ++k) same &= rows[k] - rows[k - 1] == stride;
-    return same;
-  };
-  std::int64_t i = 0;
-  auto run = [&]<int GROUPS>() {
-    constexpr int rows_of = GROUPS * L::N;
-    for (; i < n; i += rows_of) {
-      const T* const* rows = task.x + r0 + i;
-      const T* filled[rows_of];
-      if (i + rows_of > n) {
-        if constexpr (GROUPS > 1) return;
-        // The last rows of a block: their vector is filled up with the last row again.
-        for (int k = 0; k < rows_of; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
-        rows = filled;
-      }
-      Ahead<T> ahead{rows, nullptr, 0};
-      if (task.n_rows - r0 - i >= 3 * rows_of) {
-        ahead.rows = rows + 2 * rows_of;
-        if (rows[3 * rows_of - 1] - rows[0] == (3 * rows_of - 1) * task.n_features)
-          ahead = {ahead.rows, reinterpret_cast<const char*>(ahead.rows[0]), rows_of * task.n_features * std::int64_t{sizeof(T)}};
-      }
-      T* z = task.scratch + i;
-      if (even(rows, rows_of))
-        narrow_forward<L, M, GROUPS>(RowStride<T>{rows[0], rows[1] - rows[0]}, ahead, task.n_features, W, task.intercept, z);
-      else
-        narrow_forward<L, M, GROUPS>(RowPointers<T>{rows}, ahead, task.n_features, W, task.intercept, z);
+  for (std::int64_t i = 0; i < n; i += L::N) {
+    const T* const* rows = task.x + r0 + i;
+    const T* filled[L::N];
+    if (i + L::N > n) {  // the last rows of a block: their vector is filled up with the last row again
+      for (int k = 0; k < L::N; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
+      rows = filled;
     }
-  };
-  if constexpr (kGroups > 1) run.template operator()<kGroups>();
-  run.template operator()<1>();
+    const std::int64_t stride = rows[1] - rows[0];
+    bool even = true;
+    for (int k = 2; k < L::N; ++k) even &= rows[k] - rows[k - 1] == stride;
+    T* z = task.scratch + i;
+    if (even)
+      narrow_forward<L, M>(RowStride<T>{rows[0], stride}, ahead, task.n_features, W, task.intercept, z);
+    else
+      narrow_forward<L, M>(RowPointers<T>{rows}, ahead, task.n_features, W, task.intercept, z);
+  }
 }
 
 template <class T, int M>
@@ -173,20 +153,27 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
   return poisoned;
 }
 
-// grad[m][f] goes on over `n` rows; TILE vectors of features at a time.
+// grad[m][f] goes on over `n` rows, for the features of TILE vectors from f on. The last vector ends with the last feature at the
+// latest: it may overlap the one before it, and then both hold the same sums.
 template <class L, int M, int TILE>
 void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::int64_t f, std::int64_t n_features,
-                          const typename L::T* residual, typename L::T* grad) {
+                          const typename L::T* residual, typename L::T* grad, Ahead& ahead_of) {
   using V = typename L::V;
+  Ahead ahead = ahead_of;
+  std::int64_t at[TILE];
+#pragma GCC unroll 8
+  for (int t = 0; t < TILE; ++t) at[t] = f + t * L::N;
+  if (at[TILE - 1] > n_features - L::N) at[TILE - 1] = n_features - L::N;
   V acc[M][TILE];
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int t = 0; t < TILE; ++t) acc[m][t] = L::load(grad + m * n_features + f + t * L::N);
+    for (int t = 0; t < TILE; ++t) acc[m][t] = L::load(grad + m * n_features + at[t]);
   for (std::int64_t r = 0; r < n; ++r) {
+    ahead.fetch<(TILE + 3) / 4>();
     V xv[TILE];
 #pragma GCC unroll 8
-    for (int t = 0; t < TILE; ++t) xv[t] = L::load(x[r] + f + t * L::N);
+    for (int t = 0; t < TILE; ++t) xv[t] = L::load(x[r] + at[t]);
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const V rv = L::set1(residual[m * kScratchRows + r]);
@@ -197,25 +184,47 @@ void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::in
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int t = 0; t < TILE; ++t) L::store(grad + m * n_features + f + t * L::N, acc[m][t]);
+    for (int t = 0; t < TILE; ++t) L::store(grad + m * n_features + at[t], acc[m][t]);
+  ahead_of = ahead;
+}
+
+template <class L, int M, int TILE>
+void narrow_gradient_tiles(int n_vectors, const typename L::T* const* x, std::int64_t n, std::int64_t f, std::int64_t n_features,
+                           const typename L::T* residual, typename L::T* grad, Ahead& ahead) {
+  if (n_vectors == TILE)
+    narrow_gradient_tile<L, M, TILE>(x, n, f, n_features, residual, grad, ahead);
+  else if constexpr (TILE > 1)
+    narrow_gradient_tiles<L, M, TILE - 1>(n_vectors, x, n, f, n_features, residual, grad, ahead);
 }
 
 template <class L, int M>
 void narrow_gradient(const typename L::T* const* x, std::int64_t n, std::int64_t n_features, const typename L::T* residual,
-                     typename L::T* grad) {
-  constexpr int tile = M == 1 ? 8 : 4;
-  std::int64_t f = 0;
-  for (; f + tile * L::N <= n_features; f += tile * L::N) narrow_gradient_tile<L, M, tile>(x, n, f, n_features, residual, grad);
-  if constexpr (tile > 4)
-    for (; f + 4 * L::N <= n_features; f += 4 * L::N) narrow_gradient_tile<L, M, 4>(x, n, f, n_features, residual, grad);
-  for (; f + 2 * L::N <= n_features; f += 2 * L::N) narrow_gradient_tile<L, M, 2>(x, n, f, n_features, residual, grad);
-  for (; f + L::N <= n_features; f += L::N) narrow_gradient_tile<L, M, 1>(x, n, f, n_features, residual, grad);
-  for (std::int64_t r = 0; f < n_features && r < n; ++r)
-    for (std::int64_t g = f; g < n_features; ++g)
-      for (int m = 0; m < M; ++m) {
-        auto* at = grad + m * n_features + g;
-        *at = scalar_fma(x[r][g], residual[m * kScratchRows + r], *at);
-      }
+                     typename L::T* grad, Ahead& ahead) {
+  constexpr std::int64_t kTile = M == 1 ? 8 : 4;
+  if (n_features < L::N) {
+    for (std::int64_t r = 0; r < n; ++r)
+      for (std::int64_t f = 0; f < n_features; ++f)
+        for (int m = 0; m < M; ++m) {
+          auto* at = grad + m * n_features + f;
+          *at = scalar_fma(x[r][f], residual[m * kScratchRows + r], *at);
+        }
+    return;
+  }
+  for (std::int64_t f = 0; f < n_features;) {
+    const std::int64_t wanted = (n_features - f + L::N - 1) / L::N;
+    // A last vector that overlaps must not stand alone: the tile before it has stored what it would add to again.
+    const std::int64_t take = wanted <= kTile ? wanted : (wanted == kTile + 1 ? kTile - 1 : kTile);
+    narrow_gradient_tiles<L, M, static_cast<int>(kTile)>(static_cast<int>(take), x, n, f, n_features, residual, grad, ahead);
+    f += take * L::N;
+  }
+}
+
+// Rows of a narrow block: what the forward pass has read is still in the first-level cache when the gradient reads it again.
+template <class T>
+std::int64_t narrow_block_rows(std::int64_t n_features) {
+  constexpr std::int64_t kBlockBytes = 8 * 1024;  // measured: fetching further ahead than this was slower
+  const std::int64_t rows = kBlockBytes / (static_cast<std::int64_t>(sizeof(T)) * n_features) / 16 * 16;
+  return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
 }
 
 template <class L, int M, class LossType>
@@ -231,24 +240,26 @@ bool narrow_chunk_of(const ChunkTask<typename L::T>& task) {
   if (want_gradient)
     for (std::int64_t i = 0; i < M * p; ++i) grad[i] = T(0);
   NarrowSums<T, M> sums;
-  const std::int64_t step = block_rows<T>(p);
+  const std::int64_t step = narrow_block_rows<T>(p);
   for (std::int64_t r0 = 0; r0 < task.n_rows; r0 += step) {
     if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
-    narrow_forward_block<L, M>(task, r0, n, W);
+    Ahead ahead;
+    ahead.aim(task.x + r0 + n, r0 + 2 * n < task.n_rows ? n : task.n_rows - r0 - n, p);
+    narrow_forward_block<L, M>(task, r0, n, W, ahead);
     bool select = false;
     for (int m = 0; m < M; ++m)
       select |= narrow_residual<L, LossType>(task, r0, n, m, task.scratch + m * kScratchRows, sums.residual[m], sums.count[m],
                                              sums.loss[m], sums.weight[m]);
     if (!want_gradient) continue;
     if (!select) {
-      narrow_gradient<L, M>(task.x + r0, n, p, task.scratch, grad);
+      narrow_gradient<L, M>(task.x + r0, n, p, task.scratch, grad, ahead);
       continue;
     }
     for (int m = 0; m < M; ++m)  // a row that is not finite: each model takes only its own rows
       for (std::int64_t r = 0; r < n; ++r)
         if (task.roles[r0 + r] >> m & 1)
-          narrow_gradient<L, 1>(task.x + r0 + r, 1, p, task.scratch + m * kScratchRows + r, grad + m * p);
+          narrow_gradient<L, 1>(task.x + r0 + r, 1, p, task.scratch + m * kScratchRows + r, grad + m * p, ahead);
   }
   for (int m = 0; m < M; ++m) {
     if (want_gradient)

@@ -110,9 +110,9 @@ void assign_by_class(const Classes& classes, const Shuffle& shuffle, Part part, 
 
 }  // namespace
 
-std::int64_t folds_first_bad_condition(const FoldsView& folds) {
+std::int64_t folds_first_bad_condition(const FoldsView& folds, std::int64_t first, std::int64_t last) {
   const std::int64_t skip = (std::int64_t{1} << (8 * folds.id_bytes)) - 1;
-  for (std::int64_t k = 0; k < folds.n_splits * folds.n_conditions; ++k) {
+  for (std::int64_t k = first * folds.n_conditions; k < last * folds.n_conditions; ++k) {
     const FoldCondition& c = folds.conditions[k];
     const bool good = 0 <= c.id_row && c.id_row < folds.n_id_rows &&                               //
                       0 <= c.score_lo && c.score_lo <= c.score_hi && c.score_hi <= skip &&         //

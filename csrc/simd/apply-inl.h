@@ -1,7 +1,8 @@
-// The loops behind MathTable. Include after a lanes_<level>.h.
+// What stands behind MathTable. Include after a lanes_<level>.h.
 #pragma once
 #include <cstdint>
 
+#include "simd/check-inl.h"
 #include "simd/math-inl.h"
 #include "simd/simd.h"
 
@@ -30,6 +31,11 @@ void apply(MathFunction f, const typename L::T* in, typename L::T* out, std::int
     case MathFunction::log1p_unit: return apply_each<L>([](V x) { return log1p_unit<L>(x); }, in, out, n);
     case MathFunction::cos: return apply_each<L>([](V x) { return cos<L>(x); }, in, out, n);
   }
+}
+
+inline const char* wrong_member_of_either() {
+  const char* wrong = wrong_lane_member<F32>();
+  return wrong != nullptr ? wrong : wrong_lane_member<F64>();
 }
 
 }  // namespace

@@ -23,7 +23,6 @@ struct RowPointers {
   At<Group, Groups> at(std::int64_t f) const {
     return {first, f};
   }
-  RowPointers next(int n) const { return {first + n}; }
 };
 
 // Evenly spaced rows: one base and one stride for a group of four, which the addressing modes of the loads absorb. The empty asm
@@ -51,7 +50,6 @@ struct RowStride {
     }
     return out;
   }
-  RowStride next(int n) const { return {first + n * stride, stride}; }
 };
 
 template <class L>

@@ -1,7 +1,7 @@
 // Lanes of AVX-512: 16 float32 or 8 float64. See csrc/simd/README.md for what every lane type offers.
 // Include only from a *_x86_v4.cpp file: everything here has internal linkage on purpose.
-// A maskz form with a full mask compiles to the plain instruction; it stands where g++ 12 would warn of an uninitialised
-// variable in its own header.
+// A maskz form with a full mask compiles to the plain instruction; it stands where g++ 12 would warn of an
+// uninitialised variable in its own header.
 #pragma once
 #include <immintrin.h>
 
@@ -29,7 +29,7 @@ struct F64 {
   static V sub(V a, V b) { return _mm512_sub_pd(a, b); }
   static V mul(V a, V b) { return _mm512_mul_pd(a, b); }
   static V div(V a, V b) { return _mm512_div_pd(a, b); }
-  static V sqrt(V a) { return _mm512_sqrt_pd(a); }
+  static V sqrt(V a) { return _mm512_maskz_sqrt_pd(0xff, a); }
   static V fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm512_fnmadd_pd(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm512_mask3_fmadd_pd(a, b, c, m); }
@@ -88,7 +88,7 @@ struct F32 {
   static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
   static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
   static V div(V a, V b) { return _mm512_div_ps(a, b); }
-  static V sqrt(V a) { return _mm512_sqrt_ps(a); }
+  static V sqrt(V a) { return _mm512_maskz_sqrt_ps(0xffff, a); }
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm512_mask3_fmadd_ps(a, b, c, m); }

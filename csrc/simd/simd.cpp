@@ -23,4 +23,9 @@ void math_apply(Level level, MathFunction f, const double* in, double* out, std:
   table(level).apply_double(f, in, out, n);
 }
 
+const char* wrong_lane_member(Level level) {
+  const FloatingPointGuard guard;
+  return table(level).wrong_lane_member();
+}
+
 }  // namespace gradfold

@@ -2,4 +2,5 @@
 
 #include "simd/apply-inl.h"
 
-const gradfold::MathTable gradfold::math_table_x86_v3{gradfold::apply<gradfold::F32>, gradfold::apply<gradfold::F64>};
+const gradfold::MathTable gradfold::math_table_x86_v3{gradfold::apply<gradfold::F32>, gradfold::apply<gradfold::F64>,
+                                                      gradfold::wrong_member_of_either};

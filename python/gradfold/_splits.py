@@ -1,0 +1,147 @@
+"""What `fit` asks of splits beyond their roles: reading the argument, counting, the rows of the refit, a digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradfold import _check
+
+if TYPE_CHECKING:
+    from gradfold.index import Folds
+
+Array = npt.NDArray[Any]
+
+DEFAULT_SPLITS = 5
+SKIP = 255  # the id of a skipped row in the uint8 ids that the refit uses
+
+_STEP = 1 << 20
+
+
+def read(folds: object, X: Array, y: Array, labels: bool, n_candidates: int, seed: int) -> Folds | None:
+    """The splits that `fit`'s argument `folds` asks for; None means that there is nothing to choose.
+
+    Parameters
+    ----------
+    folds : Folds, int, object with a method `split`, iterable of (train, test) pairs, or None
+    labels : bool
+        Whether y holds labels: an int then means stratified folds.
+    """
+    from gradfold import index
+
+    n_rows = len(X)
+    if folds is None:
+        if n_candidates < 2:
+            return None
+        folds = DEFAULT_SPLITS
+    if isinstance(folds, index.Folds):
+        if folds.n_rows != n_rows:
+            raise ValueError(f"folds: got Folds over {folds.n_rows} rows, wanted {n_rows} as in X")
+        return folds
+    if isinstance(folds, (int, np.integer)):
+        k = _check.integer("folds", folds, 2)
+        if k > n_rows:
+            raise ValueError(f"folds: got {k} splits of {n_rows} rows, wanted n_splits <= n_rows")
+        if labels:
+            return index.stratified_kfold((y > 0).astype(np.int8), k, seed=seed)
+        return index.kfold(n_rows, k, seed=seed)
+    if callable(getattr(folds, "split", None)) and not isinstance(folds, (str, bytes)):
+        folds = folds.split(X, y)  # type: ignore[attr-defined]
+    if isinstance(folds, Iterable) and not isinstance(folds, (str, bytes)):
+        pairs = list(folds)
+        if not pairs:
+            raise ValueError("folds: got no (train, test) pair, wanted at least one")
+        return index.from_splits(n_rows, pairs)
+    raise TypeError(
+        f"folds: got {_check.describe(folds)}, wanted Folds, an int, (train, test) pairs, an object with split(X, y), or None"
+    )
+
+
+def check_every_split_trains(folds: Folds, sample_weight: Array | None) -> None:
+    """Raise a ValueError that names the first split with no training row of positive weight."""
+    if folds.n_splits == 0:
+        raise ValueError("folds: got no split, wanted at least one")
+    trained = _training_counts(folds, sample_weight)
+    if (trained == 0).any():
+        weighted = "" if sample_weight is None else " of a weight above 0"
+        raise ValueError(f"folds: split {int((trained == 0).argmax())} has no training row{weighted}, wanted at least one")
+
+
+def refit_ids(folds: Folds | None, n_rows: int) -> Array:
+    """Ids of shape (1, n_rows): 0 for a row that some split trains or scores, `SKIP` for the rest."""
+    if folds is None:
+        return np.zeros((1, n_rows), np.uint8)
+    ids = np.full((1, n_rows), SKIP, np.uint8)
+    if folds.conditions.shape[1] > 1:
+        for s in range(folds.n_splits):
+            ids[0, folds.role(s) != 0] = 0
+        return ids
+    conditions = folds.conditions[:, 0]
+    for row in np.unique(conditions[:, 0]):
+        # Which ids some split of this id row trains or scores: +1 where a range begins, -1 behind its end.
+        mine = conditions[conditions[:, 0] == row]
+        top = int(mine[:, [2, 4]].max())
+        steps = np.zeros(top + 1, np.int64)
+        for low, high in ((1, 2), (3, 4)):
+            some = mine[:, low] < mine[:, high]
+            np.add.at(steps, mine[some, low], 1)
+            np.add.at(steps, mine[some, high], -1)
+        used = np.cumsum(steps) > 0  # used[top] is False: every range ends there or before
+        for a, b in _blocks(n_rows):
+            ids[0, a:b][used[np.minimum(folds.ids[row, a:b], top)]] = 0
+    return ids
+
+
+def digest(folds: Folds | None) -> str | None:
+    """SHA-256 of the splits' ids and conditions, with their types and shapes."""
+    if folds is None:
+        return None
+    sha = hashlib.sha256()
+    for array in (folds.ids, folds.conditions):
+        sha.update(f"{array.dtype.newbyteorder('<').str}{array.shape}".encode())
+        for row in array.reshape(len(array), -1):
+            for a in range(0, len(row), _STEP):
+                sha.update(np.ascontiguousarray(row[a : a + _STEP], array.dtype.newbyteorder("<")))
+    return sha.hexdigest()
+
+
+def _training_counts(folds: Folds, sample_weight: Array | None) -> Array:
+    """Rows of positive weight that each split trains on, shape (n_splits,)."""
+    if folds.conditions.shape[1] > 1:
+        counts = np.zeros(folds.n_splits, np.int64)
+        for s in range(folds.n_splits):
+            trains = folds.role(s) == 1
+            if sample_weight is not None:
+                trains &= sample_weight > 0
+            counts[s] = np.count_nonzero(trains)
+        return counts
+    # One condition: count the rows of each id once, then every split is a difference of cumulative counts. So
+    # leave-one-out over n rows takes n steps and not n².
+    counts = np.zeros(folds.n_splits, np.int64)
+    conditions = folds.conditions[:, 0]
+    for row in np.unique(conditions[:, 0]):
+        mine = conditions[:, 0] == row
+        _, score_lo, score_hi, train_lo, train_hi = conditions[mine].T
+        top = int(max(score_hi.max(), train_hi.max(), 0))
+        below = np.zeros(top + 2, np.int64)
+        for a, b in _blocks(folds.n_rows):
+            ids = np.minimum(folds.ids[row, a:b], top).astype(np.int64)
+            if sample_weight is not None:
+                ids = ids[sample_weight[a:b] > 0]
+            below[1:] += np.bincount(ids, minlength=top + 1)
+        below = np.cumsum(below)
+        both_lo, both_hi = np.maximum(score_lo, train_lo), np.minimum(score_hi, train_hi)
+        both_hi = np.maximum(both_lo, both_hi)
+        train_hi = np.maximum(train_lo, train_hi)
+        both = np.where(both_hi > both_lo, below[np.minimum(both_hi, top)] - below[np.minimum(both_lo, top)], 0)
+        counts[mine] = below[train_hi] - below[train_lo] - both
+    return counts
+
+
+def _blocks(n: int) -> Iterable[tuple[int, int]]:
+    for a in range(0, n, _STEP):
+        yield a, min(a + _STEP, n)

@@ -1,0 +1,197 @@
+"""The batched loss and gradient of many linear models over one matrix."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradfold import _check, _core, _target, loss as _loss
+
+if TYPE_CHECKING:
+    from gradfold.index import Folds
+
+Array = npt.NDArray[Any]
+Result = tuple["Array | None", Array, "Array | None"]
+
+
+def loss_gradient(
+    X: Array,
+    y: Array,
+    W: Array,
+    intercept: Array | None = None,
+    *,
+    loss: str,
+    reduction: str = "mean",
+    rows: Array | None = None,
+    folds: Folds | None = None,
+    split_of_model: Array | None = None,
+    sample_weight: Array | None = None,
+    return_loss: bool = True,
+    n_threads: int | None = None,
+    out: Result | None = None,
+    check_finite: bool = False,
+) -> Result:
+    """Loss and gradient of many models in one pass over X. No penalty is added; nothing is converted.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+        float32 or float64, C-contiguous. Its dtype T is the dtype of `y`, `W`, `intercept` and `sample_weight` too.
+    y : ndarray of shape (n_rows,)
+        For "log_loss" in {0, 1} or {-1, 1}.
+    W : ndarray of shape (n_features, n_models) or (n_features, n_outputs, n_models)
+        Weights, C-contiguous. The losses of this version have one output.
+    intercept : ndarray of shape (n_models,) or (n_outputs, n_models), optional
+        Absent: no intercept, and no gradient of one.
+    loss : {"log_loss", "squared_error"}
+    reduction : {"mean", "sum"}
+        "sum" is the sum over the training rows visited, weighted; "mean" divides it by the sum of their weights.
+    rows : ndarray of int64, shape (n_positions,), optional
+        Row numbers to visit, in this order, repeats allowed. Sums are chunked by position, so the order decides the
+        last bits. Default: all rows in natural order.
+    folds : Folds, optional
+        A model sums over the training rows of its split only. Default: every model trains on every row.
+    split_of_model : ndarray of int64, shape (n_models,), optional
+        The split of each model. Default: m mod n_splits. Needs `folds`.
+    sample_weight : ndarray of shape (n_rows,), optional
+        At least 0. A row of weight 0 touches nothing.
+    return_loss : bool
+        False leaves the loss out, which is faster.
+    n_threads : int, optional
+        Default: the processors this process may use. The result's bits do not depend on it.
+    out : tuple, optional
+        (loss, grad_W, grad_intercept) to write into, None where the result has None. C-contiguous, writable, not
+        overlapping an input or each other.
+    check_finite : bool
+        Also check that X, y, W, intercept and sample_weight are finite and y is in its loss's domain.
+
+    Returns
+    -------
+    loss : ndarray of float64, shape (n_models,), or None
+        NaN for the mean of no rows.
+    grad_W : ndarray of T, the shape of `W`
+        Zero for no rows.
+    grad_intercept : ndarray of T, the shape of `intercept`, or None
+
+    Raises
+    ------
+    TypeError
+        A wrong type or dtype.
+    ValueError
+        A wrong shape or layout, an id out of range, an unknown name, a negative weight, an `out` that is read-only
+        or overlaps, and, with `check_finite`, a value that is not finite or not in the domain of the loss.
+    """
+    X = _check.float_array("X", X, 2)
+    n_rows, n_features = X.shape
+    dtype = X.dtype
+    y = _check.kernel_array("y", y, dtype, (n_rows,))
+    if isinstance(W, np.ndarray) and W.ndim == 3:
+        W = _check.kernel_array("W", W, dtype, (n_features, 1, None))
+    else:
+        W = _check.kernel_array("W", W, dtype, (n_features, None))
+    n_models = W.shape[-1]
+    if n_models == 0:
+        raise ValueError(f"W: got the empty shape {W.shape}, wanted at least one model")
+    per_model = W.shape[1:]
+    if intercept is not None:
+        intercept = _check.kernel_array("intercept", intercept, dtype, per_model)
+    name = _check.choice("loss", loss, _loss.NAMES)
+    mean = _check.choice("reduction", reduction, ("mean", "sum")) == "mean"
+    if rows is not None:
+        rows = _ids("rows", rows, None, n_rows, "n_rows")
+    ids, conditions, split_of_model = _roles(folds, split_of_model, n_rows, n_models)
+    threads = _check.threads(n_threads)
+    check = _check.boolean("check_finite", check_finite)
+    with_loss = _check.boolean("return_loss", return_loss)
+    if sample_weight is not None:
+        sample_weight = _check.kernel_array("sample_weight", sample_weight, dtype, (n_rows,))
+        _check.weights("sample_weight", sample_weight, threads, check)
+    if check:
+        _check.finite("X", X, threads)
+        _check.finite("W", W.reshape(n_features, n_models), threads)
+        if intercept is not None:
+            _check.finite("intercept", intercept.reshape(n_models), threads)
+        _target.check_domain(y, name, threads)
+
+    inputs = {"X": X, "y": y, "W": W, "intercept": intercept, "rows": rows, "sample_weight": sample_weight}
+    inputs |= {"folds": ids, "split_of_model": split_of_model}
+    loss_out, grad_W, grad_intercept = _outputs(out, with_loss, W, intercept, inputs)
+    _core.gradient.loss_gradient(
+        X,
+        y,
+        W.reshape(n_features, n_models),
+        None if intercept is None else intercept.reshape(n_models),
+        name,
+        mean,
+        rows,
+        ids,
+        conditions,
+        split_of_model,
+        sample_weight,
+        loss_out,
+        grad_W.reshape(n_features, n_models),
+        None if grad_intercept is None else grad_intercept.reshape(n_models),
+        threads,
+    )
+    return loss_out, grad_W, grad_intercept
+
+
+def _ids(argument: str, value: object, length: int | None, bound: int, bound_name: str) -> Array:
+    ids = _check.kernel_array(argument, value, np.int64, (length,))
+    if ids.size and (ids.min() < 0 or ids.max() >= bound):
+        place = int(((ids < 0) | (ids >= bound)).argmax())
+        raise ValueError(f"{argument}: got {ids[place]} at position {place}, wanted 0 to {bound_name} - 1 = {bound - 1}")
+    return ids
+
+
+def _roles(
+    folds: Folds | None, split_of_model: object, n_rows: int, n_models: int
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The two arrays of `folds`, and each model's split."""
+    if folds is None:
+        if split_of_model is not None:
+            raise ValueError("split_of_model: got one without folds, wanted folds too")
+        return None, None, None
+    from gradfold.index import Folds
+
+    if not isinstance(folds, Folds):
+        raise TypeError(f"folds: got {_check.describe(folds)}, wanted a Folds of gradfold.index")
+    if folds.n_rows != n_rows:
+        raise ValueError(f"folds: got {folds.n_rows} rows, wanted {n_rows} as in X")
+    if split_of_model is None:
+        return folds.ids, folds.conditions, np.arange(n_models, dtype=np.int64) % folds.n_splits
+    return folds.ids, folds.conditions, _ids("split_of_model", split_of_model, n_models, folds.n_splits, "n_splits")
+
+
+def _outputs(
+    out: object, with_loss: bool, W: Array, intercept: Array | None, inputs: dict[str, Array | None]
+) -> Result:
+    """The arrays to write: new ones, or `out` after its checks."""
+    n_models = W.shape[-1]
+    if out is None:
+        return (
+            np.empty(n_models, np.float64) if with_loss else None,
+            np.empty_like(W),
+            None if intercept is None else np.empty_like(intercept),
+        )
+    if not isinstance(out, tuple) or len(out) != 3:
+        raise TypeError(f"out: got {_check.describe(out)}, wanted a tuple (loss, grad_W, grad_intercept)")
+    wanted = {
+        "out[0] (loss)": ((n_models,), np.dtype(np.float64)) if with_loss else None,
+        "out[1] (grad_W)": (W.shape, W.dtype),
+        "out[2] (grad_intercept)": None if intercept is None else (intercept.shape, W.dtype),
+    }
+    for (argument, form), array in zip(wanted.items(), out):
+        if form is None:
+            if array is not None:
+                raise ValueError(f"{argument}: got {_check.describe(array)}, wanted None, because the call does not ask for it")
+            continue
+        _check.kernel_array(argument, array, form[1], form[0], writable=True)
+        for other, memory in inputs.items():
+            # Both are contiguous, so the comparison of bounds is exact.
+            if memory is not None and np.may_share_memory(array, memory):
+                raise ValueError(f"{argument}: overlaps the memory of {other}, wanted memory of its own")
+        inputs = inputs | {argument: array}
+    return out
