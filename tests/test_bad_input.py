@@ -246,8 +246,12 @@ def test_check_finite_off_lets_unused_rows_be_anything() -> None:
 
 def test_split_without_training_row_is_named() -> None:
     rows = np.arange(N)
-    with pytest.raises(ValueError, match="split 1 has no training row"):
+    with pytest.raises(ValueError, match=r"splits\[1\] train: got no row"):
         _fit(folds=[(rows[:30], rows[30:]), (rows[:0], rows[30:])])
+    ids = (rows % 3).astype(np.uint8)[None]
+    conditions = np.array([[[0, 0, 1, 0, 3]], [[0, 0, 3, 0, 3]]])
+    with pytest.raises(ValueError, match="split 1 has no training row"):
+        _fit(folds=gf.index.Folds(ids, conditions))
     weight = (rows >= 30).astype(np.float64)
     with pytest.raises(ValueError, match="split 0 has no training row of a weight above 0"):
         _fit(folds=[(rows[:30], rows[30:]), (rows[30:], rows[:30])], sample_weight=weight)

@@ -1,8 +1,7 @@
-"""What `fit` asks of splits beyond their roles: reading the argument, counting, the rows of the refit, a digest."""
+"""What `fit` asks of splits beyond their roles: reading the argument, counting, the rows of the refit."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -94,19 +93,6 @@ def refit_ids(folds: Folds | None, n_rows: int) -> Array:
         for a, b in _blocks(n_rows):
             ids[0, a:b][used[np.minimum(folds.ids[row, a:b], top)]] = 0
     return ids
-
-
-def digest(folds: Folds | None) -> str | None:
-    """SHA-256 of the splits' ids and conditions, with their types and shapes."""
-    if folds is None:
-        return None
-    sha = hashlib.sha256()
-    for array in (folds.ids, folds.conditions):
-        sha.update(f"{array.dtype.newbyteorder('<').str}{array.shape}".encode())
-        for row in array.reshape(len(array), -1):
-            for a in range(0, len(row), _STEP):
-                sha.update(np.ascontiguousarray(row[a : a + _STEP], array.dtype.newbyteorder("<")))
-    return sha.hexdigest()
 
 
 def _training_counts(folds: Folds, sample_weight: Array | None) -> Array:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, _splits, _storage, loss as _loss
+from gradfold import _check, _core, _storage, loss as _loss
 from gradfold.candidates import Candidates
 
 if TYPE_CHECKING:
@@ -189,8 +189,8 @@ class Run:
     @property
     def folds_digest(self) -> str | None:
         """SHA-256 of the splits, to tell whether two runs used the same ones; None without splits."""
-        if self._folds_digest is None:
-            self._folds_digest = _splits.digest(self._folds)
+        if self._folds_digest is None and self._folds is not None:
+            self._folds_digest = self._folds.digest()
         return self._folds_digest
 
     # -- prediction with the refitted model ---------------------------------------------------------------------------
@@ -331,7 +331,8 @@ class Run:
             for chunk in _row_chunks(rows, X):
                 raw = _raw(X[chunk], self.coef[models], self.intercept[models], threads).astype(np.float64)
                 w = _weights(weight, chunk)
-                value += w @ _pointwise(name, y[chunk].astype(np.float64)[:, None], raw)
+                with np.errstate(over="ignore", invalid="ignore"):  # of diverged models, whose scores are NaN below
+                    value += w @ _pointwise(name, y[chunk].astype(np.float64)[:, None], raw)
                 total += float(w.sum())
             if name == "r2":
                 # As scikit-learn: a constant target scores 1 if it is met exactly and 0 if not.
