@@ -250,7 +250,7 @@ def test_split_without_training_row_is_named() -> None:
         _fit(folds=[(rows[:30], rows[30:]), (rows[:0], rows[30:])])
     ids = (rows % 3).astype(np.uint8)[None]
     conditions = np.array([[[0, 0, 1, 0, 3]], [[0, 0, 3, 0, 3]]])
-    with pytest.raises(ValueError, match="split 1 has no training row"):
+    with pytest.raises(ValueError, match="no training row for split 1"):
         _fit(folds=gf.index.Folds(ids, conditions))
     weight = (rows >= 30).astype(np.float64)
     with pytest.raises(ValueError, match="split 0 has no training row of a weight above 0"):

@@ -96,12 +96,13 @@ def threads(value: object) -> int:
 def float_dtype(argument: str, value: object) -> np.dtype[Any]:
     """float32 or float64, as a dtype."""
     try:
-        dtype = np.dtype(value)  # type: ignore[call-overload]
+        dtype: np.dtype[Any] = np.dtype(value)  # type: ignore[call-overload]
     except TypeError:
         raise TypeError(f"{argument}: got {value!r}, wanted float32 or float64") from None
+    dtype = dtype.newbyteorder("=")
     if dtype not in FLOATS:
         raise TypeError(f"{argument}: got {dtype}, wanted float32 or float64")
-    return np.dtype(dtype.type)
+    return dtype
 
 
 def device(value: object) -> None:

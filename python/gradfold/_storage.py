@@ -116,5 +116,5 @@ def checksum(array: Array) -> str:
     little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     sha = hashlib.sha256(f"{little.dtype.str}{array.shape}".encode())
     if little.size:
-        sha.update(little.reshape(-1).view(np.uint8))
+        sha.update(little.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

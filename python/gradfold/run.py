@@ -475,6 +475,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     arrays, meta = _storage.read(path, _FORMAT, _FORMAT_VERSION)
     try:
         best_intercept = arrays.get("best_intercept")
+        models: dict[str, Any] = {name: arrays[name] for name in _ARRAYS[:7]}
         run = Run(
             candidates=None if meta["candidates"] is None else Candidates(meta["candidates"]),
             params=[dict(row) for row in meta["params"]],
@@ -490,7 +491,7 @@ def load(path: str | os.PathLike[str]) -> Run:
             best_coef=arrays.get("best_coef"),
             best_intercept=None if best_intercept is None else float(best_intercept),
             classes=arrays.get("classes"),
-            **{name: arrays[name] for name in _ARRAYS[:7]},
+            **models,
         )
         weights = run.weights_sha256
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
