@@ -1,8 +1,9 @@
 """Fit the constants of ``csrc/simd/math_constants.h`` and write that file.
 
-``python scripts/fit_polynomials.py`` prints the header; ``--check FILE`` compares it with a file instead (exit code
-1 when they differ). Needs mpmath. Every polynomial is the minimax one for the *relative* error of the function that
-it ends up in, found by the exchange algorithm of E. Remez (1934) and then rounded, coefficient by coefficient.
+``python scripts/fit_polynomials.py`` prints the header; ``--check FILE`` compares it with a file
+instead (exit code 1 when they differ). Needs mpmath. Every polynomial is the minimax one for the
+*relative* error of the function that it ends up in, found by the exchange algorithm of E. Remez
+(1934) and then rounded, coefficient by coefficient.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import mpmath as mp
+import mpmath as mp  # type: ignore[import-untyped]
 
 mp.mp.prec = 200
 Function = Callable[[mp.mpf], mp.mpf]
+Fit = tuple[
+    list[mp.mpf], mp.mpf
+]  # coefficients, lowest power first, and the weighted error reached
 
 
-def remez(target: Function, weight: Function, lo: mp.mpf, hi: mp.mpf, degree: int) -> tuple[list[mp.mpf], mp.mpf]:
+def remez(target: Function, weight: Function, lo: mp.mpf, hi: mp.mpf, degree: int) -> Fit:
     """Polynomial p minimising max |weight * (p - target)| on [lo, hi].
 
     Parameters
@@ -59,7 +63,10 @@ def remez(target: Function, weight: Function, lo: mp.mpf, hi: mp.mpf, degree: in
         solution = mp.lu_solve(system, right)
         coefficients = [solution[i] for i in range(degree + 1)]
         level = abs(solution[degree + 1])
-        error = [w * (mp.polyval(coefficients[::-1], x) - g) for x, g, w in zip(grid, goal, weights, strict=True)]
+        error = [
+            w * (mp.polyval(coefficients[::-1], x) - g)
+            for x, g, w in zip(grid, goal, weights, strict=True)
+        ]
         # One extremum of the error for each run of one sign.
         extrema: list[int] = []
         for i, e in enumerate(error):
@@ -128,17 +135,21 @@ def block(fmt: Format) -> list[str]:
     def bits(name: str, x: float) -> None:
         lines.append(f"  static constexpr {fmt.bits_name} {name} = {fmt.bits(x)};")
 
-    def polynomial(name: str, first: int, fit: tuple[list[mp.mpf], mp.mpf]) -> None:
-        lines.append(f"  // relative error of the fit: {mp.nstr(fit[1] * 2 ** (fmt.digits - 1), 2)} * 2^-{fmt.digits - 1}")
-        for i, c in enumerate(fit[0]):
-            value(f"{name}{first + i}", c)
+    def polynomial(name: str, first: int, fit: Fit, step: int = 1) -> None:
+        coefficients, error = fit
+        unit = fmt.digits - 1
+        lines.append(f"  // relative error of the fit: {mp.nstr(error * 2**unit, 2)} * 2^-{unit}")
+        for i, c in enumerate(coefficients):
+            value(f"{name}{first + step * i}", c)
 
     def split(name: str, x: mp.mpf, parts: list[str]) -> None:
         for part in parts:
             value(name + part, x)
             x -= fmt.round(x)
 
-    round_to_integer = mp.mpf(3) * 2 ** (fmt.digits - 2)  # adding it leaves the nearest integer in the low bits
+    round_to_integer = mp.mpf(3) * 2 ** (
+        fmt.digits - 2
+    )  # adding it leaves the nearest integer in the low bits
     ln2, half_pi = mp.log(2), mp.pi / 2
     bits("kNan", float("nan"))
     value("kLog2E", 1 / ln2)
@@ -150,9 +161,20 @@ def block(fmt: Format) -> list[str]:
     value("kExpRoundNonpositive", round_to_integer + fmt.bias + fmt.exp_shift)
     value("kExpScaleNonpositive", mp.mpf(2) ** -fmt.exp_shift)
     h = ln2 / 2 * (1 + mp.mpf(2) ** -12)
-    polynomial("kExp", 2, remez(lambda r: (mp.expm1(r) - r) / r**2,
-                                lambda r: r**2 / mp.exp(r), -h, h, fmt.exp_degree - 2))
-    lines.append("  // log: log(1+f) = f + f^2 (-1/2 + f (kLog3 + kLog4 f + ...)), sqrt(1/2) <= 1+f < sqrt(2)")
+    polynomial(
+        "kExp",
+        2,
+        remez(
+            lambda r: (mp.expm1(r) - r) / r**2,
+            lambda r: r**2 / mp.exp(r),
+            -h,
+            h,
+            fmt.exp_degree - 2,
+        ),
+    )
+    lines.append(
+        "  // log: log(1+f) = f + f^2 (-1/2 + f (kLog3 + kLog4 f + ...)), sqrt(1/2) <= 1+f < sqrt(2)"  # noqa: E501
+    )
     root = fmt.round(mp.sqrt(mp.mpf(1) / 2))
     value("kSqrtHalf", root)
     bits("kSqrtHalfBits", root)
@@ -161,32 +183,54 @@ def block(fmt: Format) -> list[str]:
     value("kExponentToValue", mp.mpf(2) ** (fmt.digits - 1))
     value("kExponentBias", mp.mpf(2) ** (fmt.digits - 1) + fmt.bias)
     value("kExponentBiasScaled", mp.mpf(2) ** (fmt.digits - 1) + fmt.bias + fmt.digits)
-    log_part = lambda f: (mp.log1p(f) - f + f**2 / 2) / f**3  # noqa: E731
-    polynomial("kLog", 3, remez(log_part, lambda f: f**3 / mp.log1p(f),
-                                mp.sqrt(mp.mpf(1) / 2) - 1, mp.sqrt(2) - 1, fmt.log_degree))
-    lines.append("  // cos: sin(r) = r + r^3 (kSin3 + kSin5 r^2 + ...), cos(r) = 1 - r^2/2 + r^4 (kCos4 + ...), |r| <= pi/4")
+
+    def log_part(f: mp.mpf) -> mp.mpf:
+        return (mp.log1p(f) - f + f**2 / 2) / f**3
+
+    polynomial(
+        "kLog",
+        3,
+        remez(
+            log_part,
+            lambda f: f**3 / mp.log1p(f),
+            mp.sqrt(mp.mpf(1) / 2) - 1,
+            mp.sqrt(2) - 1,
+            fmt.log_degree,
+        ),
+    )
+    lines.append("  // cos: sin(r) = r + r^3 (kSin3 + kSin5 r^2 + ...), |r| <= pi/4,")
+    lines.append("  //      cos(r) = 1 - r^2/2 + r^4 (kCos4 + kCos6 r^2 + ...)")
     value("kCosLimit", 2**16)
     value("kTwoOverPi", 2 / mp.pi)
     value("kCosRound", round_to_integer)
     split("kHalfPi", half_pi, ["Hi", "Mid", "Lo"])
-    end = (mp.pi / 4 * (1 + mp.mpf(2) ** -8)) ** 2  # the rounded 2/pi may leave a little more than pi/4
-    sin_part = lambda u: (mp.sin(mp.sqrt(u)) / mp.sqrt(u) - 1) / u  # noqa: E731
-    cos_part = lambda u: (mp.cos(mp.sqrt(u)) - 1 + u / 2) / u**2  # noqa: E731
-    sin_fit = remez(sin_part, lambda u: u * mp.sqrt(u) / mp.sin(mp.sqrt(u)), mp.mpf(0), end,
-                    fmt.sin_degree - 1)
-    cos_fit = remez(cos_part, lambda u: u**2 / mp.cos(mp.sqrt(u)), mp.mpf(0), end, fmt.cos_degree - 1)
-    for name, first, (coefficients, error) in (("kSin", 3, sin_fit), ("kCos", 4, cos_fit)):
-        lines.append(f"  // relative error of the fit: {mp.nstr(error * 2 ** (fmt.digits - 1), 2)} * 2^-{fmt.digits - 1}")
-        for i, c in enumerate(coefficients):
-            value(f"{name}{first + 2 * i}", c)
+    end = (
+        mp.pi / 4 * (1 + mp.mpf(2) ** -8)
+    ) ** 2  # the rounded 2/pi may leave a little more than pi/4
+
+    def sin_part(u: mp.mpf) -> mp.mpf:
+        return (mp.sin(mp.sqrt(u)) / mp.sqrt(u) - 1) / u
+
+    def cos_part(u: mp.mpf) -> mp.mpf:
+        return (mp.cos(mp.sqrt(u)) - 1 + u / 2) / u**2
+
+    def sin_weight(u: mp.mpf) -> mp.mpf:
+        return u * mp.sqrt(u) / mp.sin(mp.sqrt(u))
+
+    def cos_weight(u: mp.mpf) -> mp.mpf:
+        return u**2 / mp.cos(mp.sqrt(u))
+
+    polynomial("kSin", 3, remez(sin_part, sin_weight, mp.mpf(0), end, fmt.sin_degree - 1), step=2)
+    polynomial("kCos", 4, remez(cos_part, cos_weight, mp.mpf(0), end, fmt.cos_degree - 1), step=2)
     return lines
 
 
 def header() -> str:
     """Text of ``csrc/simd/math_constants.h``."""
     lines = [
-        "// The constants of csrc/simd/math-inl.h, written by scripts/fit_polynomials.py: change them there.",
-        "// One constant a line, exact (hexadecimal), so that the kernels of other devices can read this very file.",
+        "// The constants of csrc/simd/math-inl.h. scripts/fit_polynomials.py writes this file:",
+        "// change them there. One constant a line, exact (hexadecimal), so that kernels of other",
+        "// devices can read this very file.",
         "#pragma once",
         "#include <cstdint>",
         "",

@@ -45,4 +45,5 @@ for other in serial here; do
     exit 1
   fi
 done
-echo "neon_check: lanes agree with plain C++; $lines results have the same bits on neon, serial (aarch64) and serial (here)"
+echo "neon_check: the lanes agree with plain C++;"
+echo "neon_check: $lines results have the same bits on neon, on serial (aarch64) and on serial (here)"

@@ -1,7 +1,7 @@
 """The kernels' exp, log, log1p and cos: error bounds, special values, the same bits on every level.
 
-Errors are in units in the last place of the exact result (of the smallest normal number, where the result is
-subnormal). float32 is held to NumPy's float64 functions, float64 to mpmath.
+Errors are in units in the last place of the exact result (of the smallest normal number, where
+the result is subnormal). float32 is held to NumPy's float64 functions, float64 to mpmath.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from gradfold import _core
 Array = npt.NDArray[Any]
 ROOT = Path(__file__).resolve().parents[1]
 FUNCTIONS = ("exp", "exp_nonpositive", "log", "log1p", "log1p_unit", "cos")
-# Same bits as the general function on part of its domain; NaN passes through with an unspecified payload.
+# Same bits as the general function on part of its domain; NaN passes through with an unspecified
+# payload.
 NARROWED = {"exp_nonpositive": "exp", "log1p_unit": "log1p"}
-# The bounds that csrc/simd/math-inl.h states; the measured maxima are printed (pytest -rP shows them).
+# The bounds that csrc/simd/math-inl.h states; the measured maxima are printed (pytest -rP shows
+# them).
 BOUND = {"exp": 1.0, "log": 1.0, "log1p": 1.6, "cos": 1.6}
 COS_LIMIT = 2.0**16
 TYPES = (np.float32, np.float64)
@@ -71,7 +73,9 @@ def bits(x: Array) -> Array:
 def any_bits(dtype: Any, n: int, seed: int) -> Array:
     """Values of every kind: uniformly drawn bit patterns."""
     rng = np.random.default_rng(seed)
-    return rng.integers(0, np.iinfo(BITS[dtype]).max, n, dtype=BITS[dtype], endpoint=True).view(dtype)
+    return rng.integers(0, np.iinfo(BITS[dtype]).max, n, dtype=BITS[dtype], endpoint=True).view(
+        dtype
+    )
 
 
 def specials(dtype: Any) -> Array:
@@ -79,13 +83,46 @@ def specials(dtype: Any) -> Array:
     info = np.finfo(dtype)
     nan = CANONICAL_NAN[dtype]
     quiet_bit = 1 << (info.nmant - 1)
-    payloads = np.array([nan, nan | 1, nan | (1 << (info.bits - 1)), (nan & ~quiet_bit) | 1], dtype=BITS[dtype])
-    edges = [0.0, 1.0, 2.0, math.inf, info.max, info.tiny, info.smallest_subnormal, info.eps, 0.5, math.sqrt(0.5)]
-    edges += [math.sqrt(2.0), math.sqrt(2.0) - 1, math.log(2.0) / 2, COS_LIMIT, 1e-30, 1e30, 88.72284, 103.97208, 104]
-    edges += [709.782712893384, 745.1332191019412, 746, 87.33655, 708.3964185322641, math.pi / 4, math.pi / 2]
+    payloads = np.array(
+        [nan, nan | 1, nan | (1 << (info.bits - 1)), (nan & ~quiet_bit) | 1], dtype=BITS[dtype]
+    )
+    edges = [
+        0.0,
+        1.0,
+        2.0,
+        math.inf,
+        info.max,
+        info.tiny,
+        info.smallest_subnormal,
+        info.eps,
+        0.5,
+        math.sqrt(0.5),
+    ]
+    edges += [
+        math.sqrt(2.0),
+        math.sqrt(2.0) - 1,
+        math.log(2.0) / 2,
+        COS_LIMIT,
+        1e-30,
+        1e30,
+        88.72284,
+        103.97208,
+        104,
+    ]
+    edges += [
+        709.782712893384,
+        745.1332191019412,
+        746,
+        87.33655,
+        708.3964185322641,
+        math.pi / 4,
+        math.pi / 2,
+    ]
     with np.errstate(over="ignore"):
         near = np.array(edges, dtype=dtype)
-        near = np.concatenate([near, np.nextafter(near, dtype(np.inf)), np.nextafter(near, dtype(-np.inf))])
+        near = np.concatenate(
+            [near, np.nextafter(near, dtype(np.inf)), np.nextafter(near, dtype(-np.inf))]
+        )
     return np.concatenate([near, -near, payloads.view(dtype)])
 
 
@@ -106,7 +143,7 @@ def domain(name: str, x: Array) -> Array:
 
 
 def hard_points(name: str, dtype: Any, n: int, seed: int) -> Array:
-    """Points of the ranges where a function is hard: results near 0 or 1, subnormals, edges of a reduction."""
+    """Points where a function is hard: results near 0 or 1, subnormals, edges of a reduction."""
     rng = np.random.default_rng(seed)
     info = np.finfo(dtype)
     low, high = math.log(float(info.smallest_subnormal)), math.log(float(info.max))
@@ -115,25 +152,52 @@ def hard_points(name: str, dtype: Any, n: int, seed: int) -> Array:
         return np.asarray(center + width * rng.uniform(-1, 1, n))
 
     if name.startswith("exp"):
-        halves = (rng.integers(int(low / math.log(2)), int(high / math.log(2)), n) + 0.5) * math.log(2)
-        parts = [rng.uniform(low - 1, high, n), rng.uniform(low - 1, math.log(float(info.tiny)), n), around(0, 1),
-                 around(0, float(info.eps) * 4), around(halves, 1e-4)]
+        halves = (
+            rng.integers(int(low / math.log(2)), int(high / math.log(2)), n) + 0.5
+        ) * math.log(2)
+        parts = [
+            rng.uniform(low - 1, high, n),
+            rng.uniform(low - 1, math.log(float(info.tiny)), n),
+            around(0, 1),
+            around(0, float(info.eps) * 4),
+            around(halves, 1e-4),
+        ]
         if name == "exp_nonpositive":
             parts = [-np.abs(p) for p in parts]
     elif name == "log":
         subnormal = rng.uniform(0, 1, n) * float(info.tiny)
-        parts = [rng.uniform(0.5, 2, n), around(1, 1e-3), around(1, 8 * float(info.eps)), subnormal,
-                 around(math.sqrt(0.5), 1e-4), around(math.sqrt(2), 1e-4), np.exp2(rng.uniform(-126, 127, n))]
+        parts = [
+            rng.uniform(0.5, 2, n),
+            around(1, 1e-3),
+            around(1, 8 * float(info.eps)),
+            subnormal,
+            around(math.sqrt(0.5), 1e-4),
+            around(math.sqrt(2), 1e-4),
+            np.exp2(rng.uniform(-126, 127, n)),
+        ]
     elif name.startswith("log1p"):
-        parts = [rng.uniform(0, 1, n), around(math.sqrt(2) - 1, 0.02), np.exp(-rng.uniform(0, 80, n)),
-                 rng.uniform(0, 1, n) * float(info.tiny)]
+        parts = [
+            rng.uniform(0, 1, n),
+            around(math.sqrt(2) - 1, 0.02),
+            np.exp(-rng.uniform(0, 80, n)),
+            rng.uniform(0, 1, n) * float(info.tiny),
+        ]
         if name == "log1p":
-            parts += [-p for p in parts] + [rng.uniform(-1, 10, n), around(math.sqrt(0.5) - 1, 0.02),
-                                            -1 + np.exp(-rng.uniform(0, 16, n)), np.exp2(rng.uniform(0, 127.9, n))]
+            parts += [-p for p in parts] + [
+                rng.uniform(-1, 10, n),
+                around(math.sqrt(0.5) - 1, 0.02),
+                -1 + np.exp(-rng.uniform(0, 16, n)),
+                np.exp2(rng.uniform(0, 127.9, n)),
+            ]
     else:
         zeros = (2 * rng.integers(-20000, 20000, n) + 1) * (math.pi / 2)
-        parts = [rng.uniform(-COS_LIMIT, COS_LIMIT, n), rng.uniform(-7, 7, n), zeros, around(zeros, 1e-3),
-                 around(zeros + math.pi / 4, 1e-3)]
+        parts = [
+            rng.uniform(-COS_LIMIT, COS_LIMIT, n),
+            rng.uniform(-7, 7, n),
+            zeros,
+            around(zeros, 1e-3),
+            around(zeros + math.pi / 4, 1e-3),
+        ]
     return domain(name, np.concatenate(parts).astype(dtype))
 
 
@@ -180,7 +244,9 @@ def test_lanes_agree_with_plain_arithmetic() -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_error_float32(name: str) -> None:
     sampled = domain(name, any_bits(np.float32, 1 << 21, 11))
-    x = np.concatenate([sampled, hard_points(name, np.float32, 1 << 18, 12), domain(name, specials(np.float32))])
+    x = np.concatenate(
+        [sampled, hard_points(name, np.float32, 1 << 18, 12), domain(name, specials(np.float32))]
+    )
     error, where = error_float32(name, x)
     print(f"{name} float32: {error:.4f} ULP at {where.hex()} of {x.size} points")
     assert error <= BOUND[NARROWED.get(name, name)] <= 2.0
@@ -189,7 +255,9 @@ def test_error_float32(name: str) -> None:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_error_float64(name: str) -> None:
     sampled = domain(name, any_bits(np.float64, 1 << 12, 13))
-    x = np.concatenate([sampled, hard_points(name, np.float64, 1 << 9, 14), domain(name, specials(np.float64))])
+    x = np.concatenate(
+        [sampled, hard_points(name, np.float64, 1 << 9, 14), domain(name, specials(np.float64))]
+    )
     error, where = error_float64(name, x)
     print(f"{name} float64: {error:.4f} ULP at {where.hex()} of {x.size} points")
     assert error <= BOUND[NARROWED.get(name, name)] <= 2.0
@@ -197,7 +265,7 @@ def test_error_float64(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_reference_would_notice(dtype: Any) -> None:
-    """The error measure sees three units in the last place in one element, in the normal and the subnormal range."""
+    """The error measure sees three units in the last place in one element."""
     measure = error_float32 if dtype is np.float32 else error_float64
     x = hard_points("exp", dtype, 64, 15)
     true_apply = _core.simd.apply
@@ -233,7 +301,9 @@ def test_special_values(name: str, x: list[float], wanted: list[float], dtype: A
     expected[np.isnan(wanted)] = CANONICAL_NAN[dtype]
     for current in _core.levels.supported():
         with level(current):
-            assert bits(apply(name, np.array(x, dtype=dtype))).tolist() == expected.tolist(), current
+            assert bits(apply(name, np.array(x, dtype=dtype))).tolist() == expected.tolist(), (
+                current
+            )
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -251,7 +321,9 @@ def test_nan_in_nan_out(name: str, dtype: Any) -> None:
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", list(NARROWED))
 def test_narrowed_has_the_bits_of_the_general(name: str, dtype: Any) -> None:
-    x = np.concatenate([any_bits(dtype, 1 << 19, 16), specials(dtype), hard_points(name, dtype, 1 << 17, 17)])
+    x = np.concatenate(
+        [any_bits(dtype, 1 << 19, 16), specials(dtype), hard_points(name, dtype, 1 << 17, 17)]
+    )
     x = np.append(domain(name, x), dtype(-np.inf if name == "exp_nonpositive" else 1))
     if name == "log1p_unit":
         x = x[~np.signbit(x)]  # -0 is outside
@@ -260,14 +332,16 @@ def test_narrowed_has_the_bits_of_the_general(name: str, dtype: Any) -> None:
 
 
 def level_input(name: str, dtype: Any, n: int, seed: int) -> Array:
-    x = np.concatenate([any_bits(dtype, n, seed), specials(dtype), hard_points(name, dtype, n // 4, seed + 1)])
+    x = np.concatenate(
+        [any_bits(dtype, n, seed), specials(dtype), hard_points(name, dtype, n // 4, seed + 1)]
+    )
     return x[~np.isnan(x)] if name in NARROWED else x
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_level_same_bits(name: str, dtype: Any) -> None:
-    """Serial against each other level, over values of every kind; also outside the domain of narrowed functions."""
+    """Serial against each other level, over values of every kind."""
     x = level_input(name, dtype, 1 << 17, 18)
     with level("serial"):
         wanted = apply(name, x)
@@ -288,8 +362,10 @@ def test_every_level_same_bits(name: str, dtype: Any) -> None:
     double=st.booleans(),
     in_place=st.booleans(),
 )
-def test_lengths_and_offsets(name: str, n: int, offset: int, seed: int, double: bool, in_place: bool) -> None:
-    """Any length, any alignment, in place or not: element i depends on x[i] alone, and nothing else is written."""
+def test_lengths_and_offsets(
+    name: str, n: int, offset: int, seed: int, double: bool, in_place: bool
+) -> None:
+    """Any length, alignment, in place or not. y[i] depends on x[i] alone, no more is written."""
     dtype = np.float64 if double else np.float32
     x = hard_points(name, dtype, 80, seed)
     x = np.random.default_rng(seed).permutation(x)[:80]
@@ -320,7 +396,9 @@ def test_flush_to_zero_of_the_caller_changes_nothing(name: str, dtype: Any) -> N
             number = ~np.isnan(wanted) if name in NARROWED else np.ones(x.size, bool)
             assert np.array_equal(bits(out)[number], bits(wanted)[number]), current
     if name.startswith("exp"):
-        assert ((out > 0) & (bits(out) < bits(np.array([tiny]))[0])).any(), "no subnormal result was tested"
+        assert ((out > 0) & (bits(out) < bits(np.array([tiny]))[0])).any(), (
+            "no subnormal result was tested"
+        )
 
 
 @pytest.mark.parametrize(
@@ -359,7 +437,7 @@ def test_constants_are_what_the_fit_writes() -> None:
 
 
 def test_constants_can_be_parsed() -> None:
-    """Other devices read the header: each constant is one line, and its hexadecimal literal is exact."""
+    """Other devices read the header: a constant is one line, its hexadecimal literal exact."""
     header = ROOT / "csrc" / "simd" / "math_constants.h"
     if not header.exists():
         pytest.skip("only a checkout holds the sources")

@@ -34,7 +34,8 @@ void apply_typed(MathFunction f, const py::handle& x, const py::handle& out) {
   const T* from = read_array<T>(x, "x", {-1});
   const auto n = static_cast<std::int64_t>(py::len(x));
   T* to = write_array<T>(out, "out", {n});
-  if (to != from && to < from + n && from < to + n) wrong_value("out", "an array that overlaps x", "x itself or none of it");
+  if (to != from && to < from + n && from < to + n)
+    wrong_value("out", "an array that overlaps x", "x itself or none of it");
   const Level level = current_level();
   // The loop touches only the two buffers, which the arguments keep alive: other Python threads may run.
   py::gil_scoped_release unlocked;

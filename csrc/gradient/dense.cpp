@@ -7,6 +7,7 @@
 
 #include "gradient/gradient.h"
 #include "gradient/panels.h"
+#include "simd/fpenv.h"
 #include "threads/team.h"
 
 namespace gradfold {
@@ -82,6 +83,7 @@ std::vector<Panel<T>> pack_panels(const T* W, const T* intercept, std::int64_t n
 
 template <class T>
 void loss_gradient(const LossGradientArgs<T>& args) {
+  FloatingPointGuard guard;  // the workers have their own; packing and the last roundings happen here
   const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
   const std::int64_t p = args.X.n_features;
   const bool want_gradient = args.grad_W != nullptr || args.grad_intercept != nullptr;

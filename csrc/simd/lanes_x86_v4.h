@@ -1,7 +1,7 @@
 // Lanes of AVX-512: 16 float32 or 8 float64. See csrc/simd/README.md for what every lane type offers.
 // Include only from a *_x86_v4.cpp file: everything here has internal linkage on purpose.
-// A maskz form with a full mask compiles to the plain instruction; it stands where g++ 12 would warn of an uninitialised
-// variable in its own header.
+// A maskz form with a full mask compiles to the plain instruction; it stands where g++ 12 would warn of an
+// uninitialised variable in its own header.
 #pragma once
 #include <immintrin.h>
 

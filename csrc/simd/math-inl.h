@@ -1,6 +1,9 @@
 // exp, log, log1p and cos over a lane type L: one sequence of IEEE operations for all levels, so all levels return the
-// same bits. Include after a lanes_<level>.h, from files of that level only. The measured errors stand beside each
-// function; tests/test_simd.py measures them again and asserts at most 2 ULP.
+// same bits. Include after a lanes_<level>.h, from files of that level only.
+//
+// Beside each function stand its bound, which tests/test_simd.py asserts, and the largest error that was measured, in
+// units in the last place: over every float32 of the domain (against the C library in float64), and over a few million
+// float64, half of them where the function is hard (against 80-bit long double and mpmath).
 //
 // NaN in gives the canonical quiet NaN (sign clear, payload 0) out, unless a function says otherwise: hardware
 // differs in the payloads that it passes on.
@@ -60,7 +63,8 @@ GRADFOLD_LANE_FUNCTION typename L::V exp_reduced(typename L::V x, typename L::T 
   }
 }
 
-// e^x. Overflow gives inf; underflow passes through the subnormals to +0.
+// e^x. At most 1 ULP (measured: float32 0.894, float64 0.902). Overflow gives inf; underflow passes through the
+// subnormals to +0.
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V exp(typename L::V x) {
   using C = MathConstants<typename L::T>;
@@ -78,8 +82,8 @@ GRADFOLD_LANE_FUNCTION typename L::V exp(typename L::V x) {
   return L::select(L::eq(x, x), y, canonical_nan<L>());
 }
 
-// e^x for x <= 0: the bits of exp(x), in two thirds of its operations. A NaN gives a NaN with an unspecified payload,
-// so whoever stores the final result makes it canonical. Positive x is outside the domain.
+// e^x for x <= 0: the bits of exp(x), so its bound too, in two thirds of its operations. A NaN gives a NaN with an
+// unspecified payload, so whoever stores the final result makes it canonical. Positive x is outside the domain.
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V exp_nonpositive(typename L::V x) {
   using C = MathConstants<typename L::T>;
@@ -131,7 +135,8 @@ GRADFOLD_LANE_FUNCTION typename L::V log_exponent(typename L::I biased, typename
   return L::sub(L::as_float(L::ior(L::template ishr<kSignificandBits<L>>(biased), L::iset1(kToValue))), bias);
 }
 
-// ln x. log(±0) = -inf, log(x < 0) = NaN, log(inf) = inf; subnormal x is exact as any other.
+// ln x. At most 1 ULP (measured: float32 0.923, float64 0.957). log(±0) = -inf, log(x < 0) = NaN, log(inf) = inf;
+// subnormal x is exact as any other.
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V log(typename L::V x) {
   using C = MathConstants<typename L::T>;
@@ -146,7 +151,8 @@ GRADFOLD_LANE_FUNCTION typename L::V log(typename L::V x) {
   return L::select(L::eq(x, L::zero()), L::neg(infinity<L>()), y);
 }
 
-// ln(1 + x). log1p(-1) = -inf, log1p(x < -1) = NaN, log1p(±0) = ±0, log1p(inf) = inf.
+// ln(1 + x). At most 1.6 ULP (measured: float32 1.523, float64 1.514). log1p(-1) = -inf, log1p(x < -1) = NaN, log1p(±0)
+// = ±0, log1p(inf) = inf.
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V log1p(typename L::V x) {
   using C = MathConstants<typename L::T>;
@@ -172,8 +178,8 @@ GRADFOLD_LANE_FUNCTION typename L::V log1p(typename L::V x) {
   return L::select(L::eq(x, L::zero()), x, y);
 }
 
-// ln(1 + x) for 0 <= x <= 1: the bits of log1p(x), in half of its operations. A NaN gives a NaN with an unspecified
-// payload; -0 gives +0; anything else is outside the domain.
+// ln(1 + x) for 0 <= x <= 1: the bits of log1p(x), so its bound too, in half of its operations. A NaN gives a NaN with
+// an unspecified payload; -0 gives +0; anything else is outside the domain.
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V log1p_unit(typename L::V x) {
   using C = MathConstants<typename L::T>;
@@ -183,7 +189,8 @@ GRADFOLD_LANE_FUNCTION typename L::V log1p_unit(typename L::V x) {
   return log_reduced<L>(f, L::select(doubled, L::set1(1), L::zero()));
 }
 
-// cos x for |x| <= 2^16, x in radians. Beyond, and for ±inf, the canonical NaN: three constants for pi/2 carry no
+// cos x for |x| <= 2^16, x in radians. At most 1.6 ULP (measured: float32 1.537, float64 1.445). Beyond, and for ±inf,
+// the canonical NaN: three constants for pi/2 carry no
 // further, and a wrong number would be worse.
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V cos(typename L::V x) {

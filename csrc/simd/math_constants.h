@@ -1,5 +1,6 @@
-// The constants of csrc/simd/math-inl.h, written by scripts/fit_polynomials.py: change them there.
-// One constant a line, exact (hexadecimal), so that the kernels of other devices can read this very file.
+// The constants of csrc/simd/math-inl.h. scripts/fit_polynomials.py writes this file:
+// change them there. One constant a line, exact (hexadecimal), so that kernels of other
+// devices can read this very file.
 #pragma once
 #include <cstdint>
 
@@ -44,7 +45,8 @@ struct MathConstants<float> {
   static constexpr float kLog8 = -0x1.0d8542p-3f;
   static constexpr float kLog9 = 0x1.055b4cp-3f;
   static constexpr float kLog10 = -0x1.38b52ap-4f;
-  // cos: sin(r) = r + r^3 (kSin3 + kSin5 r^2 + ...), cos(r) = 1 - r^2/2 + r^4 (kCos4 + ...), |r| <= pi/4
+  // cos: sin(r) = r + r^3 (kSin3 + kSin5 r^2 + ...), |r| <= pi/4,
+  //      cos(r) = 1 - r^2/2 + r^4 (kCos4 + kCos6 r^2 + ...)
   static constexpr float kCosLimit = 0x1p+16f;
   static constexpr float kTwoOverPi = 0x1.45f306p-1f;
   static constexpr float kCosRound = 0x1.8p+23f;
@@ -112,7 +114,8 @@ struct MathConstants<double> {
   static constexpr double kLog19 = 0x1.0a620d291f8f8p-4;
   static constexpr double kLog20 = -0x1.ea062bc1d9491p-5;
   static constexpr double kLog21 = 0x1.ac764729c0a57p-6;
-  // cos: sin(r) = r + r^3 (kSin3 + kSin5 r^2 + ...), cos(r) = 1 - r^2/2 + r^4 (kCos4 + ...), |r| <= pi/4
+  // cos: sin(r) = r + r^3 (kSin3 + kSin5 r^2 + ...), |r| <= pi/4,
+  //      cos(r) = 1 - r^2/2 + r^4 (kCos4 + kCos6 r^2 + ...)
   static constexpr double kCosLimit = 0x1p+16;
   static constexpr double kTwoOverPi = 0x1.45f306dc9c883p-1;
   static constexpr double kCosRound = 0x1.8p+52;

@@ -14,6 +14,7 @@
 
 #include "gradient/panels.h"
 #include "index/permutation.h"
+#include "simd/fpenv.h"
 #include "threads/team.h"
 #include "train/standardize.h"
 #include "train/train.h"
@@ -111,6 +112,7 @@ class TrainerOf final : public Trainer {
   }
 
   Status advance(std::int64_t max_steps, double seconds, const std::function<void()>& poll) override {
+    FloatingPointGuard guard;  // the workers have their own; set-up and scores round here
     using clock = std::chrono::steady_clock;
     const auto start = clock::now();
     auto elapsed = [&] { return std::chrono::duration<double>(clock::now() - start).count(); };
@@ -119,7 +121,12 @@ class TrainerOf final : public Trainer {
     std::int64_t last = end;
     if (max_steps >= 0 && max_steps < end - position_) last = position_ + max_steps;
     std::int64_t slice = seconds < 0 ? batches_ : 1;  // batches between two looks at the clock
+    double polled = elapsed();
     for (;;) {
+      if (poll && elapsed() - polled > 0.05) {  // a slice may be shorter than the team's own interval
+        poll();
+        polled = elapsed();
+      }
       if (cancelled()) return Status::interrupted;
       // Scoring belongs to the step that ends an epoch, so that a paused trainer has the history of its whole epochs.
       if (position_ > 0 && position_ % batches_ == 0 && static_cast<std::int64_t>(history_.size()) < position_ / batches_) {
@@ -142,12 +149,14 @@ class TrainerOf final : public Trainer {
     each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) {
       for (std::int64_t f = 0; f < p_; ++f) to[m * p_ + f] = panel.kernel_W()[f * panel.lanes + l];
     });
-    if (!prepared_) std::fill_n(to, n_models_ * p_, T(0));
+    if (!prepared_)  // cancelled before it began
+      for (std::int64_t i = 0; i < n_models_ * p_; ++i) to[i] = a_.coef_init != nullptr ? static_cast<T>(a_.coef_init[i]) : T(0);
   }
   void intercept(void* out) const override {
     T* to = static_cast<T*>(out);
     each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) { to[m] = panel.kernel_intercept()[l]; });
-    if (!prepared_) std::fill_n(to, n_models_, T(0));
+    if (!prepared_)
+      for (std::int64_t m = 0; m < n_models_; ++m) to[m] = a_.intercept_init != nullptr ? static_cast<T>(a_.intercept_init[m]) : T(0);
   }
   void steps(std::int64_t* out) const override {
     std::fill_n(out, n_models_, 0);
