@@ -65,8 +65,8 @@ def main(out: str, *, quick: bool) -> int:
     # Worker processes of joblib repeat scikit-learn's warnings once each; the table shows what matters.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     console.print(
-        f"gradfold {gf.__version__}, {len(L2)} values of l2 × {N_SPLITS} folds = {len(L2) * N_SPLITS} models in one pass"
-        f" and a refit; scikit-learn {sklearn.__version__} beside it on the same folds, all cores",
+        f"gradfold {gf.__version__}, {len(L2)} values of l2 × {N_SPLITS} folds = {len(L2) * N_SPLITS} models in one "
+        f"pass and a refit; scikit-learn {sklearn.__version__} beside it on the same folds, all cores",
         soft_wrap=True,
     )
     _warm_up()
@@ -224,7 +224,8 @@ def _verdict(data: _Set, run: Run, seconds: float, peer: _Peer) -> list[str]:
     best = int(np.nanargmin(theirs))
     lines = [
         f"time       gradfold {seconds:.2f} s for {len(L2)} candidates (adam, {data.epochs} epochs, batches of "
-        f"{data.batch_size}, cosine), scikit-learn ({peer.solver}) {peer.seconds:.2f} s for {timed} of {len(L2)}, both with the refit",
+        f"{data.batch_size}, cosine), scikit-learn ({peer.solver}) {peer.seconds:.2f} s for {timed} of {len(L2)}, "
+        "both with the refit",
     ]
     whole = peer.seconds
     if timed < len(L2):
@@ -234,7 +235,11 @@ def _verdict(data: _Set, run: Run, seconds: float, peer: _Peer) -> list[str]:
         f"best loss  gradfold {ours[run.best_candidate]:.5f} at l2 = {L2[run.best_candidate]:.1e}, "
         f"scikit-learn {theirs[best]:.5f} at l2 = {L2[best]:.1e}"
     )
-    faster = f"gradfold is {whole / seconds:.1f} × faster" if seconds < whole else f"scikit-learn is {seconds / whole:.1f} × faster"
+    faster = (
+        f"gradfold is {whole / seconds:.1f} × faster"
+        if seconds < whole
+        else f"scikit-learn is {seconds / whole:.1f} × faster"
+    )
     gap = ours[run.best_candidate] - theirs[best]
     if timed < len(L2):
         faster += " (extrapolated)"
@@ -251,10 +256,12 @@ def _verdict(data: _Set, run: Run, seconds: float, peer: _Peer) -> list[str]:
             f"{float(np.nanmax(worse)):.5f}: it stops at the optimum of each, gradfold after {data.epochs} epochs"
         )
     else:
-        lines.append(f"           scikit-learn's mean loss is lower by more than 1e-5 at none of the {timed} candidates it ran")
+        lines.append(
+            f"           scikit-learn's mean loss is lower by more than 1e-5 at none of the {timed} candidates it ran"
+        )
     if np.nanmin(worse) < -1e-3:
         lines.append(
-            "           where gradfold's is lower at a small l2 it has stopped short of the optimum, which acts like a penalty"
+            "           where gradfold's is lower at a small l2 it stopped short of the optimum, which acts like a penalty"
         )
     return lines
 
@@ -275,7 +282,9 @@ def _write(out: str, data: _Set, run: Run, peer: _Peer) -> None:
     ax = run.plot(figure.subplots())
     ax.lines[0].set_label("gradfold")
     ran = peer.candidates
-    ax.plot(L2[ran], peer.loss[ran].mean(axis=1), "x", color="black", markersize=5, label=f"scikit-learn, {peer.solver}")
+    ax.plot(
+        L2[ran], peer.loss[ran].mean(axis=1), "x", color="black", markersize=5, label=f"scikit-learn, {peer.solver}"
+    )
     ax.set_title(data.title)
     ax.legend(handles=[ax.lines[0], ax.lines[-1]])
     with _storage.atomic(os.path.join(out, f"{data.name}.png")) as file:

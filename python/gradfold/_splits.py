@@ -56,7 +56,8 @@ def read(folds: object, X: Array, y: Array, labels: bool, n_candidates: int, see
             raise ValueError("folds: got no (train, test) pair, wanted at least one")
         return index.from_splits(n_rows, pairs)
     raise TypeError(
-        f"folds: got {_check.describe(folds)}, wanted Folds, an int, (train, test) pairs, an object with split(X, y), or None"
+        f"folds: got {_check.describe(folds)}, wanted Folds, an int, (train, test) pairs, "
+        "an object with split(X, y), or None"
     )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, _storage, loss as _loss
+from gradfold import _check, _core, _storage
+from gradfold import loss as _loss
 from gradfold.candidates import Candidates
 
 if TYPE_CHECKING:
@@ -212,7 +213,9 @@ class Run:
         """
         if self.best_coef is None or self.best_intercept is None:
             why = "the fit was interrupted" if self.interrupted else "refit=False, or no candidate could be ranked"
-            raise RuntimeError(f"this run holds no refitted model ({why}); `coef` and `intercept` hold the models of the splits")
+            raise RuntimeError(
+                f"this run holds no refitted model ({why}); `coef` and `intercept` hold the models of the splits"
+            )
         data, copied = _check.data_matrix("X", X, None)
         if data.shape[1] != self.n_features:
             raise ValueError(f"X: got {data.shape[1]} features, wanted {self.n_features} as in fit")
@@ -271,7 +274,9 @@ class Run:
         """
         X, _, _, folds = self._held_out()
         n_models = len(self.coef)
-        chosen = list(range(n_models)) if models is None else [_check.integer("models", m, 0, n_models - 1) for m in models]
+        chosen = (
+            list(range(n_models)) if models is None else [_check.integer("models", m, 0, n_models - 1) for m in models]
+        )
         threads = _check.threads(n_threads)
         out = np.full((len(chosen), len(X)), np.nan, X.dtype)
         by_split: dict[int, list[int]] = {}
@@ -344,7 +349,9 @@ class Run:
 
     def _held_out(self) -> tuple[Array, Array, Array | None, Folds]:
         if self._data is None:
-            raise RuntimeError("held-out predictions need X, which this run does not hold (it was loaded, or interrupted early)")
+            raise RuntimeError(
+                "held-out predictions need X, which this run does not hold (it was loaded, or interrupted early)"
+            )
         if self._folds is None:
             raise RuntimeError("this run has no splits, so there are no held-out rows; pass folds to fit")
         return (*self._data, self._folds)
