@@ -261,7 +261,7 @@ def _verdict(data: _Set, run: Run, seconds: float, peer: _Peer) -> list[str]:
         )
     if np.nanmin(worse) < -1e-3:
         lines.append(
-            "           where gradfold's is lower at a small l2 it stopped short of the optimum, which acts like a penalty"
+            "           where gradfold's is lower at a small l2 it stopped short of the optimum, as if penalised"
         )
     return lines
 
