@@ -78,7 +78,9 @@ _SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("argument", "value", "error", "message"), _SETTINGS, ids=[f"{a}-{v!r:.12}" for a, v, _, _ in _SETTINGS])
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "message"), _SETTINGS, ids=[f"{a}-{v!r:.12}" for a, v, _, _ in _SETTINGS]
+)
 def test_setting(argument: str, value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as caught:
         _fit(**{argument: value})
@@ -231,7 +233,9 @@ def test_check_finite_off_lets_unused_rows_be_anything() -> None:
     X, y = _data()
     unused = np.arange(N) < 10
     train, score = np.arange(10, 40), np.arange(40, N)
-    clean = _fit(X, y, loss="log_loss", folds=[(train, score)], refit=False, check_finite=False, sample_weight=np.ones(N))
+    clean = _fit(
+        X, y, loss="log_loss", folds=[(train, score)], refit=False, check_finite=False, sample_weight=np.ones(N)
+    )
     X[unused], y[unused] = np.nan, 1e30
     run = _fit(
         X, y, loss="log_loss", folds=[(train, score)], refit=False, check_finite=False,
@@ -246,8 +250,12 @@ def test_check_finite_off_lets_unused_rows_be_anything() -> None:
 
 def test_split_without_training_row_is_named() -> None:
     rows = np.arange(N)
-    with pytest.raises(ValueError, match="split 1 has no training row"):
+    with pytest.raises(ValueError, match=r"splits\[1\] train: got no row"):
         _fit(folds=[(rows[:30], rows[30:]), (rows[:0], rows[30:])])
+    ids = (rows % 3).astype(np.uint8)[None]
+    conditions = np.array([[[0, 0, 1, 0, 3]], [[0, 0, 3, 0, 3]]])
+    with pytest.raises(ValueError, match="no training row for split 1"):
+        _fit(folds=gf.index.Folds(ids, conditions))
     weight = (rows >= 30).astype(np.float64)
     with pytest.raises(ValueError, match="split 0 has no training row of a weight above 0"):
         _fit(folds=[(rows[:30], rows[30:]), (rows[30:], rows[:30])], sample_weight=weight)
@@ -304,7 +312,11 @@ def test_candidates(call: Any, error: type[Exception], message: str) -> None:
         (lambda: gf.loss.get("squared_eror"), ValueError, "did you mean 'squared_error'"),
         (lambda: gf.loss.get(None), TypeError, "loss: got None"),
         (lambda: gf.loss.get("log_loss").loss(np.zeros(3), np.zeros(4)), ValueError, r"y_true: got shape \(3,\)"),
-        (lambda: gf.loss.get("log_loss").loss(np.zeros(3), np.zeros(3, int)), TypeError, "raw_prediction: got dtype int64"),
+        (
+            lambda: gf.loss.get("log_loss").loss(np.zeros(3), np.zeros(3, int)),
+            TypeError,
+            "raw_prediction: got dtype int64",
+        ),
         (lambda: gf.loss.get("log_loss")(np.zeros(0), np.zeros(0)), ValueError, "raw_prediction: got shape"),
     ],
 )
@@ -370,7 +382,12 @@ _GRADIENT = [
     ("out", lambda a: (_out()[0], np.zeros((M, P)).T, _out()[2]), ValueError, "out.1. .grad_W.: got a layout"),
     ("out", lambda a: (_out()[0], _read_only(_out()[1]), _out()[2]), ValueError, "out.1. .grad_W.: got a read-only"),
     ("out", lambda a: (_out()[0], a["W"], _out()[2]), ValueError, "out.1. .grad_W.: overlaps the memory of W"),
-    ("out", lambda a: (_out()[0], a["X"][:P, :M].ravel().reshape(P, M), a["intercept"]), ValueError, "overlaps .* intercept"),
+    (
+        "out",
+        lambda a: (_out()[0], a["X"][:P, :M].ravel().reshape(P, M), a["intercept"]),
+        ValueError,
+        "overlaps .* intercept",
+    ),
 ]
 
 

@@ -27,7 +27,9 @@ def _python(code: str) -> str:
     ids=["import", "fit"],
 )
 def test_heavy_packages_stay_out(work: str) -> None:
-    code = f"import sys, json; import gradfold as gf; {work}; print(json.dumps([m for m in {_HEAVY} if m in sys.modules]))"
+    code = (
+        f"import sys, json; import gradfold as gf; {work}; print(json.dumps([m for m in {_HEAVY} if m in sys.modules]))"
+    )
     assert json.loads(_python(f"import warnings; warnings.simplefilter('error'); {code}")) == []
 
 

@@ -156,7 +156,13 @@ def test_every_kind_of_folds() -> None:
     pairs = list(splitter.split(X))
     results = [
         gf.fit(X, y, folds=folds, epochs=2, refit=False).coef.tobytes()
-        for folds in (splitter, pairs, iter(pairs), gf.index.from_splits(400, pairs), gf.index.kfold(400, 4, shuffle=False))
+        for folds in (
+            splitter,
+            pairs,
+            iter(pairs),
+            gf.index.from_splits(400, pairs),
+            gf.index.kfold(400, 4, shuffle=False),
+        )
     ]
     assert len(set(results)) == 1
 
@@ -336,7 +342,9 @@ def test_scores_are_scikit_learns(weighted: bool) -> None:
                 np.testing.assert_allclose(run.scores(name)[c, s], score, rtol=1e-9)
             mse = metrics.mean_squared_error(target[rows], value, sample_weight=w)
             np.testing.assert_allclose(fit.scores("neg_mean_squared_error")[c, s], -mse, rtol=1e-9)
-            np.testing.assert_allclose(fit.scores("r2")[c, s], metrics.r2_score(target[rows], value, sample_weight=w), rtol=1e-9)
+            np.testing.assert_allclose(
+                fit.scores("r2")[c, s], metrics.r2_score(target[rows], value, sample_weight=w), rtol=1e-9
+            )
             np.testing.assert_allclose(fit.scores()[c, s], -mse / 2, rtol=1e-9)
     assert run.scores().tobytes() == (-run.held_out_loss).tobytes()
     with pytest.raises(ValueError, match="did you mean 'accuracy'"):
@@ -418,7 +426,10 @@ def test_file_is_a_plain_npz(run: gf.Run, tmp_path: Path) -> None:
 
 def test_folds_digest_tells_splits_apart() -> None:
     X, y = _problem()
-    digests = [gf.fit(X, y, folds=4, epochs=1, seed=s, l2=l2, refit=False).folds_digest for s, l2 in ((0, 0.1), (0, 1.0), (1, 0.1))]
+    digests = [
+        gf.fit(X, y, folds=4, epochs=1, seed=s, l2=l2, refit=False).folds_digest
+        for s, l2 in ((0, 0.1), (0, 1.0), (1, 0.1))
+    ]
     assert digests[0] == digests[1] != digests[2]
 
 
@@ -657,7 +668,9 @@ def test_losses_are_scikit_learns(name: str, peer: str, dtype: Any) -> None:
     mine, theirs = gf.loss.get(name), getattr(module, peer)()
     assert mine.name == name and mine.n_outputs == 1
     # scikit-learn's p − y cancels where the model is right; gradfold's form keeps those digits.
-    tolerance: dict[str, float] = {"rtol": 1e-5, "atol": 1e-7} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-14}
+    tolerance: dict[str, float] = (
+        {"rtol": 1e-5, "atol": 1e-7} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-14}
+    )
     for weight in (None, w):
         np.testing.assert_allclose(mine.loss(y, z, weight), theirs.loss(y, z, weight), **tolerance)
         np.testing.assert_allclose(mine.gradient(y, z, weight), theirs.gradient(y, z, weight), **tolerance)
@@ -665,7 +678,9 @@ def test_losses_are_scikit_learns(name: str, peer: str, dtype: Any) -> None:
             np.testing.assert_allclose(a, b, **tolerance)
         for a, b in zip(mine.gradient_hessian(y, z, weight), theirs.gradient_hessian(y, z, weight), strict=True):
             np.testing.assert_allclose(a, b, **tolerance)
-        np.testing.assert_allclose(mine(y, z, weight), theirs(y, z, weight), rtol=1e-5 if dtype == np.float32 else 1e-12)
+        np.testing.assert_allclose(
+            mine(y, z, weight), theirs(y, z, weight), rtol=1e-5 if dtype == np.float32 else 1e-12
+        )
     assert mine.loss(y, z).dtype == dtype and mine.gradient(y, z).dtype == dtype
 
 

@@ -96,12 +96,13 @@ def threads(value: object) -> int:
 def float_dtype(argument: str, value: object) -> np.dtype[Any]:
     """float32 or float64, as a dtype."""
     try:
-        dtype = np.dtype(value)  # type: ignore[call-overload]
+        dtype: np.dtype[Any] = np.dtype(value)  # type: ignore[call-overload]
     except TypeError:
         raise TypeError(f"{argument}: got {value!r}, wanted float32 or float64") from None
+    dtype = dtype.newbyteorder("=")
     if dtype not in FLOATS:
         raise TypeError(f"{argument}: got {dtype}, wanted float32 or float64")
-    return np.dtype(dtype.type)
+    return dtype
 
 
 def device(value: object) -> None:
@@ -109,7 +110,9 @@ def device(value: object) -> None:
     if value is None or value == "cpu":
         return
     if isinstance(value, str) and value.split(":")[0] == "cuda":
-        raise ValueError(f"device: got {value!r}, but this version of gradfold has no CUDA kernels; wanted None or 'cpu'")
+        raise ValueError(
+            f"device: got {value!r}, but this version of gradfold has no CUDA kernels; wanted None or 'cpu'"
+        )
     raise ValueError(f"device: got {value!r}, wanted None or 'cpu'")
 
 
@@ -142,12 +145,14 @@ def kernel_array(
         Another shape, not C-contiguous, not aligned, or read-only though `writable`.
     """
     wanted_dtype = np.dtype(dtype)
-    wanted = f"{wanted_dtype} of shape ({', '.join('any' if n is None else str(n) for n in shape)}{',' * (len(shape) == 1)})"
+    wanted = (
+        f"{wanted_dtype} of shape ({', '.join('any' if n is None else str(n) for n in shape)}{',' * (len(shape) == 1)})"
+    )
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{argument}: got {describe(value)}, wanted a NumPy array, {wanted}")
     if value.dtype != wanted_dtype or not value.dtype.isnative:
         raise TypeError(f"{argument}: got {describe(value)}, wanted {wanted}; nothing is converted here")
-    if value.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, value.shape)):
+    if value.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, value.shape, strict=True)):
         raise ValueError(f"{argument}: got {describe(value)}, wanted {wanted}")
     if not (value.flags.c_contiguous and value.flags.aligned):
         raise ValueError(
@@ -182,7 +187,7 @@ def refuse_sparse(argument: str, value: object) -> None:
     sparse = sys.modules.get("scipy.sparse")
     if sparse is not None and sparse.issparse(value):
         raise TypeError(
-            f"{argument}: got a sparse {type(value).__name__}; this version has no sparse kernels, wanted a dense array, "
+            f"{argument}: got a sparse {type(value).__name__}; there are no sparse kernels yet, wanted a dense array, "
             f"for example {argument}.toarray()"
         )
 
@@ -217,7 +222,9 @@ def data_matrix(argument: str, value: object, dtype: np.dtype[Any] | None) -> tu
     try:
         array = np.asarray(value)
     except ValueError as error:  # ragged lists
-        raise ValueError(f"{argument}: got {describe(value)}, wanted numbers of shape (n_rows, n_features): {error}") from None
+        raise ValueError(
+            f"{argument}: got {describe(value)}, wanted numbers of shape (n_rows, n_features): {error}"
+        ) from None
     if array.ndim != 2:
         raise ValueError(f"{argument}: got shape {array.shape}, wanted (n_rows, n_features)")
     if 0 in array.shape:
@@ -298,7 +305,9 @@ def finite(argument: str, array: Array, n_threads: int) -> None:
         place = _core.gradient.first_non_finite(array[a:b], n_threads)
         if place is not None:
             row, column = a + place[0], place[1]
-            where, got = (f"row {row}, column {column}", array[row, column]) if array.ndim == 2 else (f"row {row}", array[row])
+            where, got = (
+                (f"row {row}, column {column}", array[row, column]) if array.ndim == 2 else (f"row {row}", array[row])
+            )
             raise ValueError(f"{argument}: got {got} at {where}, wanted finite numbers only")
 
 

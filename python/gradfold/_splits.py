@@ -1,8 +1,7 @@
-"""What `fit` asks of splits beyond their roles: reading the argument, counting, the rows of the refit, a digest."""
+"""What `fit` asks of splits beyond their roles: reading the argument, counting, the rows of the refit."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -57,18 +56,19 @@ def read(folds: object, X: Array, y: Array, labels: bool, n_candidates: int, see
             raise ValueError("folds: got no (train, test) pair, wanted at least one")
         return index.from_splits(n_rows, pairs)
     raise TypeError(
-        f"folds: got {_check.describe(folds)}, wanted Folds, an int, (train, test) pairs, an object with split(X, y), or None"
+        f"folds: got {_check.describe(folds)}, wanted Folds, an int, (train, test) pairs, "
+        "an object with split(X, y), or None"
     )
 
 
 def check_every_split_trains(folds: Folds, sample_weight: Array | None) -> None:
     """Raise a ValueError that names the first split with no training row of positive weight."""
-    if folds.n_splits == 0:
-        raise ValueError("folds: got no split, wanted at least one")
+    if sample_weight is None:
+        return  # Folds themselves refuse a split without a training row
     trained = _training_counts(folds, sample_weight)
     if (trained == 0).any():
-        weighted = "" if sample_weight is None else " of a weight above 0"
-        raise ValueError(f"folds: split {int((trained == 0).argmax())} has no training row{weighted}, wanted at least one")
+        split = int((trained == 0).argmax())
+        raise ValueError(f"folds: split {split} has no training row of a weight above 0, wanted at least one")
 
 
 def refit_ids(folds: Folds | None, n_rows: int) -> Array:
@@ -96,28 +96,12 @@ def refit_ids(folds: Folds | None, n_rows: int) -> Array:
     return ids
 
 
-def digest(folds: Folds | None) -> str | None:
-    """SHA-256 of the splits' ids and conditions, with their types and shapes."""
-    if folds is None:
-        return None
-    sha = hashlib.sha256()
-    for array in (folds.ids, folds.conditions):
-        sha.update(f"{array.dtype.newbyteorder('<').str}{array.shape}".encode())
-        for row in array.reshape(len(array), -1):
-            for a in range(0, len(row), _STEP):
-                sha.update(np.ascontiguousarray(row[a : a + _STEP], array.dtype.newbyteorder("<")))
-    return sha.hexdigest()
-
-
-def _training_counts(folds: Folds, sample_weight: Array | None) -> Array:
+def _training_counts(folds: Folds, sample_weight: Array) -> Array:
     """Rows of positive weight that each split trains on, shape (n_splits,)."""
     if folds.conditions.shape[1] > 1:
         counts = np.zeros(folds.n_splits, np.int64)
         for s in range(folds.n_splits):
-            trains = folds.role(s) == 1
-            if sample_weight is not None:
-                trains &= sample_weight > 0
-            counts[s] = np.count_nonzero(trains)
+            counts[s] = np.count_nonzero((folds.role(s) == 1) & (sample_weight > 0))
         return counts
     # One condition: count the rows of each id once, then every split is a difference of cumulative counts. So
     # leave-one-out over n rows takes n steps and not n².
@@ -130,9 +114,7 @@ def _training_counts(folds: Folds, sample_weight: Array | None) -> Array:
         below = np.zeros(top + 2, np.int64)
         for a, b in _blocks(folds.n_rows):
             ids = np.minimum(folds.ids[row, a:b], top).astype(np.int64)
-            if sample_weight is not None:
-                ids = ids[sample_weight[a:b] > 0]
-            below[1:] += np.bincount(ids, minlength=top + 1)
+            below[1:] += np.bincount(ids[sample_weight[a:b] > 0], minlength=top + 1)
         below = np.cumsum(below)
         both_lo, both_hi = np.maximum(score_lo, train_lo), np.minimum(score_hi, train_hi)
         both_hi = np.maximum(both_lo, both_hi)

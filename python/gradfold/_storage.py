@@ -97,7 +97,9 @@ def read(path: str | os.PathLike[str], form: str, version: int) -> tuple[dict[st
                 if not isinstance(meta, dict) or meta.get("format") != form:
                     raise ValueError(f"its format is not {form!r}")
                 if not isinstance(meta["format_version"], int) or meta["format_version"] > version:
-                    raise ValueError(f"its format version is {meta['format_version']}, this gradfold reads up to {version}")
+                    raise ValueError(
+                        f"its format version is {meta['format_version']}, this gradfold reads up to {version}"
+                    )
                 arrays = {}
                 for member, wanted in meta["sha256"].items():
                     # Read whole first: that compares the CRC before any header is believed.
@@ -116,5 +118,5 @@ def checksum(array: Array) -> str:
     little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     sha = hashlib.sha256(f"{little.dtype.str}{array.shape}".encode())
     if little.size:
-        sha.update(little.reshape(-1).view(np.uint8))
+        sha.update(little.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

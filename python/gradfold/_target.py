@@ -109,9 +109,7 @@ def _encoded(y: Array, dtype: np.dtype[Any]) -> Target:
     """Two labels of any type as 0 and 1."""
     labels = _distinct(y)
     if len(labels) > 2:
-        advice = (
-            "; for regression pass loss='squared_error', or y as floats" if y.dtype.kind in "iu" else ""
-        )
+        advice = "; for regression pass loss='squared_error', or y as floats" if y.dtype.kind in "iu" else ""
         raise ValueError(
             f"y: got more than two labels ({', '.join(repr(v) for v in labels[:3])}, …); the multinomial loss does not "
             f"exist in this version, wanted two labels{advice}"

@@ -64,9 +64,13 @@ class Candidates(Sequence[dict[str, Any]]):
         checked: list[dict[str, Any]] = []
         for row in rows:
             if not isinstance(row, Mapping):
-                raise TypeError(f"candidates: got {_check.describe(row)}, wanted a mapping from parameter names to values")
+                raise TypeError(
+                    f"candidates: got {_check.describe(row)}, wanted a mapping from parameter names to values"
+                )
             if checked and list(row) != list(checked[0]) and set(row) != set(checked[0]):
-                raise ValueError(f"candidates: got a row with {sorted(row)}, wanted {sorted(checked[0])} as in the first")
+                raise ValueError(
+                    f"candidates: got a row with {sorted(row)}, wanted {sorted(checked[0])} as in the first"
+                )
             names = list(checked[0]) if checked else list(row)
             checked.append({name: _parameter(name)(row[name]) for name in names})
         if not checked:
@@ -133,7 +137,7 @@ def grid(**values: Iterable[Any]) -> Candidates:
         columns.append(list(column))
         if not columns[-1]:
             raise ValueError(f"{name}: got an empty list, wanted at least one value")
-    return Candidates(dict(zip(values, point)) for point in itertools.product(*columns))
+    return Candidates(dict(zip(values, point, strict=True)) for point in itertools.product(*columns))
 
 
 def _parameter(name: object) -> Callable[[object], Any]:

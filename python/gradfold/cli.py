@@ -64,10 +64,13 @@ def _parser() -> tuple[_Parser, list[str]]:
     demo = commands.add_parser(
         "demo",
         help="cross-validate 20 candidates on three data sets, beside scikit-learn",
-        description="Cross-validate 20 values of l2 over 5 folds on three data sets in one pass each, with scikit-learn on "
-        "the same folds beside it. Writes a table (CSV), a validation curve (PNG) and the refitted best model of each.",
+        description="Cross-validate 20 values of l2 over 5 folds on three data sets in one pass each, "
+        "with scikit-learn on the same folds beside it. Writes a table (CSV), a validation curve (PNG) and the "
+        "refitted best model of each.",
     )
-    demo.add_argument("--out", default="gradfold-demo", metavar="FOLDER", help="where to write (default: gradfold-demo)")
+    demo.add_argument(
+        "--out", default="gradfold-demo", metavar="FOLDER", help="where to write (default: gradfold-demo)"
+    )
     demo.add_argument("--quick", action="store_true", help="smaller data and fewer scikit-learn candidates, for a test")
     demo.set_defaults(run=_demo)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, _target, loss as _loss
+from gradfold import _check, _core, _target
+from gradfold import loss as _loss
 
 if TYPE_CHECKING:
     from gradfold.index import Folds
@@ -142,7 +143,9 @@ def _ids(argument: str, value: object, length: int | None, bound: int, bound_nam
     ids = _check.kernel_array(argument, value, np.int64, (length,))
     if ids.size and (ids.min() < 0 or ids.max() >= bound):
         place = int(((ids < 0) | (ids >= bound)).argmax())
-        raise ValueError(f"{argument}: got {ids[place]} at position {place}, wanted 0 to {bound_name} - 1 = {bound - 1}")
+        raise ValueError(
+            f"{argument}: got {ids[place]} at position {place}, wanted 0 to {bound_name} - 1 = {bound - 1}"
+        )
     return ids
 
 
@@ -183,10 +186,12 @@ def _outputs(
         "out[1] (grad_W)": (W.shape, W.dtype),
         "out[2] (grad_intercept)": None if intercept is None else (intercept.shape, W.dtype),
     }
-    for (argument, form), array in zip(wanted.items(), out):
+    for (argument, form), array in zip(wanted.items(), out, strict=True):
         if form is None:
             if array is not None:
-                raise ValueError(f"{argument}: got {_check.describe(array)}, wanted None, because the call does not ask for it")
+                raise ValueError(
+                    f"{argument}: got {_check.describe(array)}, wanted None, because the call does not ask for it"
+                )
             continue
         _check.kernel_array(argument, array, form[1], form[0], writable=True)
         for other, memory in inputs.items():

@@ -30,12 +30,16 @@ class Loss:
     name: str = ""
     n_outputs: int = 1
 
-    def loss(self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Array:
+    def loss(
+        self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
+    ) -> Array:
         """The loss of each row, shape (n_rows,)."""
         y, z, w = self._arguments(y_true, raw_prediction, sample_weight)
         return _weighted(self._loss(y, z), w)
 
-    def gradient(self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Array:
+    def gradient(
+        self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
+    ) -> Array:
         """The first derivative with respect to the raw prediction, shape (n_rows,)."""
         y, z, w = self._arguments(y_true, raw_prediction, sample_weight)
         return _weighted(self._gradient(y, z), w)
@@ -54,7 +58,9 @@ class Loss:
         y, z, w = self._arguments(y_true, raw_prediction, sample_weight)
         return _weighted(self._gradient(y, z), w), _weighted(self._hessian(y, z), w)
 
-    def __call__(self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+    def __call__(
+        self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
+    ) -> float:
         """The weighted mean of the loss, computed in float64."""
         y, z, w = self._arguments(y_true, raw_prediction, sample_weight)
         losses = self._loss(y, z).astype(np.float64)
@@ -63,7 +69,9 @@ class Loss:
     def __repr__(self) -> str:
         return f"<gradfold loss {self.name!r}>"
 
-    def _arguments(self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> Any:
+    def _arguments(
+        self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None
+    ) -> Any:
         z = np.asarray(raw_prediction)
         if z.dtype not in _check.FLOATS:
             raise TypeError(f"raw_prediction: got dtype {z.dtype}, wanted float32 or float64")

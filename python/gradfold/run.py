@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, _splits, _storage, loss as _loss
+from gradfold import _check, _core, _storage
+from gradfold import loss as _loss
 from gradfold.candidates import Candidates
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ class Run:
     @property
     def folds_digest(self) -> str | None:
         """SHA-256 of the splits, to tell whether two runs used the same ones; None without splits."""
-        if self._folds_digest is None:
-            self._folds_digest = _splits.digest(self._folds)
+        if self._folds_digest is None and self._folds is not None:
+            self._folds_digest = self._folds.digest()
         return self._folds_digest
 
     # -- prediction with the refitted model ---------------------------------------------------------------------------
@@ -212,7 +213,9 @@ class Run:
         """
         if self.best_coef is None or self.best_intercept is None:
             why = "the fit was interrupted" if self.interrupted else "refit=False, or no candidate could be ranked"
-            raise RuntimeError(f"this run holds no refitted model ({why}); `coef` and `intercept` hold the models of the splits")
+            raise RuntimeError(
+                f"this run holds no refitted model ({why}); `coef` and `intercept` hold the models of the splits"
+            )
         data, copied = _check.data_matrix("X", X, None)
         if data.shape[1] != self.n_features:
             raise ValueError(f"X: got {data.shape[1]} features, wanted {self.n_features} as in fit")
@@ -271,7 +274,9 @@ class Run:
         """
         X, _, _, folds = self._held_out()
         n_models = len(self.coef)
-        chosen = list(range(n_models)) if models is None else [_check.integer("models", m, 0, n_models - 1) for m in models]
+        chosen = (
+            list(range(n_models)) if models is None else [_check.integer("models", m, 0, n_models - 1) for m in models]
+        )
         threads = _check.threads(n_threads)
         out = np.full((len(chosen), len(X)), np.nan, X.dtype)
         by_split: dict[int, list[int]] = {}
@@ -331,7 +336,8 @@ class Run:
             for chunk in _row_chunks(rows, X):
                 raw = _raw(X[chunk], self.coef[models], self.intercept[models], threads).astype(np.float64)
                 w = _weights(weight, chunk)
-                value += w @ _pointwise(name, y[chunk].astype(np.float64)[:, None], raw)
+                with np.errstate(over="ignore", invalid="ignore"):  # of diverged models, whose scores are NaN below
+                    value += w @ _pointwise(name, y[chunk].astype(np.float64)[:, None], raw)
                 total += float(w.sum())
             if name == "r2":
                 # As scikit-learn: a constant target scores 1 if it is met exactly and 0 if not.
@@ -343,7 +349,9 @@ class Run:
 
     def _held_out(self) -> tuple[Array, Array, Array | None, Folds]:
         if self._data is None:
-            raise RuntimeError("held-out predictions need X, which this run does not hold (it was loaded, or interrupted early)")
+            raise RuntimeError(
+                "held-out predictions need X, which this run does not hold (it was loaded, or interrupted early)"
+            )
         if self._folds is None:
             raise RuntimeError("this run has no splits, so there are no held-out rows; pass folds to fit")
         return (*self._data, self._folds)
@@ -474,6 +482,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     arrays, meta = _storage.read(path, _FORMAT, _FORMAT_VERSION)
     try:
         best_intercept = arrays.get("best_intercept")
+        models: dict[str, Any] = {name: arrays[name] for name in _ARRAYS[:7]}
         run = Run(
             candidates=None if meta["candidates"] is None else Candidates(meta["candidates"]),
             params=[dict(row) for row in meta["params"]],
@@ -489,7 +498,7 @@ def load(path: str | os.PathLike[str]) -> Run:
             best_coef=arrays.get("best_coef"),
             best_intercept=None if best_intercept is None else float(best_intercept),
             classes=arrays.get("classes"),
-            **{name: arrays[name] for name in _ARRAYS[:7]},
+            **models,
         )
         weights = run.weights_sha256
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 import gradfold
-from gradfold import _check, _core, _splits, _target, loss as _loss
+from gradfold import _check, _core, _splits, _target
+from gradfold import loss as _loss
 from gradfold._interrupt import Interrupt, Interrupted
 from gradfold.candidates import PARAMETERS, SCHEDULES, Candidates
 from gradfold.run import Run
@@ -158,7 +159,9 @@ def fit(
             _set_up(problem, settings, X, y, sample_weight, folds, wanted)
             problem.read_start(coef_init, intercept_init, len(params))
             if problem.folds is None and not refit:
-                raise ValueError("refit: got False with no splits to train; wanted folds, two candidates, or refit=True")
+                raise ValueError(
+                    "refit: got False with no splits to train; wanted folds, two candidates, or refit=True"
+                )
             trainer = problem.trainer_of_splits(settings)
             interrupt.raising = False
         except Interrupted:
@@ -206,7 +209,9 @@ class _Problem:
         n_features = self.X.shape[1]
         n_models = n_candidates * (1 if self.folds is None else self.folds.n_splits)
         if coef_init is not None:
-            self.coef_init = _start("coef_init", coef_init, [(n_features,), (n_models, n_features)]).reshape(-1, n_features)
+            self.coef_init = _start("coef_init", coef_init, [(n_features,), (n_models, n_features)]).reshape(
+                -1, n_features
+            )
         if intercept_init is not None:
             self.intercept_init = _start("intercept_init", intercept_init, [(), (n_models,)]).reshape(-1)
 
@@ -226,7 +231,9 @@ class _Problem:
         conditions = np.array([[[0, 0, 0, 0, 1]]], np.int64)
         return self._trainer(settings, [settings.params[candidate]], ids, conditions, np.zeros(1, np.int64))
 
-    def _trainer(self, settings: _Settings, models: list[dict[str, Any]], ids: Array, conditions: Array, splits: Array) -> Any:
+    def _trainer(
+        self, settings: _Settings, models: list[dict[str, Any]], ids: Array, conditions: Array, splits: Array
+    ) -> Any:
         assert self.X is not None and self.target is not None
         n_models, n_features = len(models), self.X.shape[1]
 
@@ -269,13 +276,20 @@ def _candidates(
     """Every candidate's full parameters, and the grid itself."""
     _check.choice("solver", solver, SOLVERS)
     default = LEARNING_RATES["sgd" if solver == "sgd" else "adam"]
-    given = {"l1": l1, "l2": l2, "learning_rate": default if learning_rate is None else learning_rate, "schedule": schedule}
+    given = {
+        "l1": l1,
+        "l2": l2,
+        "learning_rate": default if learning_rate is None else learning_rate,
+        "schedule": schedule,
+    }
     own = {name: PARAMETERS[name](value) for name, value in given.items()}
     if candidates is None:
         return [own], None
     if not isinstance(candidates, Candidates):
         if not isinstance(candidates, Iterable) or isinstance(candidates, (str, bytes, Mapping)):
-            raise TypeError(f"candidates: got {_check.describe(candidates)}, wanted Candidates, as gradfold.grid makes them")
+            raise TypeError(
+                f"candidates: got {_check.describe(candidates)}, wanted Candidates, as gradfold.grid makes them"
+            )
         candidates = Candidates(candidates)
     return [{**own, **row} for row in candidates], candidates
 
@@ -374,7 +388,9 @@ def _collect(
     else:
         n_features, kind = (0, np.dtype(np.float64)) if problem.X is None else (problem.X.shape[1], problem.X.dtype)
         start = problem.coef_init if problem.coef_init is not None else np.zeros((1, n_features))
-        coef = np.broadcast_to(start, (n_models, n_features)).astype(kind) if n_models else np.zeros((0, n_features), kind)
+        coef = (
+            np.broadcast_to(start, (n_models, n_features)).astype(kind) if n_models else np.zeros((0, n_features), kind)
+        )
         start = problem.intercept_init if problem.intercept_init is not None else np.zeros(1)
         intercept = np.broadcast_to(start, (n_models,)).astype(kind) if n_models else np.zeros(0, kind)
         steps, history = np.zeros(n_models, np.int64), np.empty((0, *shape))
@@ -388,9 +404,7 @@ def _collect(
         params=settings.params,
         loss=problem.loss,
         solver=settings.solver,
-        solver_reason=(
-            "auto: adam, the only adaptive solver of this version" if asked == "auto" else "asked for"
-        ),
+        solver_reason=("auto: adam, the only adaptive solver of this version" if asked == "auto" else "asked for"),
         settings={
             "epochs": settings.epochs,
             "batch_size": settings.batch_size,
