@@ -63,9 +63,11 @@ const std::vector<Level>& supported_levels() {
 Level current_level() {
   const int now = forced.load(std::memory_order_relaxed);
   if (now != kNotForced) return static_cast<Level>(now);
-  if (const char* name = std::getenv("GRADFOLD_LEVEL"); name != nullptr && *name != '\0')
-    return parse(name, "GRADFOLD_LEVEL");
-  return supported_levels().back();
+  static const Level by_default = [] {  // read once; a bad name throws here again at every call
+    const char* name = std::getenv("GRADFOLD_LEVEL");
+    return name != nullptr && *name != '\0' ? parse(name, "GRADFOLD_LEVEL") : supported_levels().back();
+  }();
+  return by_default;
 }
 
 void force_level(const std::string& name) {
