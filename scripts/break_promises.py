@@ -23,6 +23,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,8 +90,9 @@ BREAKAGES = (
         "a sum is a sum, so nobody needs to wait for its turn",
         "csrc/gradient/dense.cpp",
         (
-            # A mutex keeps the additions whole; only their order is lost. A chunk in three dawdles, as on a busy machine.
-            ("OrderedItems items;\n  const std::int64_t n_items = n_chunks", "static std::mutex lock;\n  OrderedItems items;\n  const std::int64_t n_items = n_chunks"),
+            # A mutex keeps the additions whole, only their order is lost; a chunk in three dawdles, as it may on a
+            # busy machine.
+            ("  OrderedItems items;\n", "  static std::mutex lock;\n  OrderedItems items;\n"),
             (
                 "items.turn(item);",
                 "if (item % 3 == 1) std::this_thread::sleep_for(std::chrono::milliseconds(2));\n"
@@ -168,8 +170,8 @@ BREAKAGES = (
 )
 
 
-def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload,no-any-return]
+def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 class Copy:
@@ -196,7 +198,7 @@ class Copy:
         shutil.copy2(module, self.at / "python" / "gradfold" / module.name)
 
     def tests_pass(self, chosen: str) -> tuple[bool, str]:
-        """Whether the chosen promise tests pass, and the summary's last line. Red is red: nothing is shrunk."""
+        """Whether the chosen promise tests pass, and the first that fails. Red is red: nothing is shrunk."""
         command = [sys.executable, "-m", "pytest", "tests/test_promises.py", "-x", "-q", "--tb=no", "-k", chosen]
         command += ["-p", "no:cacheprovider", "--hypothesis-profile=gradfold-unshrunk"]
         environment = {**os.environ, "PYTHONPATH": str(self.at / "python")}
@@ -206,8 +208,9 @@ class Copy:
             return False, "did not end"
         if done.returncode not in (0, 1) and done.returncode > 0:
             raise SystemExit(f"pytest could not run:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-        failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
-        return done.returncode == 0, failed[0].split(" - ")[0].removeprefix("FAILED tests/test_promises.py::") if failed else ""
+        mark = "FAILED tests/test_promises.py::"
+        failed = [line.removeprefix(mark) for line in done.stdout.splitlines() if line.startswith(mark)]
+        return done.returncode == 0, failed[0].split(" - ")[0] if failed else f"ended with {done.returncode}"
 
     def edit(self, breakage: Breakage) -> str:
         """Apply a breakage; returns the text that was there."""

@@ -76,7 +76,7 @@ def leave_one_out(rng, n):
 
 
 def nested(rng, n, outer=3, inner=2):
-    """Inner splits of every outer training set, in an id row of their own; the outer held-out rows are skipped there."""
+    """Inner splits of every outer training set, in an id row of their own, where outer held-out rows are skipped."""
     fold = rng.permutation(np.arange(n) % outer)
     ids = [fold]
     for f in range(outer):

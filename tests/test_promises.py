@@ -1,7 +1,9 @@
 """Promises 1, 2, 3 and 5 in bytes, for one loss-gradient and for whole trainings, sampled by hypothesis.
 
-1. Solo = batched.   2. Any number of threads.   3. Any level.   5. A row that a model does not train on cannot touch it.
-And: the caller's floating-point environment changes nothing.
+1. Solo = batched.  2. Any number of threads.  3. Any level.  5. A row that a model does not train on cannot
+touch it. And: the caller's floating-point environment changes nothing.
+
+scripts/break_promises.py breaks each of them in a copy of the kernels and watches these tests go red.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from reference.roles import SCORE, TRAIN
 DTYPES = [np.float32, np.float64]
 LEVELS = _core.levels.supported()
 
-# Widths below, at and above whole vectors of every level, and more than one panel; up to 4 models have kernels of their own.
+# Widths below, at and above whole vectors of every level, and more than one panel; up to 4 models have kernels of
+# their own.
 N_FEATURES = [1, 7, 257, 1000]
 N_MODELS = [1, 2, 4, 15, 16, 17, 48, 100]
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import calls
@@ -39,7 +39,9 @@ def check(q, rtol=1e-9, **options):
     np.testing.assert_array_equal(got.diverged_epoch, want.diverged_epoch)
     np.testing.assert_array_equal(got.diverged_batch, want.diverged_batch)
     # Rounding is relative to the largest weights of a model: a coefficient near 0 is a difference of larger ones.
+    # And a gradient of 0 in exact arithmetic is a rounding error here or there, which adam multiplies by up to 1e8.
     size = np.maximum(np.abs(want.coef).max(axis=1), np.abs(want.intercept))
+    size = np.maximum(size, 1.0 if options.get("solver") == "adam" else 1e-3)
     assert (np.abs(got.coef - want.coef) <= rtol * size[:, None]).all(), np.abs(got.coef - want.coef).max() / size.max()
     assert (np.abs(got.intercept - want.intercept) <= rtol * size).all()
     np.testing.assert_allclose(got.history, want.history, rtol=10 * rtol, atol=rtol)
@@ -109,7 +111,19 @@ def test_every_kind_of_split(each_level, kind, solver):
     check(calls.problem(11, n=90, p=5, m=10, kind=kind), solver=solver, epochs=3, batch_size=16)
 
 
-@settings(max_examples=50)
+def has_no_gradient(q):
+    """Whether some model has hardly a training row, or one class only.
+
+    On centred columns its gradient is then 0 in exact arithmetic and a rounding error in ours, which adam divides by
+    itself plus 1e-8: no two implementations agree on what becomes of it.
+    """
+    weight = np.ones(len(q.y)) if q.sample_weight is None else q.sample_weight
+    trains = (q.model_roles() == TRAIN) & (weight > 0)
+    one_class = q.loss == "log_loss" and any(len(set(q.y[rows])) == 1 for rows in trains)
+    return one_class or trains.sum(axis=1).min() < 4
+
+
+@settings(max_examples=200)
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(12, 150),
@@ -129,6 +143,7 @@ def test_every_kind_of_split(each_level, kind, solver):
 )
 def test_against_the_reference(seed, n, p, m, loss, kind, weights, **options):
     q = calls.problem(seed, n=n, p=p, m=m, loss=loss, kind=kind, weights=weights)
+    assume(not has_no_gradient(q))
     check(q, **options)
 
 

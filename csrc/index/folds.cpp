@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "index/divide.h"
+#include "index/index_kernels.h"
 #include "index/permutation.h"
 
 namespace gradfold {
@@ -108,6 +109,44 @@ void assign_by_class(const Classes& classes, const Shuffle& shuffle, Part part, 
   hand_out(classes, parts, start, ids);
 }
 
+// How many rows of an id row have an id below a bound: from running counts where the ids are dense, and by bisection of
+// the sorted ids where a few of them are far larger than there are rows.
+class IdRanks {
+ public:
+  bool ready() const { return ready_; }
+
+  template <class Id>
+  void count(const Id* ids, std::int64_t n_rows) {
+    ready_ = true;
+    const Id skip = static_cast<Id>(~Id{0});
+    std::int64_t top = 0;
+    for (std::int64_t i = 0; i < n_rows; ++i)
+      if (ids[i] != skip) top = std::max(top, static_cast<std::int64_t>(ids[i]) + 1);
+    if (top > 4 * n_rows + (1 << 16)) {
+      sorted_.assign(ids, ids + n_rows);
+      std::sort(sorted_.begin(), sorted_.end());
+      return;
+    }
+    sum_.assign(static_cast<std::size_t>(top) + 1, 0);
+    for (std::int64_t i = 0; i < n_rows; ++i)
+      if (ids[i] != skip) ++sum_[static_cast<std::size_t>(ids[i]) + 1];
+    for (std::int64_t id = 0; id < top; ++id) sum_[id + 1] += sum_[id];
+  }
+
+  std::int64_t operator()(std::int64_t bound) const {
+    if (sum_.empty()) {
+      const auto smaller = [](std::uint32_t id, std::int64_t limit) { return static_cast<std::int64_t>(id) < limit; };
+      return std::lower_bound(sorted_.begin(), sorted_.end(), bound, smaller) - sorted_.begin();
+    }
+    return sum_[std::min(bound, static_cast<std::int64_t>(sum_.size()) - 1)];
+  }
+
+ private:
+  bool ready_ = false;
+  std::vector<std::int64_t> sum_;      // [id]: rows with a smaller id
+  std::vector<std::uint32_t> sorted_;
+};
+
 }  // namespace
 
 std::int64_t folds_first_bad_condition(const FoldsView& folds, std::int64_t first, std::int64_t last) {
@@ -142,31 +181,15 @@ void folds_sizes(const FoldsView& folds, std::int64_t* sizes) {
     }
     return;
   }
-  // One condition: count ids once per id row, and read every range from the running sum. Leave-one-out has as many
-  // splits as rows, so a pass per split would be quadratic.
-  std::vector<std::int64_t> bound(static_cast<std::size_t>(folds.n_id_rows), 0);
+  // One condition: every size is a difference of two ranks. Leave-one-out has as many splits as rows, so a pass over
+  // the rows for every split would be quadratic.
+  std::vector<IdRanks> ranks(static_cast<std::size_t>(folds.n_id_rows));
   for (std::int64_t split = 0; split < folds.n_splits; ++split) {
     const FoldCondition& c = folds.conditions[split];
-    bound[c.id_row] = std::max(bound[c.id_row], std::max(c.score_hi, c.train_hi));
-  }
-  std::vector<std::vector<std::int64_t>> below(static_cast<std::size_t>(folds.n_id_rows));
-  for (std::int64_t row = 0; row < folds.n_id_rows; ++row) {
-    if (bound[row] == 0) continue;
-    std::vector<std::int64_t>& sum = below[row];
-    // Ids beyond the number of rows can be few at most; the bound may still be large, and then costs its own size.
-    sum.assign(static_cast<std::size_t>(bound[row]) + 1, 0);
-    with_ids(folds, row, [&](const auto* ids) {
-      for (std::int64_t i = 0; i < folds.n_rows; ++i)
-        if (static_cast<std::int64_t>(ids[i]) < bound[row]) ++sum[ids[i] + 1];
-    });
-    for (std::int64_t id = 0; id < bound[row]; ++id) sum[id + 1] += sum[id];
-  }
-  for (std::int64_t split = 0; split < folds.n_splits; ++split) {
-    const FoldCondition& c = folds.conditions[split];
-    const std::vector<std::int64_t>& sum = below[c.id_row];
-    const auto rows_in = [&](std::int64_t lo, std::int64_t hi) { return lo < hi ? sum[hi] - sum[lo] : 0; };
-    const std::int64_t n_both =
-        rows_in(std::max(c.score_lo, c.train_lo), std::min(c.score_hi, c.train_hi));
+    IdRanks& below = ranks[c.id_row];
+    if (!below.ready()) with_ids(folds, c.id_row, [&](const auto* ids) { below.count(ids, folds.n_rows); });
+    const auto rows_in = [&](std::int64_t lo, std::int64_t hi) { return lo < hi ? below(hi) - below(lo) : 0; };
+    const std::int64_t n_both = rows_in(std::max(c.score_lo, c.train_lo), std::min(c.score_hi, c.train_hi));
     sizes[2 * split] = rows_in(c.train_lo, c.train_hi) - n_both;
     sizes[2 * split + 1] = rows_in(c.score_lo, c.score_hi);
   }
@@ -175,13 +198,11 @@ void folds_sizes(const FoldsView& folds, std::int64_t* sizes) {
 std::int64_t folds_indices(const FoldsView& folds, std::int64_t split, Role role, std::int64_t room,
                            std::int64_t* out) {
   const std::int8_t wanted = static_cast<std::int8_t>(role);
+  const IndexKernels& kernels = index_kernels();
   std::int64_t found = 0;
   for_role_chunks(folds, split, [&](std::int64_t first, std::int64_t count, const std::int8_t* roles) {
-    if (found + count < room) {  // a store per row, kept only where the role fits: no branch to mispredict
-      for (std::int64_t i = 0; i < count; ++i) {
-        out[found] = first + i;
-        found += roles[i] == wanted;
-      }
+    if (found + count + kPackSlack <= room) {
+      found += kernels.pack(roles, wanted, first, count, out + found);
       return;
     }
     for (std::int64_t i = 0; i < count; ++i) {
@@ -231,8 +252,8 @@ void assign_stratified(const Classes& classes, std::int64_t n_splits, const Shuf
                     [&](std::int64_t place) { return by_splits.modulo(static_cast<std::uint64_t>(place)); }, ids);
     return;
   }
-  // scikit-learn sorts the codes and gives fold f the places f, f + k, f + 2 k, ... of that order; how many of them fall
-  // to a class is its allocation, and within the class the rows of a fold are a run.
+  // scikit-learn sorts the codes and gives fold f the places f, f + k, f + 2 k, ... of that order; how many of them
+  // fall to a class is its allocation, and within the class the rows of a fold are a run.
   std::vector<std::int64_t> by_rank;
   std::vector<std::int64_t> start = class_starts(classes, by_rank);
   std::vector<Id> parts(static_cast<std::size_t>(classes.n_rows));

@@ -25,8 +25,8 @@ struct FoldsView {
   std::int64_t n_conditions;
 };
 
-// The first fault among the conditions of splits [first, last): its flat index, or -1 when every id_row exists and every
-// range lies in 0 <= lo <= hi <= largest number of the id type.
+// The first fault among the conditions of splits [first, last): its flat index, or -1 when every id_row exists and
+// every range lies in 0 <= lo <= hi <= largest number of the id type.
 std::int64_t folds_first_bad_condition(const FoldsView& folds, std::int64_t first, std::int64_t last);
 
 // Roles of rows first .. first + count - 1 under one split.

@@ -1,5 +1,5 @@
-#include "index/permutation-inl.h"
+#include "index/index-inl.h"
 
 namespace gradfold {
-const PermutationKernels permutation_kernels_serial = kKernels;
+const IndexKernels index_kernels_serial = kKernels;
 }  // namespace gradfold

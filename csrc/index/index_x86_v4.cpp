@@ -1,5 +1,5 @@
-#include "index/permutation-inl.h"
+#include "index/index-inl.h"
 
 namespace gradfold {
-const PermutationKernels permutation_kernels_x86_v4 = kKernels;
+const IndexKernels index_kernels_x86_v4 = kKernels;
 }  // namespace gradfold

@@ -1,17 +1,17 @@
 // The mixer's loops, for one level. Include only from index_<level>.cpp: everything has internal linkage.
 //
-// A word x of b bits is kept in the top bits of its lane, X = x << (word bits - b). Products and sums then wrap at 2^b by
-// themselves, and a round is multiply, add, shift, and one x ^ ((x >> s) & keep).
+// A word x of b bits is kept in the top bits of its lane, X = x << (word bits - b). Products and sums then wrap at 2^b
+// by themselves, and a round is multiply, add, shift, and one x ^ ((x >> s) & keep).
 //
 // Cycle walking without idle lanes. A block is a list of words. After the rounds, the words that are not below n are
 // packed, in order, into a second list, which gets the rounds again, and so on: half the work at every list. Then each
-// list, from the last to the first, hands its words back into the gaps of the one before it. Nothing is scattered and no
-// position is stored.
+// list, from the last to the first, hands its words back into the gaps of the one before it. Nothing is scattered and
+// no position is stored.
 #pragma once
 #include <cstdint>
 
 #include "index/lanes-inl.h"
-#include "index/permutation_kernels.h"
+#include "index/index_kernels.h"
 
 namespace gradfold {
 namespace {
@@ -78,7 +78,7 @@ void mix(const Mixer<L>& mixer, typename L::V* x) {
   for (int u = 0; u < U; ++u) x[u] = v[u];
 }
 
-// The rounds on the words at `list` (a whole number of vectors), in place; those above the limit are appended to `next`.
+// The rounds on U vectors of words at `list`, in place; those above the limit are appended to `next`.
 template <class L, bool Inverse, int U>
 int mix_and_pack(const Mixer<L>& mixer, typename L::W* list, typename L::W* next) {
   typename L::V x[U];
@@ -211,8 +211,6 @@ void map(const Permutation& p, bool inverse, const std::int64_t* in, std::int64_
   else
     inverse ? map_words<Lanes64, true>(p, in, count, out) : map_words<Lanes64, false>(p, in, count, out);
 }
-
-constexpr PermutationKernels kKernels{fill, map};
 
 }  // namespace
 }  // namespace gradfold

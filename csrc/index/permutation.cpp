@@ -2,18 +2,11 @@
 
 #include <bit>
 
-#include "index/permutation_kernels.h"
+#include "index/index_kernels.h"
 #include "index/philox.h"
-#include "levels/levels.h"
 
 namespace gradfold {
 namespace {
-
-const PermutationKernels& kernels_of(Level level) {
-#define GRADFOLD_TABLE(NAME) permutation_kernels_##NAME
-  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
-}
 
 void shuffle_table(Permutation& p) {
   PhiloxWords words(p.seed, p.epoch, p.stream);
@@ -114,7 +107,7 @@ void permutation_fill_strided(const Permutation& p, std::int64_t first, std::int
     for (std::int64_t k = 0; k < count; ++k) out[k] = p.table[first + k * step];
     return;
   }
-  kernels_of(current_level()).fill(p, first, step, count, out);
+  index_kernels().fill(p, first, step, count, out);
 }
 
 void permutation_fill(const Permutation& p, std::int64_t first, std::int64_t count, std::int64_t* out) {
@@ -124,7 +117,7 @@ void permutation_fill(const Permutation& p, std::int64_t first, std::int64_t cou
 void permutation_map(const Permutation& p, bool inverse, const std::int64_t* in, std::int64_t count,
                      std::int64_t* out) {
   if (p.rounds > 0) {
-    kernels_of(current_level()).map(p, inverse, in, count, out);
+    index_kernels().map(p, inverse, in, count, out);
     return;
   }
   std::uint16_t position[kTableLimit];

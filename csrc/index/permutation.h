@@ -25,8 +25,9 @@ inline constexpr std::uint64_t kMultiplier64[4] = {0x9E3779B97F4A7C15u, 0xBF5847
 //   words >= 2^32 - (2^32 mod (i + 1)) are drawn again.
 // rounds > 0: with b = bit_width(n - 1), s = (b + 1) / 2 and mask = 2^b - 1 a round is
 //     x = (x * multiplier[r & 3] + key[r]) & mask;  x ^= x >> s
-//   and all rounds are repeated until x < n ("cycle walking": a power of two never repeats them). 12 rounds if b <= 16,
-//   else 8. key[r] is Philox word r times multiplier[r & 3]; in the 64-bit form word 2r is the low half, 2r + 1 the high.
+//   and all rounds are repeated until x < n ("cycle walking": a power of two never repeats them). 12 rounds if
+//   b <= 16, else 8. key[r] is Philox word r times multiplier[r & 3]; in the 64-bit form word 2r is the low half of
+//   that word and 2r + 1 the high.
 struct Permutation {
   std::int64_t n;
   std::uint64_t seed;

@@ -25,8 +25,8 @@ inline PhiloxBlock philox4x32_10(PhiloxBlock counter, std::uint32_t key0, std::u
   return counter;
 }
 
-// The words that (seed, epoch, stream) own: counters (block, stream, epoch, 0) for block 0, 1, 2, ..., the four words of
-// a block in order.
+// The words that (seed, epoch, stream) own: counters (block, stream, epoch, 0) for block 0, 1, 2, ..., the four words
+// of a block in order.
 class PhiloxWords {
  public:
   PhiloxWords(std::uint64_t seed, std::uint32_t epoch, std::uint32_t stream)

@@ -186,7 +186,7 @@ class Permutation:
             return out
         if isinstance(index, (np.ndarray, list)) and np.ndim(index) > 0:
             return self._map("i", index, inverse=False)
-        return self._core.at(self._scalar("i", index))
+        return int(self._core.at(self._scalar("i", index)))
 
     @overload
     def inverse(self, j: int) -> int: ...
@@ -213,7 +213,7 @@ class Permutation:
         """
         if isinstance(j, (np.ndarray, list)) and np.ndim(j) > 0:
             return self._map("j", j, inverse=True)
-        return self._core.inverse(self._scalar("j", j))
+        return int(self._core.inverse(self._scalar("j", j)))
 
     def _scalar(self, name: str, value: Any) -> int:
         if isinstance(value, np.ndarray) and value.ndim == 0:
@@ -321,7 +321,8 @@ class Folds:
 
     Notes
     -----
-    An object of this class may be passed as ``cv=`` to scikit-learn: it has `split` and `get_n_splits`. It is immutable.
+    An object of this class is immutable, and may be passed as ``cv=`` to scikit-learn: it has `split` and
+    `get_n_splits`.
 
     Examples
     --------
@@ -442,18 +443,19 @@ class Folds:
         """SHA-256, in hex, of the folds' contents: n_repeats, shapes, conditions and ids.
 
         It does not depend on the id type or the machine: all numbers enter as little-endian integers (64 bits; ids 32
-        bits, *skip* as 2**32 - 1). Folds that hand the same rows to the same splits under other ids have another digest.
+        bits, *skip* as 2**32 - 1). Folds that hand the same rows to the same splits under other ids have another
+        digest.
         """
         if self._digest is None:
             sha = hashlib.sha256(b"gradfold.Folds.v1")
             sha.update(np.array([self._n_repeats, *self._ids.shape, *self._conditions.shape], dtype="<i8").tobytes())
-            sha.update(np.ascontiguousarray(self._conditions, dtype="<i8"))
+            sha.update(np.ascontiguousarray(self._conditions, dtype="<i8").data)
             skip = np.iinfo(self._ids.dtype).max
             for row in self._ids:
                 for first in range(0, row.size, 1 << 16):
                     wide = row[first : first + (1 << 16)].astype("<u4")
                     wide[wide == skip] = 0xFFFFFFFF
-                    sha.update(wide)
+                    sha.update(wide.data)
             self._digest = sha.hexdigest()
         return self._digest
 
@@ -477,7 +479,8 @@ class Folds:
             for sizes in (self.train_sizes, self.score_sizes)
         )
         repeats = f", n_repeats={self._n_repeats}" if self._n_repeats > 1 else ""
-        return f"<Folds: n_rows={self.n_rows}, n_splits={self.n_splits}{repeats}; {train} rows train, {score} are scored>"
+        shape = f"n_rows={self.n_rows}, n_splits={self.n_splits}{repeats}"
+        return f"<Folds: {shape}; {train} rows train, {score} are scored>"
 
 
 def _frozen(name: str, array: Any, types: Sequence[type], shape: str, ndim: int) -> npt.NDArray[Any]:
@@ -487,10 +490,11 @@ def _frozen(name: str, array: Any, types: Sequence[type], shape: str, ndim: int)
         raise TypeError(f"{name}: got {came}, wanted an array of {' or '.join(np.dtype(t).name for t in types)}")
     if array.ndim != ndim or (ndim == 3 and array.shape[2] != 5):
         raise ValueError(f"{name}: got shape {array.shape}, wanted {shape}")
+    frozen: npt.NDArray[Any] = array
     if array.flags.writeable or not array.flags.c_contiguous:
-        array = array.copy(order="C")
-        array.flags.writeable = False
-    return array
+        frozen = array.copy(order="C")
+        frozen.flags.writeable = False
+    return frozen
 
 
 def _make(ids: npt.NDArray[Any], conditions: npt.NDArray[Any], n_repeats: int = 1) -> Folds:
@@ -668,8 +672,10 @@ def _part_sizes(n_rows: int, fractions: Any) -> tuple[int, int, int]:
     """Rows of the train, validation (0 of two parts) and test part."""
     single = isinstance(fractions, (int, float, np.integer, np.floating))
     try:
+        if isinstance(fractions, (str, bytes)):
+            raise TypeError
         shares = [float(fractions)] if single else [float(share) for share in fractions]
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"fractions: got {type(fractions).__name__}, wanted a float, or 2 or 3 of them") from None
     if single:
         shares = [1.0 - shares[0], shares[0]]
@@ -736,8 +742,8 @@ def time_series(
     longest = rows if max_train_size is None else _integer("max_train_size", max_train_size, 1, 2**63 - 1)
     if rows - between - k * size <= 0:
         raise ValueError(
-            f"n_splits: got {k} splits of test_size {size} and gap {between}, wanted fewer than n_rows = {rows} in all; "
-            "the first split would have no training row"
+            f"n_splits: got {k} splits of test_size {size} and gap {between}, wanted fewer than n_rows = {rows} in "
+            "all; the first split would have no training row"
         )
     score_lo = rows - size * np.arange(k, 0, -1, dtype=np.int64)
     score_hi = score_lo + size
@@ -866,7 +872,7 @@ def _labels(name: str, y: npt.ArrayLike) -> _Labels:
     if labels.size == 0:
         raise ValueError(f"{name}: got no label, wanted at least one")
     kind = labels.dtype.kind
-    # Equal labels must have equal bytes. A long double has padding; objects are pointers; the rest is compared as it is.
+    # Equal labels must have equal bytes. A long double has padding and objects are pointers: those are sorted.
     by_bytes = kind in "biumMUS" or (kind == "f" and labels.dtype.itemsize <= 8)
     values = labels
     if not by_bytes:

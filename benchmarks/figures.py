@@ -1,0 +1,117 @@
+"""Prints the figures of the README: `python benchmarks/figures.py [section ...]`.
+
+Sections: gradient, peers, one-model, permutation, grid, memory. Every ratio has both sides measured in turn in this process;
+medians. Peers that are not installed are named and left out.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import warnings
+
+import numpy as np
+from benchmarks import limits, peers
+from benchmarks.bench_gradient import Problem, median_seconds
+
+
+def gradient() -> None:
+    for n_features, n_models in ((100, 96), (100, 100), (1000, 96), (1000, 100), (30, 100)):
+        q = Problem(n_features, n_models)
+        parts = []
+        for n_threads in (1, limits.cores()):
+            for loss in (False, True):
+                seconds = median_seconds(lambda q=q, loss=loss, n=n_threads: q.gradient(loss, n), 9)
+                share = q.flops() / seconds / limits.fma_peak(4, n_threads)
+                parts.append(f"{n_threads} thread(s){' with loss' if loss else ''} {share:.0%}")
+        print(f"dense gradient, {n_models} models, {n_features} features, useful share of the FMA peak:", ", ".join(parts))
+
+
+def ratio(theirs, ours, repeats: int) -> float:
+    return float(np.median([median_seconds(theirs, 1) / median_seconds(ours, 1) for _ in range(repeats)]))
+
+
+def peer_ratios() -> None:
+    q = Problem(100, 100)
+    mask = q.train_mask()
+    n = limits.cores()
+    ours = lambda: q.gradient(False, n)  # noqa: E731
+    print(f"times as fast as NumPy in row blocks: {ratio(peers.numpy_blocks(q.X, q.y, q.W, mask), ours, 5):.1f}")
+    for name, make in (
+        ("PyTorch in row blocks", lambda: peers.torch_blocks(q.X, q.y, q.W, mask, n)),
+        ("jax.vmap(jax.grad)", lambda: peers.jax_vmap(q.X, q.y, q.W, mask)),
+    ):
+        try:
+            peer = make()
+        except ImportError:
+            print(f"{name}: not installed")
+            continue
+        peer()
+        print(f"times as fast as {name}: {ratio(peer, ours, 5):.1f}")
+
+
+def one_model() -> None:
+    q = Problem(100, 1)
+    for n_threads in (1, limits.cores()):
+        seconds = median_seconds(lambda n=n_threads: q.gradient(False, n), 15)
+        share = q.X.nbytes / seconds / limits.read_bandwidth(n_threads)
+        print(f"one model, {n_threads} thread(s): {share:.0%} of the read bandwidth")
+
+
+def permutation() -> None:
+    import gradfold as gf
+
+    n = 10_000_000
+    rng = np.random.default_rng(0)
+    p = gf.index.Permutation(n, 0)
+    print(f"permutation of 10 M, times as fast as numpy: {ratio(lambda: rng.permutation(n), lambda: p[:], 5):.0f}")
+
+
+def grid() -> None:
+    import gradfold as gf
+    from benchmarks import bench_train
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.model_selection import GridSearchCV
+
+    X, y = bench_train.make(200_000, 100)
+    l2 = np.logspace(-6, -1, 20)
+    folds = gf.index.stratified_kfold(y, 5)
+    runs = []
+
+    def ours() -> None:
+        runs.append(gf.fit(X, y, gf.grid(l2=l2), folds=folds, loss="log_loss", solver="adam", epochs=10, batch_size=256,
+                           learning_rate=0.002, schedule="cosine"))
+
+    peer = GridSearchCV(SGDClassifier(loss="log_loss", max_iter=10, tol=None, random_state=0), {"alpha": l2[::5]},
+                        cv=folds, scoring="neg_log_loss", n_jobs=limits.cores())
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer.fit(X, y)
+    theirs = (time.perf_counter() - start) * len(l2) / len(l2[::5])
+    seconds = median_seconds(ours, 3)
+    print(f"grid 20 x 5 on 200,000 x 100, 10 epochs: {seconds:.2f} s; GridSearchCV(SGDClassifier) {theirs:.0f} s "
+          f"(measured on 4 of 20 candidates, refit included), {theirs / seconds:.0f} times; held-out log-loss "
+          f"{runs[-1].held_out_loss.mean(axis=1).min():.5f} against {-peer.best_score_:.5f}")
+
+
+def memory() -> None:
+    import gradfold as gf
+    from benchmarks import bench_train
+
+    X, y = bench_train.make(200_000, 100)
+    y = y.astype(np.float32)
+    gf.fit(X[:1000], y[:1000], gf.grid(l2=[1e-4, 1e-3]), loss="log_loss", epochs=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gf.fit(X, y, gf.grid(l2=np.logspace(-6, -1, 20)), loss="log_loss", epochs=1)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"memory of the search above X: {(after - before) / 1024:.0f} MiB; X is {X.nbytes / 2**20:.0f} MiB")
+
+
+SECTIONS = {"gradient": gradient, "peers": peer_ratios, "one-model": one_model, "permutation": permutation, "grid": grid,
+            "memory": memory}
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or SECTIONS:
+        SECTIONS[name]()
