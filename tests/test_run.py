@@ -301,8 +301,10 @@ def test_prediction_in_the_other_precision() -> None:
     single = gf.fit(X, y, epochs=2)
     np.testing.assert_allclose(single.predict_raw(X.astype(np.float64)), single.predict_raw(X), rtol=1e-5, atol=1e-6)
     double = gf.fit(X.astype(np.float64), y, epochs=2)
-    with pytest.warns(UserWarning, match="predict copied X .dtype float32. to float64"):
-        assert double.predict_raw(X).dtype == np.float64
+    for call in (double.predict_raw, double.predict, double.predict_proba):
+        with pytest.warns(UserWarning, match="predict copied X .dtype float32. to float64") as caught:
+            call(X)
+        assert caught[0].filename == __file__
 
 
 def test_held_out_raw_prediction(run: gf.Run) -> None:

@@ -211,6 +211,10 @@ class Run:
         TypeError
             As in `fit`.
         """
+        return self._predict_raw(X, n_threads)
+
+    def _predict_raw(self, X: npt.ArrayLike, n_threads: int | None) -> Array:
+        """`predict_raw`, called by a public method: a warning then points at that method's caller."""
         if self.best_coef is None or self.best_intercept is None:
             why = "the fit was interrupted" if self.interrupted else "refit=False, or no candidate could be ranked"
             raise RuntimeError(
@@ -222,7 +226,7 @@ class Run:
         if data.dtype == np.float32 and self.best_coef.dtype == np.float64:
             data, copied = data.astype(np.float64), f"X (dtype float32) to float64, {2 * data.nbytes / 1e6:.3g} MB"
         if copied:
-            warnings.warn(f"predict copied {copied}", UserWarning, stacklevel=2)
+            warnings.warn(f"predict copied {copied}", UserWarning, stacklevel=3)
         threads = _check.threads(n_threads)
         _check.finite("X", data, threads)
         weights = self.best_coef.astype(data.dtype)
@@ -230,7 +234,7 @@ class Run:
 
     def predict(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
         """The label of each row, or, for a regression, the prediction itself; shape (n_rows,)."""
-        raw = self.predict_raw(X, n_threads=n_threads)
+        raw = self._predict_raw(X, n_threads)
         if self.loss != "log_loss":
             return raw
         assert self.classes is not None
@@ -246,7 +250,7 @@ class Run:
         """
         if self.loss != "log_loss":
             raise RuntimeError(f"predict_proba needs loss='log_loss'; this run used {self.loss!r}")
-        raw = self.predict_raw(X, n_threads=n_threads)
+        raw = self._predict_raw(X, n_threads)
         return np.stack([_loss.expit(-raw), _loss.expit(raw)], axis=1)
 
     # -- held-out predictions and scores ------------------------------------------------------------------------------
