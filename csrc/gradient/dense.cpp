@@ -126,12 +126,16 @@ void loss_gradient(const LossGradientArgs<T>& args) {
       if (chunk != have_chunk) {
         const std::int64_t begin = chunk * kRowChunk;
         n = std::min(kRowChunk, args.n_positions - begin);
-        for (std::int64_t i = 0; i < n; ++i) {
-          ids[i] = args.rows != nullptr ? args.rows[begin + i] : begin + i;
-          x[i] = args.X.row(ids[i]);
-          y[i] = args.y[ids[i]];
-          if (args.weight != nullptr) weight[i] = args.weight[ids[i]];
+        if (args.rows != nullptr) {
+          std::copy_n(args.rows + begin, n, ids.data());
+          for (std::int64_t i = 0; i < n; ++i) y[i] = args.y[ids[i]];
+          for (std::int64_t i = 0; args.weight != nullptr && i < n; ++i) weight[i] = args.weight[ids[i]];
+        } else {
+          for (std::int64_t i = 0; i < n; ++i) ids[i] = begin + i;
+          std::copy_n(args.y + begin, n, y.data());
+          if (args.weight != nullptr) std::copy_n(args.weight + begin, n, weight.data());
         }
+        for (std::int64_t i = 0; i < n; ++i) x[i] = args.X.row(ids[i]);
         have_chunk = chunk;
       }
       const Panel<T>& panel = panels[at];
