@@ -63,11 +63,11 @@ struct Panel {
 
 template <class T>
 std::vector<Panel<T>> pack_panels(const T* W, const T* intercept, std::int64_t n_features, std::int64_t n_models,
-                                  int lanes_of_vector) {
+                                  const GradientKernels<T>& kernels) {
   std::vector<Panel<T>> panels;
   std::int64_t first = 0;
-  for (int width : panel_widths((n_models + lanes_of_vector - 1) / lanes_of_vector, kMaxPanelVectors)) {
-    const int lanes = width * lanes_of_vector;
+  for (int width : panel_widths(n_models, kernels.lanes, kernels.has_half, kMaxPanelVectors)) {
+    const int lanes = panel_lanes(width, kernels.lanes);
     const int n = static_cast<int>(std::min<std::int64_t>(lanes, n_models - first));
     Panel<T> panel{first, n, width, lanes, AlignedArray<T>(n_features * lanes), AlignedArray<T>(lanes)};
     for (std::int64_t f = 0; f < n_features; ++f)
@@ -88,7 +88,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
   const std::int64_t p = args.X.n_features;
   const bool want_gradient = args.grad_W != nullptr || args.grad_intercept != nullptr;
   const bool want_weight_sum = args.mean && args.weight != nullptr;
-  const std::vector<Panel<T>> panels = pack_panels(args.W, args.intercept, p, args.n_models, kernels.lanes);
+  const std::vector<Panel<T>> panels = pack_panels(args.W, args.intercept, p, args.n_models, kernels);
   const std::int64_t n_panels = static_cast<std::int64_t>(panels.size());
   const std::int64_t n_chunks = (args.n_positions + kRowChunk - 1) / kRowChunk;
 
@@ -200,7 +200,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
 template <class T>
 void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads) {
   const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
-  const std::vector<Panel<T>> panels = pack_panels(W, intercept, X.n_features, n_models, kernels.lanes);
+  const std::vector<Panel<T>> panels = pack_panels(W, intercept, X.n_features, n_models, kernels);
   const std::int64_t n_blocks = (X.n_rows + kScratchRows - 1) / kScratchRows;
   std::atomic<std::int64_t> next{0};
   auto work = [&](int) {

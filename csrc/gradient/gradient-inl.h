@@ -8,6 +8,7 @@
 
 #include "gradient/gradient.h"
 #include "loss/losses-inl.h"
+#include "simd/half-inl.h"
 
 namespace gradfold {
 namespace {
@@ -271,6 +272,7 @@ namespace {
 template <class L, class LossType>
 bool chunk_with_loss(const ChunkTask<typename L::T>& task) {
   if (task.n_narrow > 0) return narrow_chunk<L, LossType>(task);
+  if (task.n_vectors == kHalfVector) return chunk_of<HalfOf<L>, 1, LossType>(task);
   switch (task.n_vectors) {
     case 1: return chunk_of<L, 1, LossType>(task);
     case 2: return chunk_of<L, 2, LossType>(task);
@@ -291,6 +293,7 @@ bool chunk(Loss loss, const ChunkTask<typename L::T>& task) {
 
 template <class L>
 void forward(const ChunkTask<typename L::T>& task, typename L::T* z) {
+  if (task.n_vectors == kHalfVector) return forward_block<HalfOf<L>, 1>(task, 0, task.n_rows, z);
   switch (task.n_vectors) {
     case 1: return forward_block<L, 1>(task, 0, task.n_rows, z);
     case 2: return forward_block<L, 2>(task, 0, task.n_rows, z);
@@ -298,13 +301,18 @@ void forward(const ChunkTask<typename L::T>& task, typename L::T* z) {
   }
 }
 
+template <class L>
+constexpr GradientKernels<typename L::T> gradient_kernels_of() {
+  return {L::N, !std::is_void_v<typename L::Half>, &chunk<L>, &forward<L>};
+}
+
 }  // namespace
 }  // namespace gradfold
 
-#define GRADFOLD_GRADIENT_KERNELS(level)                                                                \
-  namespace gradfold {                                                                                  \
-  extern const GradientKernels<float> gradient_f32_##level;                                             \
-  extern const GradientKernels<double> gradient_f64_##level;                                            \
-  const GradientKernels<float> gradient_f32_##level = {F32::N, &chunk<F32>, &forward<F32>};             \
-  const GradientKernels<double> gradient_f64_##level = {F64::N, &chunk<F64>, &forward<F64>};            \
+#define GRADFOLD_GRADIENT_KERNELS(level)                                                  \
+  namespace gradfold {                                                                    \
+  extern const GradientKernels<float> gradient_f32_##level;                               \
+  extern const GradientKernels<double> gradient_f64_##level;                              \
+  const GradientKernels<float> gradient_f32_##level = gradient_kernels_of<F32>();         \
+  const GradientKernels<double> gradient_f64_##level = gradient_kernels_of<F64>();        \
   }

@@ -14,8 +14,13 @@ constexpr std::int64_t kRowChunk = 1024;
 constexpr std::int64_t kFeatureChunk = 256;
 
 constexpr int kMaxPanelVectors = 3;  // models of a panel, in vectors: 3 fill the register tile
+constexpr int kHalfVector = 0;       // the n_vectors of a panel of half a vector, on levels that have one
 
-// One panel of models over one chunk of at most kRowChunk batch positions. `lanes` = n_vectors * lanes of the level;
+constexpr int panel_lanes(int n_vectors, int lanes_of_vector) {
+  return n_vectors == kHalfVector ? lanes_of_vector / 2 : n_vectors * lanes_of_vector;
+}
+
+// One panel of models over one chunk of at most kRowChunk batch positions. `lanes` = panel_lanes(n_vectors, lanes of the level);
 // everything "per lane" has that length. Arrays of features are [n_features][lanes].
 template <class T>
 struct ChunkTask {
@@ -47,12 +52,13 @@ constexpr int kNarrowModels = 4;  // measured: from 5 models on a vector of mode
 
 // The n_narrow of a panel that holds n_models and is to run chunks of up to n_rows rows.
 inline int narrow_models(std::int64_t n_models, int n_vectors, std::int64_t n_rows) {
-  return n_vectors == 1 && n_models <= kNarrowModels && n_rows >= 16 ? static_cast<int>(n_models) : 0;
+  return n_vectors <= 1 && n_models <= kNarrowModels && n_rows >= 16 ? static_cast<int>(n_models) : 0;
 }
 
 template <class T>
 struct GradientKernels {
   int lanes;  // of one vector
+  bool has_half;
   // Returns false when it was abandoned.
   bool (*chunk)(Loss, const ChunkTask<T>&);
   // Raw predictions [n_rows][lanes] of a panel: reads n_rows, x, n_features, n_vectors, W, intercept.

@@ -234,7 +234,7 @@ template <class L, int M, class LossType>
 bool narrow_chunk_of(const ChunkTask<typename L::T>& task) {
   using T = typename L::T;
   const std::int64_t p = task.n_features;
-  const int lanes = task.n_vectors * L::N;
+  const int lanes = panel_lanes(task.n_vectors, L::N);
   T* W = task.narrow_scratch;
   T* grad = W + M * p;
   for (int m = 0; m < M; ++m)

@@ -1,12 +1,18 @@
 #include "gradient/panels.h"
 
+#include "gradient/gradient.h"
+
 namespace gradfold {
 
-std::vector<int> panel_widths(std::int64_t n_vectors, int most) {
+std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, int most) {
+  const std::int64_t rest = n_models % lanes;
+  const bool half = has_half && rest > 0 && rest <= lanes / 2;
+  const std::int64_t n_vectors = n_models / lanes + (rest > 0 && !half ? 1 : 0);
   const std::int64_t n_panels = (n_vectors + most - 1) / most;
   std::vector<int> widths;
   for (std::int64_t i = 0; i < n_panels; ++i)
     widths.push_back(static_cast<int>(n_vectors / n_panels + (i < n_vectors % n_panels ? 1 : 0)));
+  if (half) widths.push_back(kHalfVector);
   return widths;
 }
 

@@ -32,8 +32,9 @@ class AlignedArray {
   std::int64_t size_ = 0;
 };
 
-// Widths, in vectors and each at most `most`, of the panels that hold n_vectors vectors: as few panels as possible and as even as
-// possible (7 vectors are 3 + 2 + 2), since a narrow panel has fewer FMAs for each load.
-std::vector<int> panel_widths(std::int64_t n_vectors, int most);
+// Widths, in vectors and each at most `most`, of the panels that hold n_models: as few panels as possible and as even as possible (7
+// vectors are 3 + 2 + 2), since a narrow panel has fewer FMAs for each load. Where half vectors exist and the rest of the models
+// fits into one, it gets a panel of its own, kHalfVector wide.
+std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, int most);
 
 }  // namespace gradfold

@@ -1,6 +1,7 @@
 // What stands behind MathTable. Include after a lanes_<level>.h.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "simd/check-inl.h"
 #include "simd/math-inl.h"
@@ -33,9 +34,17 @@ void apply(MathFunction f, const typename L::T* in, typename L::T* out, std::int
   }
 }
 
+// A lane type and, where the level has them, its half lanes.
+template <class L>
+const char* wrong_member_with_half() {
+  if (const char* wrong = wrong_lane_member<L>()) return wrong;
+  if constexpr (!std::is_void_v<typename L::Half>) return wrong_lane_member<typename L::Half>();
+  return nullptr;
+}
+
 inline const char* wrong_member_of_either() {
-  const char* wrong = wrong_lane_member<F32>();
-  return wrong != nullptr ? wrong : wrong_lane_member<F64>();
+  const char* wrong = wrong_member_with_half<F32>();
+  return wrong != nullptr ? wrong : wrong_member_with_half<F64>();
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ struct F64 {
   using M = uint64x2_t;  // all bits of a lane set, or none
   using I = uint64x2_t;
   using Wide = F64;
+  using Half = void;
   static constexpr int N = 2;
   static constexpr int kWide = 1;
   static constexpr int kRowTile = 8;  // rows of a forward register tile: 8 x 3 accumulators fill 24 of 32 registers
@@ -77,6 +78,7 @@ struct F32 {
   using M = uint32x4_t;
   using I = uint32x4_t;
   using Wide = F64;
+  using Half = void;
   static constexpr int N = 4;
   static constexpr int kWide = 2;
   static constexpr int kRowTile = 8;

@@ -177,6 +177,7 @@ struct SerialLanes {
 
 struct F64 : SerialLanes<double, 2> {
   using Wide = F64;
+  using Half = void;
   static constexpr int kWide = 1;
   static void widen(V v, V out[1]) { out[0] = v; }
   static V narrow(const V in[1]) { return in[0]; }
@@ -185,6 +186,7 @@ struct F64 : SerialLanes<double, 2> {
 
 struct F32 : SerialLanes<float, 4> {
   using Wide = F64;
+  using Half = void;
   static constexpr int kWide = 2;
   static void widen(V v, F64::V out[2]) {  // lanes 0..1, then 2..3
     for (int i = 0; i < N; ++i) out[i / F64::N].at[i % F64::N] = v.at[i];

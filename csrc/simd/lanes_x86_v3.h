@@ -15,6 +15,7 @@ struct F64 {
   using M = __m256d;  // all bits of a lane set, or none
   using I = __m256i;
   using Wide = F64;
+  using Half = void;
   static constexpr int N = 4;
   static constexpr int kWide = 1;
   static constexpr int kRowTile = 4;  // rows of a forward register tile: 4 x 3 accumulators leave 4 of 16 registers
@@ -78,6 +79,7 @@ struct F32 {
   using M = __m256;
   using I = __m256i;
   using Wide = F64;
+  using Half = void;
   static constexpr int N = 8;
   static constexpr int kWide = 2;
   static constexpr int kRowTile = 4;

@@ -196,28 +196,31 @@ class TrainerOf final : public Trainer {
   // may leave lanes empty; mixed panels are full, but mask. The cheaper way is taken.
   void lay_out() {
     const int lanes = gradient_kernels<T>(level_).lanes;
+    const bool has_half = gradient_kernels<T>(level_).has_half;
     std::vector<std::vector<std::int64_t>> of_split(a_.folds.n_splits);
     for (std::int64_t m = 0; m < n_models_; ++m) of_split[a_.split_of_model[m]].push_back(m);
     auto vectors = [lanes](std::size_t n) { return static_cast<std::int64_t>((n + lanes - 1) / lanes); };
+    const std::int64_t unit = has_half ? lanes / 2 : lanes;  // lanes come in units of this
+    auto units = [unit](std::size_t n) { return static_cast<double>((static_cast<std::int64_t>(n) + unit - 1) / unit); };
     auto fraction = [&](std::int64_t s) { return static_cast<double>(weights_.count[s]) / static_cast<double>(n_); };
     double by_split = 0;
     std::int64_t split_vectors = 0;
     for (std::int64_t s : used_splits_) {
-      by_split += static_cast<double>(vectors(of_split[s].size())) * fraction(s);
+      by_split += units(of_split[s].size()) * fraction(s);
       split_vectors += vectors(of_split[s].size());
     }
     const std::int64_t mixed_vectors = vectors(n_models_);
-    const bool split_panels = used_splits_.size() == 1 || by_split < 0.95 * static_cast<double>(mixed_vectors);
+    const bool split_panels = used_splits_.size() == 1 || by_split < 0.95 * units(n_models_);
     auto widest = [this](std::int64_t n_vectors) {
       return static_cast<int>(std::min<std::int64_t>(kMaxPanelVectors, std::max<std::int64_t>(1, (n_vectors + a_.n_threads - 1) / a_.n_threads)));
     };
     auto cut = [&](const std::vector<std::int64_t>& models, int most, double share) {
       std::size_t at = 0;
-      for (int width : panel_widths(vectors(models.size()), most)) {
+      for (int width : panel_widths(static_cast<std::int64_t>(models.size()), lanes, has_half, most)) {
         TrainPanel<T> panel;
         panel.n_vectors = width;
-        panel.lanes = width * lanes;
-        panel.cost = width * share;
+        panel.lanes = panel_lanes(width, lanes);
+        panel.cost = panel.lanes * share;
         const std::size_t n = std::min<std::size_t>(panel.lanes, models.size() - at);
         panel.models.assign(models.begin() + at, models.begin() + at + n);
         at += n;
@@ -562,7 +565,8 @@ class TrainerOf final : public Trainer {
   // Models of one split side by side, so that a panel forwards only the rows which that split scores; where a split has too few
   // models to fill a vector, neighbouring splits share one.
   void lay_out_scores() {
-    const int lanes = gradient_kernels<T>(level_).lanes;
+    const GradientKernels<T>& kernels = gradient_kernels<T>(level_);
+    const int lanes = kernels.lanes;
     std::vector<std::int64_t> order(n_models_);
     for (std::int64_t m = 0; m < n_models_; ++m) order[m] = m;
     std::stable_sort(order.begin(), order.end(),
@@ -574,8 +578,8 @@ class TrainerOf final : public Trainer {
         end = at;
         while (end < order.size() && a_.split_of_model[order[end]] == a_.split_of_model[order[at]]) ++end;
       }
-      for (int width : panel_widths(static_cast<std::int64_t>((end - at + lanes - 1) / lanes), kMaxPanelVectors)) {
-        ScorePanel panel{{}, width, width * lanes, {}};
+      for (int width : panel_widths(static_cast<std::int64_t>(end - at), lanes, kernels.has_half, kMaxPanelVectors)) {
+        ScorePanel panel{{}, width, panel_lanes(width, lanes), {}};
         const std::size_t n = std::min<std::size_t>(panel.lanes, end - at);
         panel.models.assign(order.begin() + at, order.begin() + at + n);
         at += n;

@@ -4,11 +4,22 @@
 // are. So a diverged model keeps its last finite weights without a second buffer.
 #pragma once
 #include "gradient/gradient.h"
+#include "simd/half-inl.h"
 #include "simd/math-inl.h"
 #include "update/update.h"
 
 namespace gradfold {
 namespace {
+
+// A panel of half a vector is one vector of the half lanes.
+template <class T>
+int vectors_of(const PanelState<T>& p) {
+  return p.n_vectors == kHalfVector ? 1 : p.n_vectors;
+}
+template <class L>
+std::int64_t lanes_of(const PanelState<typename L::T>& p) {
+  return vectors_of(p) * L::N;
+}
 
 // Rounds kWide vectors of float64 scalars to L, once.
 template <class L>
@@ -144,7 +155,7 @@ struct Gradients {
   }
   typename L::V of_intercept() const { return L::narrow(intercept); }
   typename L::V of_feature(std::int64_t f) const {
-    const std::int64_t at = f * p.n_vectors * L::N + v * L::N;
+    const std::int64_t at = f * lanes_of<L>(p) + v * L::N;
     if constexpr (!STANDARDIZE) {
       if (sums.total == nullptr) return L::add(L::zero(), L::load(sums.chunk + at));
     }
@@ -162,7 +173,7 @@ struct Gradients {
 template <class L>
 void see_vector(const PanelState<typename L::T>& p, int v) {
   using D = typename L::Wide;
-  const std::int64_t lanes = p.n_vectors * L::N;
+  const std::int64_t lanes = lanes_of<L>(p);
   typename D::V total[L::kWide];
   for (int h = 0; h < L::kWide; ++h) total[h] = D::zero();
   for (std::int64_t f0 = 0; f0 < p.n_features; f0 += kFeatureChunk) {
@@ -188,8 +199,8 @@ void see_vector(const PanelState<typename L::T>& p, int v) {
 }
 
 template <class L>
-void see(const PanelState<typename L::T>& p) {
-  for (int v = 0; v < p.n_vectors; ++v) see_vector<L>(p, v);
+void see_all(const PanelState<typename L::T>& p) {
+  for (int v = 0; v < vectors_of(p); ++v) see_vector<L>(p, v);
 }
 
 template <class L, bool ADAM, bool STANDARDIZE, bool STORE>
@@ -199,7 +210,7 @@ typename L::M step_vector(const SolverSettings& settings, const StepScalars<L>& 
   auto finite = L::m_all();
   auto put = [keep](T* to, typename L::V value) { L::store(to, L::select(keep, value, L::load(to))); };
   for (std::int64_t f = 0; f < p.n_features; ++f) {
-    const std::int64_t at = f * p.n_vectors * L::N + v * L::N;
+    const std::int64_t at = f * lanes_of<L>(p) + v * L::N;
     const NewParameter<L, ADAM, true> next(s, gradients.of_feature(f), L::load(p.W + at), ADAM ? p.first + at : nullptr,
                                            ADAM ? p.second + at : nullptr,
                                            settings.any_l1);
@@ -236,7 +247,7 @@ std::uint64_t step_of(const SolverSettings& settings, const PanelState<typename 
                       std::uint64_t alive) {
   using D = typename L::Wide;
   std::uint64_t diverged = 0;
-  for (int v = 0; v < p.n_vectors; ++v) {
+  for (int v = 0; v < vectors_of(p); ++v) {
     const StepScalars<L> s = step_scalars<L, ADAM>(settings, p, sums, v, alive);
     if (!L::any(s.active)) continue;
     const Gradients<L, STANDARDIZE> gradients(p, sums, v);
@@ -263,11 +274,22 @@ std::uint64_t step_of(const SolverSettings& settings, const PanelState<typename 
 }
 
 template <class L>
-std::uint64_t step(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
-                   std::uint64_t alive) {
+std::uint64_t step_all(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
+                       std::uint64_t alive) {
   if (settings.solver == Solver::adam)
     return p.mean != nullptr ? step_of<L, true, true>(settings, p, sums, alive) : step_of<L, true, false>(settings, p, sums, alive);
   return p.mean != nullptr ? step_of<L, false, true>(settings, p, sums, alive) : step_of<L, false, false>(settings, p, sums, alive);
+}
+
+template <class L>
+std::uint64_t step(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
+                   std::uint64_t alive) {
+  return p.n_vectors == kHalfVector ? step_all<HalfOf<L>>(settings, p, sums, alive) : step_all<L>(settings, p, sums, alive);
+}
+
+template <class L>
+void see(const PanelState<typename L::T>& p) {
+  return p.n_vectors == kHalfVector ? see_all<HalfOf<L>>(p) : see_all<L>(p);
 }
 
 }  // namespace
