@@ -53,7 +53,8 @@ struct Problem {
   std::int64_t n, p, m;
   std::vector<T> X, y, w, W, b;
   std::vector<std::uint8_t> ids;
-  std::vector<std::int64_t> conditions, split_of_model;
+  std::vector<FoldCondition> conditions;
+  std::vector<std::int64_t> split_of_model;
   FoldsView folds;
 
   Problem(std::int64_t n_, std::int64_t p_, std::int64_t m_, unsigned seed) : n(n_), p(p_), m(m_) {
@@ -70,8 +71,7 @@ struct Problem {
       b.push_back(static_cast<T>(normal(random)));
       split_of_model.push_back(i % 5);
     }
-    for (std::int64_t k = 0; k < 5; ++k)
-      for (std::int64_t v : {std::int64_t{0}, k, k + 1, std::int64_t{0}, std::int64_t{5}}) conditions.push_back(v);
+    for (std::int64_t k = 0; k < 5; ++k) conditions.push_back({0, k, k + 1, 0, 5});
     folds = {ids.data(), 1, 1, n, conditions.data(), 5, 1};
   }
 };
@@ -170,6 +170,25 @@ void kernels(const char* type) {
   check(first_non_finite(values.data(), 1000, 2) == 777, "first_non_finite: one infinity");
 }
 
+void folds() {
+  const Problem<float> q(700, 1, 1, 5);
+  same_on_all_levels("folds", [&] {
+    std::vector<std::int64_t> sizes(10), rows(q.n);
+    std::vector<std::int8_t> role(q.n);
+    folds_sizes(q.folds, sizes.data());
+    folds_role(q.folds, 3, 0, q.n, role.data());
+    rows.resize(folds_indices(q.folds, 3, Role::score, q.n, rows.data()));
+    std::vector<std::uint16_t> ids(q.n);
+    assign_kfold<std::uint16_t>(q.n, 9, Shuffle{true, 4, 1}, ids.data());
+    Bytes bytes;
+    append(bytes, sizes);
+    append(bytes, role);
+    append(bytes, rows);
+    append(bytes, ids);
+    return bytes;
+  });
+}
+
 void index() {
   for (std::int64_t n : {1, 2, 3, 1000, 1024, 1025, 5000, 65537}) {
     same_on_all_levels("permutation " + std::to_string(n), [&] {
@@ -243,6 +262,7 @@ int main() {
   threads();
   maths();
   index();
+  folds();
   kernels<float>("float32");
   kernels<double>("float64");
   std::printf("%d passed, %d failed\n", passed, failed);

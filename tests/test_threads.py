@@ -7,9 +7,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import calls
 import numpy as np
+import pytest
 from gradfold import _core
 
 
@@ -100,23 +102,35 @@ def test_more_threads_than_cores() -> None:
     assert few.coef().tobytes() == many.coef().tobytes()
 
 
-def test_one_trainer_refuses_two_threads_at_once() -> None:
+def test_a_running_trainer_refuses_everything_but_cancel() -> None:
     q = calls.problem(7, n=4000, p=30, m=30)
-    t = calls.trainer(q, n_threads=1, epochs=100_000, batch_size=64)
+    t = calls.trainer(q, n_threads=1, epochs=1_000_000, batch_size=64)
     thread = threading.Thread(target=t.advance)
     thread.start()
     try:
-        while t.epochs_done == 0:
-            pass
-        try:
-            t.advance()
-        except RuntimeError as error:
-            assert "already running" in str(error)
-        else:
-            raise AssertionError("a second advance() was accepted")
+        time.sleep(0.2)
+        for name in ("advance", "coef", "intercept", "steps", "history"):
+            with pytest.raises(RuntimeError, match="running"):
+                getattr(t, name)()
+        for name in ("epochs_done", "diverged_epoch", "diverged_batch"):
+            with pytest.raises(RuntimeError, match="running"):
+                getattr(t, name)
     finally:
         t.cancel()
         thread.join()
+    assert t.epochs_done > 0 and np.isfinite(t.coef()).all()
+
+
+def test_a_daemon_thread_that_trains_while_the_interpreter_exits() -> None:
+    script = _WORK + """
+    import threading, time
+    import gradfold as gf
+    thread = threading.Thread(target=lambda: gf.fit(X, y, epochs=1_000_000), daemon=True)
+    thread.start()
+    time.sleep(0.5)
+    print("done")
+    """
+    assert _run(script).strip() == "done"
 
 
 def test_available_cores() -> None:

@@ -202,6 +202,38 @@ def test_a_constant_column_has_scale_one(each_level, dtype, value):
         np.testing.assert_allclose(t.coef[:, [0, 2]], without.coef, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 3.0, 1000.0, 20240115.0, 1e8, -1e8])
+def test_a_constant_column_keeps_weight_zero(dtype, solver, value):
+    """Its centred gradient is rounding noise, of which adam would make whole steps; and the other columns' bits stay."""
+    q = calls.problem(45, n=1003, p=4, m=6, dtype=dtype, weights="integers")
+    q.X[:, 2] = dtype(value)
+    t = calls.trainer(q, solver=solver, epochs=10, batch_size=100, standardize=True)
+    assert t.advance() == "done"
+    assert (t.coef()[:, 2] == 0).all() and (t.coef()[:, [0, 1, 3]] != 0).all()
+    assert (t.diverged_epoch == -1).all()
+
+
+def test_a_batch_size_near_the_largest_integer_is_one_batch():
+    q = calls.problem(46, n=60, p=3, m=4)
+    whole, huge = calls.trainer(q, epochs=3, batch_size=60), calls.trainer(q, epochs=3, batch_size=2**63 - 1)
+    assert whole.advance() == huge.advance() == "done"
+    assert huge.steps().tolist() == [3] * 4
+    assert whole.coef().tobytes() == huge.coef().tobytes()
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize(("scale", "rate"), [(1e-6, 5.0), (1e-30, 1e10), (1e-40, 1.0)])
+def test_diverging_standardized_weights_are_finite_on_the_scale_of_x(solver, scale, rate):
+    """W may be finite while W / scale, which is what a model returns, is not."""
+    q = calls.problem(47, n=300, p=3, m=5, dtype=np.float32, loss="squared_error")
+    q = calls.replace(q, X=(q.X * np.float32(scale)).astype(np.float32), learning_rate=np.full(5, rate), l1=np.zeros(5))
+    t = calls.trainer(q, solver=solver, epochs=40, batch_size=64, standardize=True)
+    assert t.advance() == "done"
+    assert np.isfinite(t.coef()).all() and np.isfinite(t.intercept()).all()
+
+
 def test_a_column_constant_in_training_rows_alone_has_scale_one():
     q = calls.problem(24, n=90, p=3, m=2, kind="holdout")
     X = q.X.copy()

@@ -1,9 +1,35 @@
 // What every binding file shares: one register function per family, called by module.cpp.
 #pragma once
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
 namespace gradfold {
 namespace py = pybind11;
+
+// Whether the interpreter is going down: a thread that asks for the GIL then never gets it.
+inline bool finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return Py_IsFinalizing() != 0;
+#else
+  return _Py_IsFinalizing() != 0;
+#endif
+}
+
+// Gives the GIL up for its lifetime; whoever declares one says why it may. A daemon thread that comes back while the interpreter
+// finalizes sleeps for ever, as CPython 3.14 has it: older versions end the thread there, through C++ frames that cannot unwind.
+class NoGil {
+ public:
+  NoGil() : state_(PyEval_SaveThread()) {}
+  ~NoGil() {
+    while (finalizing()) pause();
+    PyEval_RestoreThread(state_);
+  }
+  NoGil(const NoGil&) = delete;
+  NoGil& operator=(const NoGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
 
 void register_levels(py::module_& m);
 void register_simd(py::module_& m);

@@ -17,7 +17,8 @@ inline FoldsView folds_view(const py::object& ids, const py::object& conditions,
     view.ids = read_array<std::uint32_t>(ids, "ids", {-1, n_rows});
     view.id_bytes = 4;
   }
-  view.conditions = read_array<std::int64_t>(conditions, "conditions", {-1, -1, 5});
+  static_assert(sizeof(FoldCondition) == 5 * sizeof(std::int64_t));
+  view.conditions = reinterpret_cast<const FoldCondition*>(read_array<std::int64_t>(conditions, "conditions", {-1, -1, 5}));
   auto id_array = py::reinterpret_borrow<py::array>(ids);
   auto condition_array = py::reinterpret_borrow<py::array>(conditions);
   view.n_id_rows = id_array.shape(0);
@@ -25,12 +26,8 @@ inline FoldsView folds_view(const py::object& ids, const py::object& conditions,
   view.n_splits = condition_array.shape(0);
   view.n_conditions = condition_array.shape(1);
   if (view.n_splits < 1 || view.n_conditions < 1) wrong_value("conditions", "no split or no condition", "at least one of each");
-  const std::int64_t top = (std::int64_t{1} << (8 * view.id_bytes)) - 1;
-  for (std::int64_t i = 0; i < view.n_splits * view.n_conditions; ++i) {
-    const std::int64_t* c = view.conditions + 5 * i;
-    if (c[0] < 0 || c[0] >= view.n_id_rows || c[1] < 0 || c[1] > c[2] || c[2] > top || c[3] < 0 || c[3] > c[4] || c[4] > top)
-      wrong_value("conditions", "a row that is out of range for ids", "(id_row, score_lo <= score_hi, train_lo <= train_hi)");
-  }
+  if (folds_first_bad_condition(view, 0, view.n_splits) >= 0)
+    wrong_value("conditions", "a row that is out of range for ids", "(id_row, score_lo <= score_hi, train_lo <= train_hi)");
   return view;
 }
 

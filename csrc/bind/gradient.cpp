@@ -44,18 +44,19 @@ void bind_loss_gradient(const py::array& X, const py::object& y, const py::objec
   args.grad_W = grad_W.is_none() ? nullptr : write_array<T>(grad_W, "grad_W", {p, m});
   args.grad_intercept = grad_intercept.is_none() ? nullptr : write_array<T>(grad_intercept, "grad_intercept", {m});
   args.n_threads = n_threads;
-  py::gil_scoped_release release;  // pure arithmetic over raw pointers; the arrays are held by the caller's arguments
+  const NoGil released;  // pure arithmetic over raw pointers; the arrays are held by the caller's arguments
   loss_gradient(args);
 }
 
 template <class T>
 void bind_raw_prediction(const py::array& X, const py::object& W, const py::object& intercept, const py::object& out, int n_threads) {
   const DenseRows<T> rows{read_array<T>(X, "X", {-1, -1}), X.shape(0), X.shape(1)};
+  if (rows.n_features < 1) wrong_value("X", "shape " + shape_text(X), "at least one feature");
   const T* w = read_array<T>(W, "W", {rows.n_features, -1});
   const std::int64_t m = py::reinterpret_borrow<py::array>(W).shape(1);
   const T* b = intercept.is_none() ? nullptr : read_array<T>(intercept, "intercept", {m});
   T* z = write_array<T>(out, "out", {rows.n_rows, m});
-  py::gil_scoped_release release;  // as above
+  const NoGil released;  // as above
   raw_prediction(rows, w, b, m, z, n_threads);
 }
 
@@ -65,7 +66,7 @@ py::object bind_first_non_finite(const py::array& a, int n_threads) {
   const T* data = a.ndim() == 2 ? read_array<T>(a, "A", {-1, -1}) : read_array<T>(a, "A", {-1});
   std::int64_t at;
   {
-    py::gil_scoped_release release;  // reads memory only
+    const NoGil released;  // reads memory only
     at = first_non_finite(data, static_cast<std::int64_t>(a.size()), n_threads);
   }
   if (at < 0) return py::none();

@@ -14,7 +14,6 @@ namespace gradfold {
 namespace {
 
 // All loops of this file run without the GIL: they touch only arrays that the caller holds, and may take seconds.
-using NoGil = py::gil_scoped_release;
 
 std::string text(std::int64_t x) { return std::to_string(x); }
 
@@ -156,6 +155,7 @@ std::tuple<int, bool, std::int64_t, std::int64_t> check_split(std::int64_t n_row
                                                               const py::array& test, const py::array& role_out) {
   const std::int64_t* train_rows = read_array<std::int64_t>(train, "train", {-1});
   const std::int64_t* test_rows = read_array<std::int64_t>(test, "test", {-1});
+  if (n_rows < 0) wrong_value("n_rows", text(n_rows), "at least 0");
   std::int8_t* to = write_array<std::int8_t>(role_out, "role", {n_rows});
   SplitFault fault;
   {
@@ -225,7 +225,7 @@ void stratified(const py::array& codes, const py::array& counts, const py::array
 }
 
 PartSizes checked_parts(std::int64_t train, std::int64_t validation, std::int64_t test, std::int64_t n_rows) {
-  if (train < 1 || validation < 0 || test < 1 || train + validation + test != n_rows)
+  if (train < 1 || validation < 0 || test < 1 || train > n_rows || validation > n_rows - train || test != n_rows - train - validation)
     wrong_value("sizes", "(" + text(train) + ", " + text(validation) + ", " + text(test) + ")",
                 "parts of n_rows = " + text(n_rows));
   return {train, validation, test};

@@ -38,7 +38,7 @@ void apply_typed(MathFunction f, const py::handle& x, const py::handle& out) {
     wrong_value("out", "an array that overlaps x", "x itself or none of it");
   const Level level = current_level();
   // The loop touches only the two buffers, which the arguments keep alive: other Python threads may run.
-  py::gil_scoped_release unlocked;
+  const NoGil released;
   math_apply(level, f, from, to, n);
 }
 

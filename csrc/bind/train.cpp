@@ -1,5 +1,6 @@
 #include "train/train.h"
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 
@@ -48,7 +49,7 @@ class BoundTrainer {
     if (batch_size < 1) wrong_value("batch_size", std::to_string(batch_size), "at least 1");
     if (n_threads < 1) wrong_value("n_threads", std::to_string(n_threads), "at least 1");
     a.epochs = epochs;
-    a.batch_size = batch_size;
+    a.batch_size = std::min(batch_size, n);  // the same batches, and no product of it can overflow
     a.shuffle = shuffle;
     a.seed = seed;
     a.fit_intercept = fit_intercept;
@@ -69,15 +70,17 @@ class BoundTrainer {
       std::atomic<bool>& busy;
       ~Idle() { busy.store(false); }
     } idle{busy_};
+    Trainer* const trainer = &made();
     std::optional<py::error_already_set> raised;
     Status status;
     {
-      py::gil_scoped_release release;  // the epochs touch no Python object; other Python threads go on meanwhile
-      status = trainer_->advance(max_steps, seconds, [&] {
+      const NoGil released;  // the epochs touch no Python object; other Python threads go on meanwhile
+      status = trainer->advance(max_steps, seconds, [&] {
+        if (finalizing()) return trainer->cancel();  // a daemon thread at exit: the GIL cannot be had any more
         py::gil_scoped_acquire acquire;  // Python's own signal handlers run here, on the thread that called advance
         if (!raised && PyErr_CheckSignals() != 0) {
           raised.emplace();
-          trainer_->cancel();
+          trainer->cancel();
         }
       });
     }
@@ -85,33 +88,42 @@ class BoundTrainer {
     return status == Status::done ? "done" : status == Status::paused ? "paused" : "interrupted";
   }
 
-  void cancel() { trainer_->cancel(); }
+  void cancel() { made().cancel(); }
   py::array coef() const {
     py::array out(dtype_, std::vector<py::ssize_t>{n_models_, n_features_});
-    trainer_->coef(out.mutable_data());
+    resting().coef(out.mutable_data());
     return out;
   }
   py::array intercept() const {
     py::array out(dtype_, std::vector<py::ssize_t>{n_models_});
-    trainer_->intercept(out.mutable_data());
+    resting().intercept(out.mutable_data());
     return out;
   }
   py::array_t<std::int64_t> steps() const {
     py::array_t<std::int64_t> out(n_models_);
-    trainer_->steps(out.mutable_data());
+    resting().steps(out.mutable_data());
     return out;
   }
-  std::int64_t epochs_done() const { return static_cast<std::int64_t>(trainer_->history().size()); }
+  std::int64_t epochs_done() const { return static_cast<std::int64_t>(resting().history().size()); }
   py::array_t<double> history() const {
     py::array_t<double> out({static_cast<py::ssize_t>(epochs_done()), static_cast<py::ssize_t>(n_models_)});
     double* to = out.mutable_data();
-    for (const auto& epoch : trainer_->history()) to = std::copy(epoch.begin(), epoch.end(), to);
+    for (const auto& epoch : resting().history()) to = std::copy(epoch.begin(), epoch.end(), to);
     return out;
   }
-  py::array_t<std::int64_t> diverged_epoch() const { return copied(trainer_->diverged_epoch()); }
-  py::array_t<std::int64_t> diverged_batch() const { return copied(trainer_->diverged_batch()); }
+  py::array_t<std::int64_t> diverged_epoch() const { return copied(resting().diverged_epoch()); }
+  py::array_t<std::int64_t> diverged_batch() const { return copied(resting().diverged_batch()); }
 
  private:
+  Trainer& made() const {
+    if (!trainer_) throw std::runtime_error("Trainer: not initialised");
+    return *trainer_;
+  }
+  // For whatever reads results: workers of a running advance() are writing them.
+  Trainer& resting() const {
+    if (busy_.load()) throw std::runtime_error("Trainer: advance() is running; its results can be read when it has returned");
+    return made();
+  }
   static py::array_t<std::int64_t> copied(const std::vector<std::int64_t>& v) {
     return py::array_t<std::int64_t>(static_cast<py::ssize_t>(v.size()), v.data());
   }

@@ -7,25 +7,7 @@ namespace {
 
 constexpr std::int64_t kTableIds = 4096;  // 32 KiB of masks: beyond that, comparing is as fast as missing the cache
 
-bool inside(std::int64_t id, std::int64_t lo, std::int64_t hi) { return id >= lo && id < hi; }
-
-bool condition_trains(const std::int64_t* c, std::int64_t id) { return inside(id, c[3], c[4]) && !inside(id, c[1], c[2]); }
-
 }  // namespace
-
-bool FoldsView::trains(std::int64_t split, std::int64_t row) const {
-  const std::int64_t* c = conditions + split * n_conditions * 5;
-  for (std::int64_t k = 0; k < n_conditions; ++k, c += 5)
-    if (!condition_trains(c, id(c[0], row))) return false;
-  return true;
-}
-
-bool FoldsView::scores(std::int64_t split, std::int64_t row) const {
-  const std::int64_t* c = conditions + split * n_conditions * 5;
-  for (std::int64_t k = 0; k + 1 < n_conditions; ++k, c += 5)
-    if (!condition_trains(c, id(c[0], row))) return false;
-  return inside(id(c[0], row), c[1], c[2]);
-}
 
 LaneRoles::LaneRoles(const FoldsView* folds, const std::vector<std::int64_t>& split_of_lane, Use use) : folds_(folds) {
   for (std::size_t l = 0; l < split_of_lane.size(); ++l)
@@ -36,11 +18,11 @@ LaneRoles::LaneRoles(const FoldsView* folds, const std::vector<std::int64_t>& sp
     std::vector<Condition> groups;
     for (std::size_t l = 0; l < split_of_lane.size(); ++l) {
       if (split_of_lane[l] < 0) continue;
-      const std::int64_t* c = folds->conditions + (split_of_lane[l] * folds->n_conditions + k) * 5;
-      auto group = std::find_if(groups.begin(), groups.end(), [c](const Condition& g) { return g.id_row == c[0]; });
-      if (group == groups.end()) group = groups.insert(groups.end(), Condition{c[0], wants_score, 0, {}, {}});
-      const Range range{static_cast<std::uint32_t>(c[1]), static_cast<std::uint32_t>(c[2] - c[1]),
-                        static_cast<std::uint32_t>(c[3]), static_cast<std::uint32_t>(c[4] - c[3]), 0};
+      const FoldCondition& c = folds->conditions[split_of_lane[l] * folds->n_conditions + k];
+      auto group = std::find_if(groups.begin(), groups.end(), [&c](const Condition& g) { return g.id_row == c.id_row; });
+      if (group == groups.end()) group = groups.insert(groups.end(), Condition{c.id_row, wants_score, 0, {}, {}});
+      const Range range{static_cast<std::uint32_t>(c.score_lo), static_cast<std::uint32_t>(c.score_hi - c.score_lo),
+                        static_cast<std::uint32_t>(c.train_lo), static_cast<std::uint32_t>(c.train_hi - c.train_lo), 0};
       auto same = std::find_if(group->ranges.begin(), group->ranges.end(), [&range](const Range& r) {
         return r.score_lo == range.score_lo && r.score_length == range.score_length && r.train_lo == range.train_lo &&
                r.train_length == range.train_length;
@@ -71,7 +53,7 @@ LaneRoles::LaneRoles(const FoldsView* folds, const std::vector<std::int64_t>& sp
 std::uint64_t LaneRoles::mask(std::int64_t row) const {
   std::uint64_t out = lanes_;
   for (const Condition& c : conditions_) {
-    const std::uint32_t id = folds_->id(c.id_row, row);
+    const std::uint32_t id = fold_id(*folds_, c.id_row, row);
     std::uint64_t pass = 0;
     if (!c.table.empty()) {
       pass = c.table[std::min<std::size_t>(id, c.table.size() - 1)];
@@ -93,7 +75,7 @@ void LaneRoles::fill(const std::int64_t* rows, std::int64_t n, const T* weight, 
     const Condition& c = conditions_[0];
     const std::uint64_t* table = c.table.data();
     const std::size_t last = c.table.size() - 1;
-    for (std::int64_t i = 0; i < n; ++i) masks[i] = table[std::min<std::size_t>(folds_->id(c.id_row, rows[i]), last)];
+    for (std::int64_t i = 0; i < n; ++i) masks[i] = table[std::min<std::size_t>(fold_id(*folds_, c.id_row, rows[i]), last)];
   } else if (conditions_.empty()) {
     std::fill_n(masks, n, lanes_);
   } else {

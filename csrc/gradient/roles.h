@@ -3,29 +3,19 @@
 #include <cstdint>
 #include <vector>
 
+#include "index/folds.h"
+
 namespace gradfold {
 
-// The arrays of gradfold.index.Folds, not owned.
-struct FoldsView {
-  const void* ids;  // [n_id_rows][n_rows]
-  int id_bytes;     // 1, 2 or 4
-  std::int64_t n_id_rows;
-  std::int64_t n_rows;
-  const std::int64_t* conditions;  // [n_splits][n_conditions][5]: id_row, score_lo, score_hi, train_lo, train_hi
-  std::int64_t n_splits;
-  std::int64_t n_conditions;
-
-  std::uint32_t id(std::int64_t id_row, std::int64_t row) const {
-    const std::int64_t at = id_row * n_rows + row;
-    switch (id_bytes) {
-      case 1: return static_cast<const std::uint8_t*>(ids)[at];
-      case 2: return static_cast<const std::uint16_t*>(ids)[at];
-      default: return static_cast<const std::uint32_t*>(ids)[at];
-    }
+// The id of a row on one id row, and what it makes of the row under one split.
+inline std::uint32_t fold_id(const FoldsView& folds, std::int64_t id_row, std::int64_t row) {
+  const std::int64_t at = id_row * folds.n_rows + row;
+  switch (folds.id_bytes) {
+    case 1: return static_cast<const std::uint8_t*>(folds.ids)[at];
+    case 2: return static_cast<const std::uint16_t*>(folds.ids)[at];
+    default: return static_cast<const std::uint32_t*>(folds.ids)[at];
   }
-  bool trains(std::int64_t split, std::int64_t row) const;
-  bool scores(std::int64_t split, std::int64_t row) const;
-};
+}
 
 enum class Use { train, score };
 

@@ -55,6 +55,7 @@ struct Worker {
 struct Cache {
   std::mutex mutex;
   std::vector<Worker*> idle;
+  std::size_t made = 0;  // idle has room for all of them, so that giving back cannot fail
 };
 
 // Never destroyed: parked workers may outlive static destructors. Replaced, not reused, in the child of a fork, where
@@ -76,6 +77,7 @@ class SignalsBlocked {
   SignalsBlocked() {
     sigset_t all;
     sigfillset(&all);
+    for (int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigdelset(&all, own);  // faults are the thread's own
     pthread_sigmask(SIG_SETMASK, &all, &saved_);
   }
   ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &saved_, nullptr); }
@@ -97,7 +99,12 @@ class Lease {
     SignalsBlocked blocked;
     try {
       while (static_cast<int>(workers_.size()) < n) {
+        {
+          std::lock_guard<std::mutex> lock(home_.mutex);
+          home_.idle.reserve(++home_.made);
+        }
         auto worker = std::make_unique<Worker>();
+        workers_.reserve(workers_.size() + 1);
         worker->start();
         workers_.push_back(worker.release());
       }
@@ -157,14 +164,16 @@ void run_team(int n_threads, const std::function<void(int)>& body, const std::fu
     }
   };
   {
-    Lease lease(n_threads - first);
+    std::vector<std::function<void()>> jobs;  // all made before the first is given: nothing may fail while workers run
     for (int i = first; i < n_threads; ++i)
-      lease[i - first].give([&shared, &guarded, i] {
+      jobs.emplace_back([&shared, &guarded, i] {
         guarded(i);
         // Notify under the lock: `shared` lives on the stack of a caller that returns as soon as it sees zero.
         std::lock_guard<std::mutex> lock(shared.mutex);
         if (--shared.running == 0) shared.finished.notify_one();
       });
+    Lease lease(n_threads - first);
+    for (int i = 0; i < n_threads - first; ++i) lease[i].give(std::move(jobs[i]));
     if (caller_works) {
       FloatingPointGuard guard;
       guarded(0);
@@ -202,7 +211,7 @@ void Barrier::wait() {
   const std::uint32_t phase = phase_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_) {
     arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
+    phase_.store(phase + 1);
     phase_.notify_all();
     return;
   }

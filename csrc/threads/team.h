@@ -29,7 +29,8 @@ class Barrier {
 };
 
 // Work items 0, 1, 2, ... taken by any thread, whose results are committed in item order. take() hands out the next item;
-// a thread that has computed item i calls turn(i), which returns when all items below i are committed, and then done(i).
+// a thread that has computed item i calls turn(i), which returns when all items below i are committed, and then done(i). Between
+// take() and done() nothing may throw or return: the other threads would wait for that item for ever. So allocate before.
 class OrderedItems {
  public:
   void reset() {

@@ -19,7 +19,8 @@ SplitWeights split_weights(const FoldsView& folds, const std::vector<std::int64_
                            const std::function<void()>& poll, const int* stop);
 
 struct SplitMoments {
-  std::vector<double> mean, scale;  // [n_splits][n_features]
+  std::vector<double> mean;   // [n_splits][n_features]
+  std::vector<double> scale;  // the same; -1 marks a constant column, whose scale is 1 and whose gradient is 0
 };
 
 // Weighted mean and standard deviation (divisor: the sum of weights) of each split's own training rows: two passes, float64,

@@ -6,6 +6,7 @@
 //              whoever commits a batch's last chunk makes the step.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -31,7 +32,7 @@ constexpr double kThreadWork = 1 << 21;
 
 template <class T>
 struct StandardizeTables {
-  AlignedArray<double> mean, scale;  // [n_features][lanes]
+  AlignedArray<double> mean, scale, ratio;  // [n_features][lanes]
 };
 
 template <class T>
@@ -112,6 +113,43 @@ class TrainerOf final : public Trainer {
   }
 
   Status advance(std::int64_t max_steps, double seconds, const std::function<void()>& poll) override {
+    if (failed_) throw std::runtime_error("this trainer failed before, so its weights are of no one step; make a new one");
+    try {
+      return advance_unguarded(max_steps, seconds, poll);
+    } catch (...) {
+      failed_ = true;
+      throw;
+    }
+  }
+
+    void coef(void* out) const override {
+    T* to = static_cast<T*>(out);
+    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) {
+      for (std::int64_t f = 0; f < p_; ++f) to[m * p_ + f] = panel.kernel_W()[f * panel.lanes + l];
+    });
+    if (!prepared_)  // cancelled before it began
+      for (std::int64_t i = 0; i < n_models_ * p_; ++i) to[i] = a_.coef_init != nullptr ? static_cast<T>(a_.coef_init[i]) : T(0);
+  }
+  void intercept(void* out) const override {
+    T* to = static_cast<T*>(out);
+    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) { to[m] = panel.kernel_intercept()[l]; });
+    if (!prepared_)
+      for (std::int64_t m = 0; m < n_models_; ++m) to[m] = a_.intercept_init != nullptr && a_.fit_intercept ? static_cast<T>(a_.intercept_init[m]) : T(0);
+  }
+  void steps(std::int64_t* out) const override {
+    std::fill_n(out, n_models_, 0);
+    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) { out[m] = static_cast<std::int64_t>(panel.updates[l]); });
+  }
+
+ private:
+  template <class F>
+  void each_lane(F&& f) const {
+    if (!prepared_) return;
+    for (const TrainPanel<T>& panel : panels_)
+      for (std::size_t l = 0; l < panel.models.size(); ++l) f(panel, static_cast<int>(l), panel.models[l]);
+  }
+
+  Status advance_unguarded(std::int64_t max_steps, double seconds, const std::function<void()>& poll) {
     FloatingPointGuard guard;  // the workers have their own; set-up and scores round here
     using clock = std::chrono::steady_clock;
     const auto start = clock::now();
@@ -144,35 +182,11 @@ class TrainerOf final : public Trainer {
     }
   }
 
-  void coef(void* out) const override {
-    T* to = static_cast<T*>(out);
-    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) {
-      for (std::int64_t f = 0; f < p_; ++f) to[m * p_ + f] = panel.kernel_W()[f * panel.lanes + l];
-    });
-    if (!prepared_)  // cancelled before it began
-      for (std::int64_t i = 0; i < n_models_ * p_; ++i) to[i] = a_.coef_init != nullptr ? static_cast<T>(a_.coef_init[i]) : T(0);
-  }
-  void intercept(void* out) const override {
-    T* to = static_cast<T*>(out);
-    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) { to[m] = panel.kernel_intercept()[l]; });
-    if (!prepared_)
-      for (std::int64_t m = 0; m < n_models_; ++m) to[m] = a_.intercept_init != nullptr ? static_cast<T>(a_.intercept_init[m]) : T(0);
-  }
-  void steps(std::int64_t* out) const override {
-    std::fill_n(out, n_models_, 0);
-    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) { out[m] = static_cast<std::int64_t>(panel.updates[l]); });
-  }
-
- private:
-  template <class F>
-  void each_lane(F&& f) const {
-    for (const TrainPanel<T>& panel : panels_)
-      for (std::size_t l = 0; l < panel.models.size(); ++l) f(panel, static_cast<int>(l), panel.models[l]);
-  }
-
   // ---- set-up ---------------------------------------------------------------------------------------------------------------
 
   bool prepare(const std::function<void()>& poll) {
+    panels_.clear();  // what an earlier attempt left that ran out of memory
+    score_panels_.clear();
     weights_ = split_weights(a_.folds, used_splits_, a_.weight, a_.n_threads, poll, &stop_);
     if (cancelled()) return false;
     for (std::int64_t s : used_splits_)
@@ -270,11 +284,13 @@ class TrainerOf final : public Trainer {
         table = std::make_shared<StandardizeTables<T>>();
         table->mean = AlignedArray<double>(p_ * lanes);
         table->scale = AlignedArray<double>(p_ * lanes);
+        table->ratio = AlignedArray<double>(p_ * lanes);
         for (std::int64_t f = 0; f < p_; ++f)
           for (int l = 0; l < lanes; ++l) {
             const std::int64_t s = split_of_lane[l];
             table->mean[f * lanes + l] = s < 0 ? 0.0 : moments.mean[s * p_ + f];
             table->scale[f * lanes + l] = s < 0 ? 1.0 : moments.scale[s * p_ + f];
+            table->ratio[f * lanes + l] = table->mean[f * lanes + l] / std::fabs(table->scale[f * lanes + l]);
           }
       }
       panel.standardize = table;
@@ -290,7 +306,7 @@ class TrainerOf final : public Trainer {
           for (std::int64_t f = f0; f < std::min(p_, f0 + kFeatureChunk); ++f) {
             const std::int64_t at = f * lanes + static_cast<std::int64_t>(l);
             const double w = a_.coef_init[m * p_ + f];
-            panel.W[at] = static_cast<T>(panel.standardize ? w * panel.standardize->scale[at] : w);
+            panel.W[at] = static_cast<T>(panel.standardize ? w * std::fabs(panel.standardize->scale[at]) : w);
             if (panel.standardize) chunk = __builtin_fma(panel.standardize->mean[at], w, chunk);
           }
           moved += chunk;
@@ -323,6 +339,7 @@ class TrainerOf final : public Trainer {
             panel.beta2_power.get(),
             panel.standardize ? panel.standardize->mean.get() : nullptr,
             panel.standardize ? panel.standardize->scale.get() : nullptr,
+            panel.standardize ? panel.standardize->ratio.get() : nullptr,
             panel.seen_W.get(),
             panel.seen_intercept.get()};
   }
@@ -665,6 +682,7 @@ class TrainerOf final : public Trainer {
   SplitWeights weights_;
   bool prepared_ = false;
   bool abandoned_ = false;
+  bool failed_ = false;
   std::int64_t position_ = 0;  // batches walked since the start
   std::vector<TrainPanel<T>> panels_;
   std::vector<ScorePanel> score_panels_;

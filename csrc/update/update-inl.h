@@ -163,7 +163,12 @@ struct Gradients {
     wide(sums.chunk, sums.total, at, g);
     if constexpr (STANDARDIZE)
       for (int h = 0; h < L::kWide; ++h)
-        g[h] = D::div(D::fnma(D::load(p.mean + at + h * D::N), intercept[h], g[h]), D::load(p.scale + at + h * D::N));
+      {
+        const auto scale = D::load(p.scale + at + h * D::N);
+        const auto centred = D::div(D::fnma(D::load(p.mean + at + h * D::N), intercept[h], g[h]), D::abs(scale));
+        // What is left of a constant column is rounding noise, which adam would turn into whole steps.
+        g[h] = D::select(D::lt(scale, D::zero()), D::zero(), centred);
+      }
     return L::narrow(g);
   }
 };
@@ -184,7 +189,7 @@ void see_vector(const PanelState<typename L::T>& p, int v) {
       const std::int64_t at = f * lanes + v * L::N;
       typename D::V w[L::kWide];
       L::widen(L::load(p.W + at), w);
-      for (int h = 0; h < L::kWide; ++h) w[h] = D::div(w[h], D::load(p.scale + at + h * D::N));
+      for (int h = 0; h < L::kWide; ++h) w[h] = D::div(w[h], D::abs(D::load(p.scale + at + h * D::N)));
       const auto seen = L::narrow(w);
       L::store(p.seen_W + at, seen);
       L::widen(seen, w);
@@ -203,12 +208,55 @@ void see_all(const PanelState<typename L::T>& p) {
   for (int v = 0; v < vectors_of(p); ++v) see_vector<L>(p, v);
 }
 
+// Whether new weights would still be finite on the scale of X: W / scale and intercept - sum of mean * W / scale. A thousandth below
+// the largest number of T leaves room for the roundings that see_vector makes and this test does not.
+template <class L>
+class SeenTest {
+  using D = typename L::Wide;
+
+ public:
+  SeenTest(const PanelState<typename L::T>& panel, int vector) : p_(panel), v_(vector) {
+    for (int h = 0; h < L::kWide; ++h) {
+      sum_[h] = D::zero();
+      good_[h] = D::m_all();
+    }
+  }
+  void feature(std::int64_t f, typename L::V w) {
+    const std::int64_t at = f * lanes_of<L>(p_) + v_ * L::N;
+    typename D::V wide[L::kWide];
+    L::widen(w, wide);
+    for (int h = 0; h < L::kWide; ++h) {
+      const auto most = D::mul(D::set1(kMost), D::abs(D::load(p_.scale + at + h * D::N)));
+      good_[h] = D::m_and(good_[h], D::le(D::abs(wide[h]), most));
+      sum_[h] = D::fma(D::load(p_.ratio + at + h * D::N), wide[h], sum_[h]);
+    }
+  }
+  void intercept(typename L::V b) {
+    typename D::V wide[L::kWide];
+    L::widen(b, wide);
+    for (int h = 0; h < L::kWide; ++h)
+      good_[h] = D::m_and(good_[h], D::le(D::abs(D::sub(wide[h], sum_[h])), D::set1(kMost)));
+  }
+  typename L::M finite() const {
+    std::uint64_t bits = 0;
+    for (int h = 0; h < L::kWide; ++h) bits |= D::bits(good_[h]) << (h * D::N);
+    return L::from_bits(bits);
+  }
+
+ private:
+  static constexpr double kMost = 0.999 * (sizeof(typename L::T) == 4 ? double{__FLT_MAX__} : double{__DBL_MAX__});
+  const PanelState<typename L::T>& p_;
+  int v_;
+  typename D::V sum_[L::kWide];
+  typename D::M good_[L::kWide];
+};
+
 template <class L, bool ADAM, bool STANDARDIZE, bool STORE>
 typename L::M step_vector(const SolverSettings& settings, const StepScalars<L>& s, const Gradients<L, STANDARDIZE>& gradients,
                           const PanelState<typename L::T>& p, int v, typename L::M keep) {
-  using T = typename L::T;
   auto finite = L::m_all();
-  auto put = [keep](T* to, typename L::V value) { L::store(to, L::select(keep, value, L::load(to))); };
+  SeenTest<L> seen(p, v);
+  auto put = [keep](typename L::T* to, typename L::V value) { L::store(to, L::select(keep, value, L::load(to))); };
   for (std::int64_t f = 0; f < p.n_features; ++f) {
     const std::int64_t at = f * lanes_of<L>(p) + v * L::N;
     const NewParameter<L, ADAM, true> next(s, gradients.of_feature(f), L::load(p.W + at), ADAM ? p.first + at : nullptr,
@@ -222,9 +270,12 @@ typename L::M step_vector(const SolverSettings& settings, const StepScalars<L>& 
       }
     } else {
       finite = L::m_and(finite, next.finite);
+      if constexpr (STANDARDIZE) seen.feature(f, next.w);
     }
   }
-  if (settings.fit_intercept) {
+  if (!settings.fit_intercept) {
+    if constexpr (STANDARDIZE && !STORE) seen.intercept(L::load(p.intercept + v * L::N));
+  } else {
     const int at = v * L::N;
     const NewParameter<L, ADAM, false> next(s, gradients.of_intercept(), L::load(p.intercept + at),
                                             ADAM ? p.intercept_first + at : nullptr,
@@ -237,8 +288,10 @@ typename L::M step_vector(const SolverSettings& settings, const StepScalars<L>& 
       }
     } else {
       finite = L::m_and(finite, next.finite);
+      if constexpr (STANDARDIZE) seen.intercept(next.w);
     }
   }
+  if constexpr (STANDARDIZE && !STORE) finite = L::m_and(finite, seen.finite());
   return finite;
 }
 

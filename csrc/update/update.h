@@ -35,7 +35,8 @@ struct PanelState {
 
   // standardize: moments of each lane's training rows, and what the gradient kernel sees instead of W and intercept. All null
   // when not standardizing.
-  const double *mean, *scale;  // [n_features][lanes]
+  const double *mean, *scale;  // [n_features][lanes]; scale -1 marks a constant column: its scale is 1, its gradient +0
+  const double* ratio;         // mean / |scale|
   T* seen_W;                   // [n_features][lanes]
   T* seen_intercept;
 };
