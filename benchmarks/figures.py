@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 from benchmarks import limits, peers
-from benchmarks.bench_gradient import Problem, median_seconds
+from benchmarks.bench_gradient import Problem, median_seconds, ratio
 
 
 def gradient() -> None:
@@ -26,10 +26,6 @@ def gradient() -> None:
                 share = q.flops() / seconds / limits.fma_peak(4, n_threads)
                 parts.append(f"{n_threads} thread(s){' with loss' if loss else ''} {share:.0%}")
         print(f"dense gradient, {n_models} models, {n_features} features, useful share of the FMA peak:", ", ".join(parts))
-
-
-def ratio(theirs, ours, repeats: int) -> float:
-    return float(np.median([median_seconds(theirs, 1) / median_seconds(ours, 1) for _ in range(repeats)]))
 
 
 def peer_ratios() -> None:

@@ -61,6 +61,8 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
     assert N > 0
     mean, scale = moments(X, weight, trains) if standardize else (np.zeros(p), np.ones(p))
     Z = (np.where((trains | scores)[:, None], X, 0.0) - mean) / scale  # what the optimiser sees
+    if standardize:  # a constant column is 0 when centred, and not the rounding of its mean
+        Z[np.ix_(trains, np.ptp(X[trains], axis=0) == 0)] = 0.0
     w = coef_init * scale
     b = intercept_init + mean @ coef_init if fit_intercept else 0.0
     of_features, of_intercept = update.solver(solver, p), update.solver(solver, 1)
