@@ -146,7 +146,7 @@ Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, b
 
 template <class T>
 void kernels(const char* type) {
-  const std::int64_t shapes[][3] = {{40, 1, 1}, {33, 7, 3}, {700, 20, 17}, {1100, 9, 50}, {70, 257, 5}};
+  const std::int64_t shapes[][3] = {{40, 1, 1}, {33, 7, 3}, {700, 20, 17}, {1100, 9, 50}, {70, 257, 5}, {120, 1500, 8}};
   for (const auto& shape : shapes) {
     const Problem<T> q(shape[0], shape[1], shape[2], 11);
     const std::string name = std::string(type) + " " + std::to_string(q.n) + "x" + std::to_string(q.p) + "x" + std::to_string(q.m);

@@ -456,3 +456,34 @@ def test_the_callers_rounding_mode_changes_nothing(each_level, mode):
     assert rounding == mode, "the caller's environment was not restored"
     assert [a.tobytes() == b.tobytes() for a, b in zip(got, want, strict=True)] == [True] * 3
     assert_same(got_trained.bytes(), want_trained.bytes())
+
+
+# ---- the plan by tile: fewer panels than threads -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize(("m", "batch_size"), [(5, 256), (16, 100), (20, 300)])
+def test_threads_that_share_a_panel(each_level, dtype, solver, m, batch_size):
+    """Few models of many features: rows and then features of one batch are split over the threads."""
+    q = calls.problem(61 + m, n=300, p=2500, m=m, dtype=dtype)
+    one, *others = (
+        calls.train(q, solver=solver, epochs=2, batch_size=batch_size, n_threads=k).bytes() for k in (1, 2, 3, 7)
+    )
+    assert all(run == one for run in others)
+
+
+@pytest.mark.parametrize("how", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("split", [0, 3])
+def test_no_leak_where_threads_share_a_panel(each_level, how, split):
+    """The models of one split stay, though the others of their panel train on the poisoned rows."""
+    q = calls.problem(67, n=200, p=2500, m=16, dtype=np.float32)
+    mine = np.flatnonzero(q.split_of_model == split)
+    unused = q.model_roles()[mine[0]] != TRAIN
+    assert len(mine) > 1 and unused.any()
+    X, y, weight = q.X.copy(), q.y.copy(), q.sample_weight.copy()
+    X[unused], y[unused], weight[unused] = how, how, how
+    clean = calls.train(q, solver="adam", batch_size=128, n_threads=4)
+    dirty = calls.train(calls.replace(q, X=X, y=y, sample_weight=weight), solver="adam", batch_size=128, n_threads=4)
+    for model in mine:
+        assert clean.weights_of(model) == dirty.weights_of(model)

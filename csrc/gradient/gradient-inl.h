@@ -199,17 +199,18 @@ inline __attribute__((always_inline)) void gradient_tile(const typename L::T* co
 }
 
 template <class L, int NV, bool SELECT>
-void gradient_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* residual) {
+void gradient_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* residual,
+                    std::int64_t f0, std::int64_t f1) {
   constexpr int tile = row_tile<L, NV>();
   const auto* x = task.x + r0;
   const auto* roles = task.roles + r0;
-  std::int64_t f = 0;
-  for (; f + tile <= task.n_features; f += tile)
+  std::int64_t f = f0;
+  for (; f + tile <= f1; f += tile)
     gradient_tile<L, NV, tile, SELECT>(x, roles, n, f, residual, task.grad);
   if constexpr (tile > 4)
-    for (; f + 4 <= task.n_features; f += 4) gradient_tile<L, NV, 4, SELECT>(x, roles, n, f, residual, task.grad);
-  for (; f + 2 <= task.n_features; f += 2) gradient_tile<L, NV, 2, SELECT>(x, roles, n, f, residual, task.grad);
-  for (; f < task.n_features; ++f) gradient_tile<L, NV, 1, SELECT>(x, roles, n, f, residual, task.grad);
+    for (; f + 4 <= f1; f += 4) gradient_tile<L, NV, 4, SELECT>(x, roles, n, f, residual, task.grad);
+  for (; f + 2 <= f1; f += 2) gradient_tile<L, NV, 2, SELECT>(x, roles, n, f, residual, task.grad);
+  for (; f < f1; ++f) gradient_tile<L, NV, 1, SELECT>(x, roles, n, f, residual, task.grad);
 }
 
 // Rows of a block: the z tile and the block's rows of X must stay in the caches between the three passes.
@@ -220,16 +221,43 @@ std::int64_t block_rows(std::int64_t n_features) {
   return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
 }
 
-template <class L, int NV, class LossType>
-bool chunk_of(const ChunkTask<typename L::T>& task) {
-  using T = typename L::T;
+template <class L, int NV>
+ChunkSums<L, NV> no_sums() {
   using D = typename L::Wide;
-  constexpr int lanes = NV * L::N;
   ChunkSums<L, NV> sums;
   for (int v = 0; v < NV; ++v) {
     sums.residual[v] = sums.count[v] = L::zero();
     for (int h = 0; h < L::kWide; ++h) sums.loss[v][h] = sums.weight[v][h] = D::zero();
   }
+  return sums;
+}
+
+template <class L, int NV, class LossType>
+bool residual_of(const ChunkTask<typename L::T>& task, typename L::T* z) {
+  auto sums = no_sums<L, NV>();
+  const bool select = residual_block<L, NV, LossType, true, false>(task, 0, task.n_rows, z, sums);
+  for (int v = 0; v < NV; ++v) {
+    L::store(task.grad_intercept + v * L::N, sums.residual[v]);
+    L::store(task.count + v * L::N, sums.count[v]);
+  }
+  return select;
+}
+
+template <class L, int NV>
+void gradient_of(const ChunkTask<typename L::T>& task, const typename L::T* residual, bool select, std::int64_t f0, std::int64_t f1) {
+  for (std::int64_t i = f0 * NV * L::N; i < f1 * NV * L::N; i += L::N) L::store(task.grad + i, L::zero());
+  if (select)
+    gradient_block<L, NV, true>(task, 0, task.n_rows, residual, f0, f1);
+  else
+    gradient_block<L, NV, false>(task, 0, task.n_rows, residual, f0, f1);
+}
+
+template <class L, int NV, class LossType>
+bool chunk_of(const ChunkTask<typename L::T>& task) {
+  using T = typename L::T;
+  using D = typename L::Wide;
+  constexpr int lanes = NV * L::N;
+  auto sums = no_sums<L, NV>();
   if (task.grad != nullptr)
     for (std::int64_t i = 0; i < task.n_features * lanes; i += L::N) L::store(task.grad + i, L::zero());
   const std::int64_t step = block_rows<T>(task.n_features);
@@ -245,9 +273,9 @@ bool chunk_of(const ChunkTask<typename L::T>& task) {
                             ? residual_block<L, NV, LossType, true, true>(task, r0, n, task.scratch, sums)
                             : residual_block<L, NV, LossType, true, false>(task, r0, n, task.scratch, sums);
     if (select)
-      gradient_block<L, NV, true>(task, r0, n, task.scratch);
+      gradient_block<L, NV, true>(task, r0, n, task.scratch, 0, task.n_features);
     else
-      gradient_block<L, NV, false>(task, r0, n, task.scratch);
+      gradient_block<L, NV, false>(task, r0, n, task.scratch, 0, task.n_features);
   }
   for (int v = 0; v < NV; ++v) {
     if (task.grad_intercept != nullptr) L::store(task.grad_intercept + v * L::N, sums.residual[v]);
@@ -301,9 +329,40 @@ void forward(const ChunkTask<typename L::T>& task, typename L::T* z) {
   }
 }
 
+template <class L, class LossType>
+bool residual_with_loss(const ChunkTask<typename L::T>& task, typename L::T* z) {
+  switch (task.n_vectors) {
+    case kHalfVector: return residual_of<HalfOf<L>, 1, LossType>(task, z);
+    case 1: return residual_of<L, 1, LossType>(task, z);
+    case 2: return residual_of<L, 2, LossType>(task, z);
+    default: return residual_of<L, 3, LossType>(task, z);
+  }
+}
+
+template <class L>
+bool residual(Loss loss, const ChunkTask<typename L::T>& task, typename L::T* z) {
+  switch (loss) {
+#define GRADFOLD_RESIDUAL_CASE(name, type) \
+  case Loss::name: return residual_with_loss<L, type>(task, z);
+    GRADFOLD_LOSSES(GRADFOLD_RESIDUAL_CASE)
+#undef GRADFOLD_RESIDUAL_CASE
+    default: return false;
+  }
+}
+
+template <class L>
+void gradient(const ChunkTask<typename L::T>& task, const typename L::T* residual, bool select, std::int64_t f0, std::int64_t f1) {
+  switch (task.n_vectors) {
+    case kHalfVector: return gradient_of<HalfOf<L>, 1>(task, residual, select, f0, f1);
+    case 1: return gradient_of<L, 1>(task, residual, select, f0, f1);
+    case 2: return gradient_of<L, 2>(task, residual, select, f0, f1);
+    default: return gradient_of<L, 3>(task, residual, select, f0, f1);
+  }
+}
+
 template <class L>
 constexpr GradientKernels<typename L::T> gradient_kernels_of() {
-  return {L::N, !std::is_void_v<typename L::Half>, &chunk<L>, &forward<L>};
+  return {L::N, !std::is_void_v<typename L::Half>, &chunk<L>, &forward<L>, &residual<L>, &gradient<L>};
 }
 
 }  // namespace

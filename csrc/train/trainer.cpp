@@ -1,7 +1,8 @@
 // The epoch loop. Models lie in panels; a panel walks the batches of an epoch in the order of the permutation.
 //
-// Two plans share the panels, the kernels and hence the bits:
+// Three plans share the panels, the kernels and hence the bits:
 //   by panel   each thread owns panels and walks all batches with them, without a barrier;
+//   by tile    fewer panels than threads: each panel's batch is split over the threads, by rows and then by features, with barriers;
 //   by chunk   for batches of more than one chunk: threads take (panel, chunk) items, sums are committed in chunk order, and
 //              whoever commits a batch's last chunk makes the step.
 #include <algorithm>
@@ -29,6 +30,8 @@ constexpr std::int64_t kWindowBytes = 512 * 1024;
 constexpr std::int64_t kStageBytes = 4 * 1024 * 1024;
 // Multiply-adds below which another thread costs more than it saves.
 constexpr double kThreadWork = 1 << 21;
+// The same for a thread's part of one batch of one panel, between barriers.
+constexpr double kTileWork = 1 << 19;
 
 template <class T>
 struct StandardizeTables {
@@ -372,15 +375,27 @@ class TrainerOf final : public Trainer {
     }
   }
 
-  // Runs rows [at, at + n) of the buffer, one chunk at most, through a panel; rows that no lane uses are left out, positions stay.
-  // Results are in `buffer`. Returns false when abandoned, and sets *any to whether a row was used.
-  bool run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const LaneRoles& roles, std::uint64_t lanes_wanted,
-                 std::size_t n_models, int n_vectors, const T* W, const T* intercept, bool gradient, ChunkBuffer<T>& buffer, bool* any) const {
-    roles.fill(rows.ids.data() + at, n, a_.weight, buffer.masks.data());
+  // What the kernels see of a panel, of training or of scoring.
+  struct PanelView {
+    const LaneRoles* roles;
+    std::uint64_t lanes_wanted;
+    std::int64_t n_models;
+    int n_vectors;
+    const T *W, *intercept;
+  };
+  static PanelView view(const TrainPanel<T>& panel) {
+    return {&panel.roles, panel.alive, static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, panel.kernel_W(),
+            panel.kernel_intercept()};
+  }
+
+  // Rows [at, at + n) of the buffer, one chunk at most, as a task for a panel; rows that no lane uses are left out, positions stay. Its
+  // results go to `buffer`. n_rows is 0 when no row is used.
+  ChunkTask<T> chunk_task(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView& panel, bool gradient,
+                          ChunkBuffer<T>& buffer) const {
+    const std::uint64_t lanes_wanted = panel.lanes_wanted;
+    panel.roles->fill(rows.ids.data() + at, n, a_.weight, buffer.masks.data());
     std::int64_t used = 0;
     for (std::int64_t i = 0; i < n; ++i) used += (buffer.masks[i] & lanes_wanted) != 0;
-    *any = used > 0;
-    if (used == 0) return true;
     const T* const* x = rows.x.data() + at;
     const T* y = rows.y.data() + at;
     const T* weight = a_.weight != nullptr ? rows.weight.data() + at : nullptr;
@@ -397,25 +412,32 @@ class TrainerOf final : public Trainer {
       y = buffer.y.data();
       if (weight != nullptr) weight = buffer.weight.data();
     }
-    const ChunkTask<T> task{used,
-                            x,
-                            y,
-                            weight,
-                            buffer.masks.data(),
-                            p_,
-                            n_vectors,
-                            W,
-                            intercept,
-                            gradient ? buffer.grad.get() : nullptr,
-                            buffer.grad_intercept.get(),
-                            buffer.count.get(),
-                            gradient ? nullptr : buffer.loss.get(),
-                            gradient ? nullptr : buffer.weight_sum.get(),
-                            buffer.scratch.get(),
-                            narrow_models(n_models, n_vectors, used),
-                            buffer.narrow.get(),
-                            &stop_};
-    return gradient_kernels<T>(level_).chunk(a_.loss, task);
+    return {used,
+            x,
+            y,
+            weight,
+            buffer.masks.data(),
+            p_,
+            panel.n_vectors,
+            panel.W,
+            panel.intercept,
+            gradient ? buffer.grad.get() : nullptr,
+            buffer.grad_intercept.get(),
+            buffer.count.get(),
+            gradient ? nullptr : buffer.loss.get(),
+            gradient ? nullptr : buffer.weight_sum.get(),
+            buffer.scratch.get(),
+            narrow_models(panel.n_models, panel.n_vectors, used),
+            buffer.narrow.get(),
+            &stop_};
+  }
+
+  // Runs such a task. Returns false when it was abandoned, and sets *any to whether a row was used.
+  bool run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView& panel, bool gradient,
+                 ChunkBuffer<T>& buffer, bool* any) const {
+    const ChunkTask<T> task = chunk_task(rows, at, n, panel, gradient, buffer);
+    *any = task.n_rows > 0;
+    return !*any || gradient_kernels<T>(level_).chunk(a_.loss, task);
   }
 
   // ---- steps ----------------------------------------------------------------------------------------------------------------
@@ -449,10 +471,78 @@ class TrainerOf final : public Trainer {
     const int useful = static_cast<int>(std::min<double>(a_.n_threads, std::max(1.0, multiply_adds / kThreadWork)));
     // By chunk balances better where there are chunks enough to hand out; by panel needs no hand-over at all.
     const std::int64_t chunks = (std::min(a_.batch_size, n_) + kRowChunk - 1) / kRowChunk;
+    const int by_tile = tile_threads(chunks);
     if (useful > 1 && chunks >= 2)
       walk_by_chunk(epoch, b0, b1, shuffled, useful, poll);
+    else if (by_tile > 1)
+      walk_by_tile(epoch, b0, b1, shuffled, by_tile, poll);
     else
       walk_by_panel(epoch, b0, b1, shuffled, std::min<int>(useful, static_cast<int>(panels_.size())), poll);
+  }
+
+  // Threads worth having on one panel at a time: a batch is then four barriers, so each thread must have enough of it.
+  int tile_threads(std::int64_t chunks) const {
+    if (chunks > 1 || a_.n_threads <= static_cast<int>(panels_.size())) return 1;
+    // A narrow panel on one thread does about as much as eight threads on the vector it fills badly.
+    for (const TrainPanel<T>& panel : panels_)
+      if (narrow_models(static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, std::min(a_.batch_size, n_)) > 0 && a_.n_threads < 8)
+        return 1;
+    const double work = 2.0 * static_cast<double>(std::min(a_.batch_size, n_)) * static_cast<double>(p_) *
+                        static_cast<double>(panels_.front().lanes);
+    return static_cast<int>(std::min({static_cast<double>(a_.n_threads), static_cast<double>((p_ + 15) / 16), work / kTileWork}));
+  }
+
+  // Few models: the threads share each panel, in forward by rows and in the gradient by features.
+  void walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads,
+                    const std::function<void()>& poll) {
+    const GradientKernels<T>& kernels = gradient_kernels<T>(level_);
+    const std::int64_t B = std::min(a_.batch_size, n_);
+    int widest = 0;
+    for (const TrainPanel<T>& panel : panels_) widest = std::max(widest, panel.lanes);
+    // Everything that can fail is made here: a thread that threw between two barriers would leave the others waiting.
+    std::vector<RowBuffer<T>> rows;
+    std::vector<ChunkBuffer<T>> buffers;
+    for (int t = 0; t < n_threads; ++t) {
+      rows.emplace_back(B, 0);
+      buffers.emplace_back(p_, widest, t == 0);
+    }
+    ChunkBuffer<T>& result = buffers[0];
+    AlignedArray<T> z(B * widest);
+    AlignedArray<double> count(widest);
+    Barrier barrier(n_threads);
+    bool select = false, leave = false;  // written by thread 0 between two barriers
+    run_team(n_threads, [&](int t) {
+      const std::int64_t f0 = (p_ * t / n_threads + 15) / 16 * 16, f1 = t + 1 == n_threads ? p_ : (p_ * (t + 1) / n_threads + 15) / 16 * 16;
+      for (std::int64_t b = b0; b < b1; ++b) {
+        const std::int64_t begin = b * B, n = std::min(B, n_ - begin);
+        load_rows(order, begin, n, rows[t]);
+        for (TrainPanel<T>& panel : panels_) {
+          if (panel.alive == 0) continue;
+          ChunkTask<T> task = chunk_task(rows[t], 0, n, view(panel), true, buffers[t]);
+          if (task.n_rows == 0) continue;  // the same for every thread
+          task.grad = result.grad.get();
+          ChunkTask<T> part = task;
+          const std::int64_t r0 = task.n_rows * t / n_threads;
+          part.n_rows = task.n_rows * (t + 1) / n_threads - r0;
+          part.x += r0;
+          if (part.n_rows > 0) kernels.forward(part, z.get() + r0 * panel.lanes);
+          barrier.wait();
+          if (t == 0) {
+            select = kernels.residual(a_.loss, task, z.get());
+            leave = cancelled();
+          }
+          barrier.wait();
+          if (leave) return;
+          if (f0 < f1) kernels.gradient(task, z.get(), select, f0, f1);
+          barrier.wait();
+          if (t == 0) {
+            for (int l = 0; l < panel.lanes; ++l) count[l] = static_cast<double>(result.count[l]);
+            step(panel, {result.grad.get(), result.grad_intercept.get(), nullptr, nullptr, count.get()}, epoch, b);
+          }
+          barrier.wait();
+        }
+      }
+    }, poll);
   }
 
   void walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads,
@@ -480,8 +570,7 @@ class TrainerOf final : public Trainer {
           for (TrainPanel<T>* panel : group) {
             for (std::int64_t b = w0; b < w1 && panel->alive != 0; ++b) {
               const std::int64_t at = b * B - begin;
-              if (!run_chunk(rows, at, std::min(B, n_ - b * B), panel->roles, panel->alive, panel->models.size(), panel->n_vectors, panel->kernel_W(),
-                             panel->kernel_intercept(), true, chunk, &any))
+              if (!run_chunk(rows, at, std::min(B, n_ - b * B), view(*panel), true, chunk, &any))
                 return;
               if (!any) continue;
               for (int l = 0; l < panel->lanes; ++l) totals.count[l] = static_cast<double>(chunk.count[l]);
@@ -500,8 +589,7 @@ class TrainerOf final : public Trainer {
           for (std::int64_t c = begin; c < end; c += kRowChunk) {
             const std::int64_t n = std::min(kRowChunk, end - c);
             load_rows(order, c, n, rows);
-            if (!run_chunk(rows, 0, n, panel->roles, panel->alive, panel->models.size(), panel->n_vectors, panel->kernel_W(), panel->kernel_intercept(),
-                           true, chunk, &any))
+            if (!run_chunk(rows, 0, n, view(*panel), true, chunk, &any))
               return;
             if (any) add_chunk(*panel, chunk, totals);
           }
@@ -539,8 +627,7 @@ class TrainerOf final : public Trainer {
         bool any = false;
         if (n > 0 && panel.alive != 0 && !cancelled()) {
           load_rows(order, begin, n, rows);
-          run_chunk(rows, 0, n, panel.roles, panel.alive, panel.models.size(), panel.n_vectors, panel.kernel_W(), panel.kernel_intercept(), true, chunk,
-                    &any);
+          run_chunk(rows, 0, n, view(panel), true, chunk, &any);
         }
         items.turn(item);
         // Once cancelled nothing is stored any more, so an abandoned chunk cannot reach a step.
@@ -638,7 +725,10 @@ class TrainerOf final : public Trainer {
         bool any = false;
         if (!cancelled()) {
           load_rows(nullptr, begin, n, rows);
-          run_chunk(rows, 0, n, panel.roles, panel.roles.lanes(), panel.models.size(), panel.n_vectors, W.get(), intercept.get(), false, buffer, &any);
+          run_chunk(rows, 0, n,
+                    {&panel.roles, panel.roles.lanes(), static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, W.get(),
+                     intercept.get()},
+                    false, buffer, &any);
         }
         items.turn(item);
         if (any)
