@@ -47,3 +47,26 @@ for other in serial here; do
 done
 echo "neon_check: the lanes agree with plain C++;"
 echo "neon_check: $lines results have the same bits on neon, on serial (aarch64) and on serial (here)"
+
+# Every kernel: the self-test compares neon with serial on aarch64, and its digest that serial with this machine's.
+kernels() { # compiler, definition, extra files' suffix, output
+  compiler=$1 definition=$2 suffix=$3 output=$4
+  mkdir -p "$output.o"
+  for file in csrc/selftest.cpp csrc/*/*.cpp; do
+    case $file in
+      csrc/bind/*) continue ;;
+      *_"$suffix".cpp | *_serial.cpp) ;;
+      *_x86_v3.cpp | *_x86_v4.cpp | *_neon.cpp) continue ;;
+    esac
+    echo "$file"
+  done | xargs -P 2 -I{} sh -c "$compiler $flags -Wno-uninitialized -Wno-maybe-uninitialized $definition -Icsrc -c {} \
+    -o $output.o/\$(echo {} | tr / _).o"
+  "$compiler" -static "$output.o"/*.o -o "$output" -pthread
+}
+kernels "$cross" -DGRADFOLD_HAVE_NEON=1 neon "$work/kernels_aarch64"
+kernels "$native" "" serial "$work/kernels_here"
+"$qemu" "$work/kernels_aarch64" | tail -n 2 | tee "$work/kernels_neon"
+"$work/kernels_here" | grep digest >"$work/digest"
+grep -q -x -F -f "$work/digest" "$work/kernels_neon" || { echo "neon_check: kernels differ from this machine's" >&2; exit 1; }
+grep -q ' 0 failed' "$work/kernels_neon" || exit 1
+echo "neon_check: every kernel has the same bits on neon, on serial (aarch64) and on serial (here)"
