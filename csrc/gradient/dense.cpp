@@ -12,27 +12,7 @@
 
 namespace gradfold {
 
-#define GRADFOLD_EXTERN(level)                                \
-  extern const GradientKernels<float> gradient_f32_##level;   \
-  extern const GradientKernels<double> gradient_f64_##level;
-GRADFOLD_EXTERN(serial)
-GRADFOLD_EXTERN(x86_v3)
-GRADFOLD_EXTERN(x86_v4)
-GRADFOLD_EXTERN(neon)
-#undef GRADFOLD_EXTERN
-
-template <>
-const GradientKernels<float>& gradient_kernels(Level level) {
-#define GRADFOLD_TABLE(level) gradient_f32_##level
-  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
-}
-template <>
-const GradientKernels<double>& gradient_kernels(Level level) {
-#define GRADFOLD_TABLE(level) gradient_f64_##level
-  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
-}
+GRADFOLD_DISPATCH(GradientKernels, gradient_kernels, gradient)
 
 namespace {
 

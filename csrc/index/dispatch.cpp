@@ -4,9 +4,7 @@
 namespace gradfold {
 
 const IndexKernels& index_kernels() {
-#define GRADFOLD_TABLE(NAME) index_kernels_##NAME
-  GRADFOLD_SELECT_LEVEL(current_level(), GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
+  GRADFOLD_SELECT_LEVEL(current_level(), index_kernels_)
 }
 
 }  // namespace gradfold

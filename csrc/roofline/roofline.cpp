@@ -12,9 +12,7 @@ namespace gradfold {
 extern const RooflineKernels roofline_serial, roofline_x86_v3, roofline_x86_v4, roofline_neon;
 
 const RooflineKernels& roofline_kernels(Level level) {
-#define GRADFOLD_TABLE(level) roofline_##level
-  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
+  GRADFOLD_SELECT_LEVEL(level, roofline_)
 }
 
 namespace {

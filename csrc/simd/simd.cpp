@@ -6,9 +6,7 @@ namespace gradfold {
 namespace {
 
 const MathTable& table(Level level) {
-#define GRADFOLD_TABLE(name) math_table_##name
-  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
+  GRADFOLD_SELECT_LEVEL(level, math_table_)
 }
 
 }  // namespace

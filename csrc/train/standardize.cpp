@@ -10,27 +10,7 @@
 
 namespace gradfold {
 
-#define GRADFOLD_EXTERN(level)                             \
-  extern const MomentKernels<float> moments_f32_##level;   \
-  extern const MomentKernels<double> moments_f64_##level;
-GRADFOLD_EXTERN(serial)
-GRADFOLD_EXTERN(x86_v3)
-GRADFOLD_EXTERN(x86_v4)
-GRADFOLD_EXTERN(neon)
-#undef GRADFOLD_EXTERN
-
-template <>
-const MomentKernels<float>& moment_kernels(Level level) {
-#define GRADFOLD_TABLE(level) moments_f32_##level
-  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
-}
-template <>
-const MomentKernels<double>& moment_kernels(Level level) {
-#define GRADFOLD_TABLE(level) moments_f64_##level
-  GRADFOLD_SELECT_LEVEL(level, GRADFOLD_TABLE)
-#undef GRADFOLD_TABLE
-}
+GRADFOLD_DISPATCH(MomentKernels, moment_kernels, moments)
 
 namespace {
 
