@@ -78,9 +78,6 @@ class DenseGradient:
     def time_gradient(self, n_models: int, n_features: int, n_threads: int) -> None:
         self.problem.gradient(False, n_threads)
 
-    def time_gradient_and_loss(self, n_models: int, n_features: int, n_threads: int) -> None:
-        self.problem.gradient(True, n_threads)
-
     def track_fma_peak(self, n_models: int, n_features: int, n_threads: int) -> float:
         seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
         return self.problem.flops() / seconds / limits.fma_peak(4, n_threads)
@@ -89,11 +86,25 @@ class DenseGradient:
         seconds = median_seconds(lambda: self.problem.gradient(True, n_threads))
         return self.problem.flops() / seconds / limits.fma_peak(4, n_threads)
 
-    def track_read_bandwidth(self, n_models: int, n_features: int, n_threads: int) -> float:
+    track_fma_peak.unit = track_fma_peak_with_loss.unit = "useful fraction of the FMA peak"
+
+
+class OneModel:
+    """One model reads X once and does little with it: the limit is memory."""
+
+    params = ([30, 100, 1000], [1, 2])
+    param_names = ["n_features", "n_threads"]
+    timeout = 300
+
+    def setup(self, n_features: int, n_threads: int) -> None:
+        if n_threads > limits.cores():
+            raise NotImplementedError("fewer cores than threads")
+        self.problem = Problem(n_features, 1)
+
+    def track_read_bandwidth(self, n_features: int, n_threads: int) -> float:
         seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
         return self.problem.X.nbytes / seconds / limits.read_bandwidth(n_threads)
 
-    track_fma_peak.unit = track_fma_peak_with_loss.unit = "useful fraction of the FMA peak"
     track_read_bandwidth.unit = "fraction of the read bandwidth, X counted once"
 
 

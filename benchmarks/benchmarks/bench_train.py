@@ -54,8 +54,8 @@ class Fit:
 
 
 class FitBesideSGDClassifier:
-    """The same grid through GridSearchCV(SGDClassifier), timed on one candidate and multiplied by their number: every candidate
-    costs it the same."""
+    """The same grid through GridSearchCV(SGDClassifier), timed on two candidates without the refit and multiplied by their number: every
+    candidate costs it the same. Its worker processes are started beforehand; our refit is counted."""
 
     params = [20_000]
     param_names = ["n_rows"]
@@ -75,14 +75,17 @@ class FitBesideSGDClassifier:
 
         case = self.case
         peer = GridSearchCV(
-            SGDClassifier(loss="log_loss", max_iter=EPOCHS, tol=None, random_state=0), {"alpha": [1e-4]},
-            cv=case.folds, scoring="neg_log_loss", n_jobs=limits.cores(),
+            SGDClassifier(loss="log_loss", max_iter=EPOCHS, tol=None, random_state=0), {"alpha": [1e-5, 1e-3]},
+            cv=case.folds, scoring="neg_log_loss", n_jobs=limits.cores(), refit=False,
         )
-        start = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            GridSearchCV(SGDClassifier(loss="log_loss"), {"alpha": [1e-5, 1e-3]}, n_jobs=limits.cores()).fit(
+                case.X[:500], case.y[:500]
+            )
+            start = time.perf_counter()
             peer.fit(case.X, case.y)
-        theirs = (time.perf_counter() - start) * len(case.candidates)
+        theirs = (time.perf_counter() - start) * len(case.candidates) / 2
         start = time.perf_counter()
         case.fit("adam", 256)
         return theirs / (time.perf_counter() - start)

@@ -15,7 +15,7 @@ def cores() -> int:
 @functools.cache
 def fma_peak(itemsize: int, n_threads: int) -> float:
     """FLOP/s of independent FMAs in registers; the best of five, since a limit is a maximum."""
-    return max(_core.roofline.fma_peak(itemsize, n_threads, 0.1) for _ in range(5))
+    return max(_core.roofline.fma_peak(itemsize, n_threads, 0.05) for _ in range(5))
 
 
 @functools.cache
