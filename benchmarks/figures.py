@@ -1,12 +1,11 @@
 """Prints the figures of the README: `python benchmarks/figures.py [section ...]`.
 
-Sections: gradient, peers, one-model, permutation, grid, memory. Every ratio has both sides measured in turn in this process;
+Sections: gradient, peers, one-model, permutation, grid. Every ratio has both sides measured in turn in this process;
 medians. Peers that are not installed are named and left out.
 """
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 import warnings
@@ -93,28 +92,7 @@ def grid() -> None:
           f"{runs[-1].held_out_loss.mean(axis=1).min():.5f} against {-peer.best_score_:.5f}")
 
 
-def memory() -> None:
-    import gradfold as gf
-    from benchmarks import bench_train
-
-    X, y = bench_train.make(200_000, 100)
-    y = y.astype(np.float32)
-    gf.fit(X[:1000], y[:1000], gf.grid(l2=[1e-4, 1e-3]), loss="log_loss", epochs=1)
-    hold = np.ones(max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - _resident()) // 8)  # so that the peak moves
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    gf.fit(X, y, gf.grid(l2=np.logspace(-6, -1, 20)), loss="log_loss", epochs=1)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"peak memory of the search above X and what was there: {(after - before) / 1024:.0f} MiB; X is {X.nbytes / 2**20:.0f} MiB")
-    del hold
-
-
-def _resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-SECTIONS = {"gradient": gradient, "peers": peer_ratios, "one-model": one_model, "permutation": permutation, "grid": grid,
-            "memory": memory}
+SECTIONS = {"gradient": gradient, "peers": peer_ratios, "one-model": one_model, "permutation": permutation, "grid": grid}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or SECTIONS:
