@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+import time
 import warnings
 
 import numpy as np
