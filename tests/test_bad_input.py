@@ -69,12 +69,20 @@ _SETTINGS = [
     ("coef_init", np.zeros(P + 1), ValueError, r"got shape \(6,\), wanted \(5,\)"),
     ("coef_init", np.full(P, np.nan), ValueError, "not finite"),
     ("coef_init", "zeros", TypeError, "wanted real numbers"),
+    ("coef_init", np.full(P, 1j), TypeError, "wanted real numbers"),
+    ("coef_init", [[1.0], [1.0, 2.0]], ValueError, "coef_init: got an object of type list"),
+    ("coef_init", np.ma.MaskedArray(np.zeros(P), mask=np.eye(P)[0]), TypeError, "coef_init: got a masked array"),
+    ("intercept_init", np.ma.masked, TypeError, "intercept_init: got a masked array"),
     ("intercept_init", np.zeros((2, 2)), ValueError, "got shape"),
     ("folds", 1, ValueError, "got 1, wanted an integer, at least 2"),
     ("folds", N + 1, ValueError, "n_splits <= n_rows"),
     ("folds", "5", TypeError, "got '5'"),
     ("folds", 2.0, TypeError, "got 2.0"),
     ("folds", [], ValueError, "folds: got no .train, test. pair"),
+    ("folds", np.array(5), TypeError, "folds: got an array of int64"),
+    ("folds", [1, 2], TypeError, r"^folds\[0\]: got 1, wanted a pair"),
+    ("folds", [([0], [99])], ValueError, r"^folds\[0\] test: got row 99, wanted rows of 0 to 59"),
+    ("folds", gf.index.Folds, TypeError, "^folds: got an object of type type"),
 ]
 
 
@@ -85,6 +93,24 @@ def test_setting(argument: str, value: Any, error: type[Exception], message: str
     with pytest.raises(error, match=message) as caught:
         _fit(**{argument: value})
     assert argument in str(caught.value) or argument == "folds"
+
+
+@pytest.mark.parametrize("argument", ["coef_init", "intercept_init"])
+def test_start_that_overflows_in_the_dtype(argument: str) -> None:
+    X, y = _data(np.float32)
+    start = np.full(P, -1e300) if argument == "coef_init" else 1e300
+    with pytest.raises(ValueError, match=rf"^{argument}: got the magnitude 1e\+300, .* finite in float32"):
+        _fit(X, y, **{argument: start})
+    largest = float(np.finfo(np.float32).max)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the refit diverged")
+        _fit(X, y, **{argument: np.full(P, largest) if argument == "coef_init" else largest})
+
+
+def test_intercept_init_without_an_intercept() -> None:
+    with pytest.raises(ValueError, match=r"^intercept_init: got 0\.5 with fit_intercept=False, wanted None or 0"):
+        _fit(fit_intercept=False, intercept_init=0.5)
+    assert _fit(fit_intercept=False, intercept_init=0.0).best_intercept == 0
 
 
 def test_nothing_to_train() -> None:
@@ -204,6 +230,9 @@ def _labels(*values: Any) -> Any:
         (_labels("a", "b"), {"loss": "squared_error"}, TypeError, "y: got dtype"),
         (np.resize(np.array(["a", None], object), N), {}, ValueError, "the label None"),
         (np.resize(np.array(["a", 1], object), N), {}, ValueError, "mixed types"),
+        (np.resize(np.array(["a", "a\0"], object), N), {}, ValueError, r"y: got the labels 'a' and 'a\\x00', which"),
+        (np.resize(np.array([2**53 + 1, 0.5], object), N), {}, ValueError, "y: got the labels 0.5 and 9007199254740993"),
+        (np.ma.MaskedArray(_labels(0, 1), mask=_labels(0, 1)), {}, TypeError, "y: got a masked array"),
         (np.zeros(N, np.complex64), {}, TypeError, "y: got dtype complex64"),
         (np.zeros(N, "datetime64[D]"), {}, TypeError, "y: got dtype datetime64"),
     ],
@@ -224,9 +253,10 @@ def test_y(y: Any, keywords: dict[str, Any], error: type[Exception], message: st
         (["heavy"] * N, TypeError, "sample_weight: got dtype"),
     ],
 )
-def test_sample_weight(weight: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        _fit(sample_weight=weight)
+@pytest.mark.parametrize("folds", [None, 3])
+def test_sample_weight(weight: Any, error: type[Exception], message: str, folds: Any) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        _fit(sample_weight=weight, folds=folds)
 
 
 def test_check_finite_off_lets_unused_rows_be_anything() -> None:
@@ -250,14 +280,14 @@ def test_check_finite_off_lets_unused_rows_be_anything() -> None:
 
 def test_split_without_training_row_is_named() -> None:
     rows = np.arange(N)
-    with pytest.raises(ValueError, match=r"splits\[1\] train: got no row"):
+    with pytest.raises(ValueError, match=r"folds\[1\] train: got no row"):
         _fit(folds=[(rows[:30], rows[30:]), (rows[:0], rows[30:])])
     ids = (rows % 3).astype(np.uint8)[None]
     conditions = np.array([[[0, 0, 1, 0, 3]], [[0, 0, 3, 0, 3]]])
     with pytest.raises(ValueError, match="no training row for split 1"):
         _fit(folds=gf.index.Folds(ids, conditions))
     weight = (rows >= 30).astype(np.float64)
-    with pytest.raises(ValueError, match="split 0 has no training row of a weight above 0"):
+    with pytest.raises(ValueError, match="^sample_weight: folds' split 0 has no training row of a weight above 0"):
         _fit(folds=[(rows[:30], rows[30:]), (rows[30:], rows[:30])], sample_weight=weight)
 
 
@@ -289,6 +319,7 @@ def test_bad_pairs(pairs: Any) -> None:
         (lambda: gf.grid(learningrate=[1.0]), ValueError, "did you mean 'learning_rate'"),
         (lambda: gf.grid(l2=[]), ValueError, "l2: got an empty list"),
         (lambda: gf.grid(l2=0.1), TypeError, "l2: got 0.1, wanted a list"),
+        (lambda: gf.grid(l2=np.array(3.0)), TypeError, "l2: got an array of float64, shape .., wanted a list"),
         (lambda: gf.grid(schedule="cosine"), TypeError, "schedule: got 'cosine', wanted a list"),
         (lambda: gf.grid(l2=[0.1, -1.0]), ValueError, "l2: got -1.0"),
         (lambda: gf.grid(learning_rate=[None]), TypeError, "learning_rate: got None"),
@@ -301,6 +332,25 @@ def test_bad_pairs(pairs: Any) -> None:
 def test_candidates(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+# -- Run --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda run: run.held_out_raw_prediction(models=3), TypeError, "^models: got 3, wanted a list of integers"),
+        (lambda run: run.held_out_raw_prediction(models="01"), TypeError, "^models: got '01', wanted a list"),
+        (lambda run: run.held_out_raw_prediction(models=[6]), ValueError, "^models: got 6"),
+        (lambda run: run.predict(np.zeros((2, P), np.float16)), TypeError, r"^X: got float16.*X\.astype\('float32'\)"),
+        (lambda run: run.predict(np.zeros((2, P + 1))), ValueError, "^X: got 6 features, wanted 5"),
+    ],
+)
+def test_run(call: Any, error: type[Exception], message: str) -> None:
+    run = _fit(folds=2)
+    with pytest.raises(error, match=message):
+        call(run)
 
 
 # -- loss -------------------------------------------------------------------------------------------------------------
@@ -318,6 +368,26 @@ def test_candidates(call: Any, error: type[Exception], message: str) -> None:
             "raw_prediction: got dtype int64",
         ),
         (lambda: gf.loss.get("log_loss")(np.zeros(0), np.zeros(0)), ValueError, "raw_prediction: got shape"),
+        (
+            lambda: gf.loss.get("log_loss")([0, 1], [0.0, 1.0], [0, 0]),
+            ValueError,
+            "^sample_weight: got weights that sum to zero",
+        ),
+        (
+            lambda: gf.loss.get("log_loss").gradient(np.zeros(2), np.ma.MaskedArray([0.0, 1.0])),
+            TypeError,
+            "^raw_prediction: got a masked array",
+        ),
+        (
+            lambda: gf.loss.get("log_loss").loss(np.ma.MaskedArray([0.0, 1.0]), np.zeros(2)),
+            TypeError,
+            "^y_true: got a masked array",
+        ),
+        (
+            lambda: gf.loss.get("log_loss").loss(np.zeros(2), np.zeros(2), np.ma.MaskedArray([0.0, 1.0])),
+            TypeError,
+            "^sample_weight: got a masked array",
+        ),
     ],
 )
 def test_loss(call: Any, error: type[Exception], message: str) -> None:
@@ -389,6 +459,16 @@ _GRADIENT = [
         "overlaps .* intercept",
     ),
 ]
+
+
+@pytest.mark.parametrize("argument", ["X", "y", "W", "intercept", "rows", "split_of_model", "sample_weight"])
+def test_loss_gradient_refuses_masks(argument: str) -> None:
+    arguments = _arguments() | {"rows": np.arange(9), "sample_weight": np.ones(N), "folds": gf.index.kfold(N, 3)}
+    arguments["split_of_model"] = np.arange(M)
+    gf.gradient.loss_gradient(**arguments)
+    arguments[argument] = np.ma.MaskedArray(arguments[argument], mask=arguments[argument] > 0)
+    with pytest.raises(TypeError, match=f"^{argument}: got a masked array, whose mask would be lost"):
+        gf.gradient.loss_gradient(**arguments)
 
 
 @pytest.mark.parametrize(("argument", "make", "error", "message"), _GRADIENT)

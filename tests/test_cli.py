@@ -82,10 +82,16 @@ def test_missing_extras(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     find = cli.importlib.util.find_spec
 
     def without(name: str, *rest: Any) -> Any:
-        return None if name in ("rich", "sklearn") else find(name, *rest)
+        return None if name in ("rich", "sklearn") else find("json", *rest)
 
     monkeypatch.setattr(cli.importlib.util, "find_spec", without)
     _fails(["demo"], "demo needs rich, scikit-learn: pip install 'gradfold[cli]'", capsys)
+
+
+def test_an_empty_folder_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    find = cli.importlib.util.find_spec
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda *_: find("json"))
+    _fails(["demo", "--out", ""], "--out: got '', wanted a folder", capsys)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,15 +225,19 @@ def test_bad_permutation(arguments, error, name):
 def test_bad_positions(n):
     p = Permutation(n, 0)
     for bad in (n, -n - 1, 2**70):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=rf"^i: got {bad}, wanted {-n} to {n - 1}$"):
             p[bad]
-        with pytest.raises(IndexError):
+        with pytest.raises(ValueError, match=rf"^j: got {bad}, wanted {-n} to {n - 1}$"):
             p.inverse(bad)
-    for bad in ([0, n], [0, -n - 1], np.array([2**64 - 1], dtype=np.uint64)):
-        with pytest.raises(IndexError):
+    for bad in ([0, n], [0, -n - 1], np.array([n]), np.array([2**64 - 1], dtype=np.uint64)):
+        with pytest.raises(IndexError, match=rf"^i: got {bad[-1]}, wanted {-n} to {n - 1}$"):
             p[bad]
-        with pytest.raises(IndexError):
+        with pytest.raises(ValueError, match=rf"^j: got {bad[-1]}, wanted {-n} to {n - 1}$"):
             p.inverse(np.array(bad))
+    with pytest.raises(ValueError, match=r"^i: got .*, wanted an integer, a slice or an integer array"):
+        p[[[0, 1], [2]]]
+    with pytest.raises(TypeError, match="^j: got a masked array"):
+        p.inverse(np.ma.MaskedArray([1, 2], mask=[True, False]))
     for bad in (1.0, "1", None, True, np.array([1.5]), np.array([True])):
         with pytest.raises(TypeError, match="wanted"):
             p[bad]
@@ -361,6 +365,23 @@ def test_folds_are_frozen_and_independent_of_the_caller():
         folds.conditions[0, 0, 0] = 1
 
 
+def test_nobody_writes_into_folds():
+    ids, conditions = np.array([[0, 1, 0, 1]], dtype=np.uint8), np.array([[[0, 1, 2, 0, 1]]])
+    views = ids[:], conditions[:]
+    for view in views:
+        view.flags.writeable = False
+    given = Folds(*views)
+    ids[:], conditions[:] = 7, 0
+    assert given.role(0).tolist() == [1, 2, 1, 2]
+    others = [kfold(10, 5), time_series(20, 3), holdout(9, 0.3), from_splits(3, [([0], [1])]), leave_one_out(4)]
+    for folds in [given, *others, copy.deepcopy(given), pickle.loads(pickle.dumps(given))]:
+        arrays = [folds.ids, folds.conditions, folds.train_sizes, folds.score_sizes]
+        for array in arrays:
+            assert not array.flags.writeable
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                array.setflags(write=True)
+
+
 def test_digest_and_equality():
     folds = kfold(1000, 5, seed=3)
     same = Folds(folds.ids.astype(np.uint32), folds.conditions)
@@ -411,8 +432,9 @@ def test_bad_folds(ids, conditions, error, text):
 def test_bad_splits_of_folds():
     folds = kfold(10, 5)
     for s in (5, -6):
-        with pytest.raises(IndexError, match="wanted a split below 5"):
-            folds.role(s)
+        for method in (folds.role, folds.train_indices, folds.score_indices):
+            with pytest.raises(ValueError, match=f"^s: got {s}, wanted an integer"):
+                method(s)
     with pytest.raises(TypeError, match="wanted an integer"):
         folds.train_indices(1.0)
     with pytest.raises(ValueError, match="divisor"):
@@ -562,8 +584,9 @@ def test_many_classes():
 
 def test_a_rare_class_warns():
     y = np.array(["common"] * 20 + ["rare"] * 3)
-    with pytest.warns(UserWarning, match="class 'rare' has 3 rows, fewer than n_splits = 5; some folds"):
+    with pytest.warns(UserWarning, match="class 'rare' has 3 rows, fewer than n_splits = 5; some folds") as caught:
         folds = stratified_kfold(y, 5)
+    assert caught[0].filename == __file__
     assert sorted(np.bincount(folds.ids[0]).tolist()) == [4, 4, 5, 5, 5]
 
 
@@ -691,7 +714,7 @@ def test_from_splits_packs_partitions():
 @pytest.mark.parametrize(
     ("splits", "error", "text"),
     [
-        ([], ValueError, "splits: got none"),
+        ([], ValueError, "^splits: got no .train, test. pair"),
         ([([], [1])], ValueError, r"splits\[0\] train: got no row"),
         ([([0], [1]), ([0, 1, 1], [2])], ValueError, r"splits\[1\] train: got row 1 twice"),
         ([([0], [2, 2])], ValueError, r"splits\[0\] test: got row 2 twice"),
@@ -702,8 +725,15 @@ def test_from_splits_packs_partitions():
         ([([0.0], [1])], TypeError, r"splits\[0\] train: got an array of float64"),
         ([([[0]], [1])], ValueError, r"splits\[0\] train: got shape"),
         ([(np.ones(4, bool), [1])], ValueError, r"splits\[0\] train: got a mask of shape \(4,\), wanted \(5,\)"),
-        ([5], TypeError, r"splits\[0\]: got int, wanted a pair"),
-        ([([0], [1], [2])], TypeError, r"splits\[0\]: got tuple, wanted a pair"),
+        ([5], TypeError, r"splits\[0\]: got 5, wanted a pair"),
+        ([([0], [1], [2])], TypeError, r"splits\[0\]: got an object of type tuple, wanted a pair"),
+        (5, TypeError, "^splits: got 5, wanted .train, test. pairs"),
+        (None, TypeError, "^splits: got None, wanted .train, test. pairs"),
+        (np.array(5), TypeError, "^splits: got an array of int64"),
+        ("ab", TypeError, "^splits: got 'ab', wanted .train, test. pairs"),
+        ([([[0], [1, 2]], [3])], ValueError, r"splits\[0\] train: got an object of type list, wanted row numbers"),
+        ([([0], np.ma.MaskedArray([1, 2], [0, 1]))], TypeError, r"splits\[0\] test: got a masked array"),
+        ([(np.ma.MaskedArray([True] * 5, [1] * 5), [])], TypeError, r"splits\[0\] train: got a masked array"),
     ],
 )
 def test_bad_from_splits(splits, error, text):
@@ -719,6 +749,13 @@ def test_bad_from_splits(splits, error, text):
     [
         (lambda: kfold(0, 2), ValueError, "n_rows: got 0"),
         (lambda: kfold(10.0, 2), TypeError, "n_rows: got 10.0"),
+        (lambda: kfold(np.ones((3, 2)), 2), TypeError, r"^n_rows: got an array of float64, shape \(3, 2\), wanted an int"),
+        (lambda: kfold(np.array([10]), 2), TypeError, r"^n_rows: got an array of int64, shape \(1,\), wanted an int"),
+        (lambda: kfold(np.array(True), 2), TypeError, r"^n_rows: got an array of bool"),
+        (lambda: stratified_kfold([[1], [1, 2]], 2), ValueError, "^y: got an object of type list, wanted one label"),
+        (lambda: stratified_kfold(np.ma.MaskedArray([0, 1, 0, 1]), 2), TypeError, "^y: got a masked array"),
+        (lambda: holdout(4, 0.5, stratify=np.ma.MaskedArray([0, 1, 0, 1])), TypeError, "^stratify: got a masked"),
+        (lambda: Folds(np.ma.MaskedArray(np.zeros((1, 4), np.uint8)), None), TypeError, "^ids: got a masked array"),
         (lambda: kfold(10, 1), ValueError, "n_splits: got 1, wanted at least 2.*no training row"),
         (lambda: kfold(10, 11), ValueError, "n_splits: got 11, wanted at most the number of rows, 10"),
         (lambda: kfold(10, 2, seed=-1), ValueError, "seed: got -1"),

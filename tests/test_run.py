@@ -110,7 +110,9 @@ def test_one_candidate_without_folds_is_only_refitted() -> None:
     assert run.folds_digest is None
     with pytest.raises(RuntimeError, match="no splits"):
         run.held_out_raw_prediction()
-    assert "best" not in repr(run) and len(run.to_frame()) == 1
+    assert "best" not in repr(run)
+    pytest.importorskip("pandas")
+    assert len(run.to_frame()) == 1
 
 
 def test_no_refit(run: gf.Run) -> None:
@@ -198,7 +200,9 @@ def test_start() -> None:
 def test_divergence_is_contained() -> None:
     X, y = _regression()
     table = gf.grid(learning_rate=[0.01, 1e20, 0.02])
-    run = gf.fit(X, y, table, folds=2, solver="sgd", epochs=30)
+    with pytest.warns(RuntimeWarning, match="^2 of 6 models diverged .* lower learning_rate") as caught:
+        run = gf.fit(X, y, table, folds=2, solver="sgd", epochs=30)
+    assert len(caught) == 1 and caught[0].filename == __file__
     assert run.diverged.tolist() == [False, False, True, True, False, False]
     assert np.isfinite(run.coef).all()
     assert np.isnan(run.held_out_loss[1]).all() and np.isfinite(run.held_out_loss[[0, 2]]).all()
@@ -208,16 +212,70 @@ def test_divergence_is_contained() -> None:
     assert np.isnan(run.scores("r2")[1]).all()
     quiet = gf.fit(X, y, gf.grid(learning_rate=[0.01, 0.02]), folds=2, solver="sgd", epochs=30)
     assert run.coef[[0, 1, 4, 5]].tobytes() == quiet.coef.tobytes()
-    assert "2 diverged" in repr(run)
+    assert "2 diverged" in repr(run) and "refit diverged" not in repr(run)
+    pytest.importorskip("pandas")
     frame = run.to_frame()
     assert frame["rank"].tolist()[1] == 3 and frame["diverged"].tolist() == [0, 2, 0]
 
 
 def test_nothing_to_rank_is_not_refitted_in_silence() -> None:
     X, y = _regression()
-    with pytest.warns(RuntimeWarning, match="every candidate's mean held-out loss is NaN"):
+    with pytest.warns(RuntimeWarning) as caught:
         run = gf.fit(X, y, gf.grid(learning_rate=[1e20, 1e21]), folds=2, solver="sgd", epochs=30)
-    assert run.best_coef is None and run.diverged.all()
+    assert [str(w.message).split(" (")[0] for w in caught] == [
+        "4 of 4 models diverged",
+        "every candidate's mean held-out loss is NaN",
+    ]
+    assert all(w.filename == __file__ for w in caught)
+    assert run.best_coef is None and run.diverged.all() and not run.ranked
+    assert "no best: every mean held-out loss NaN" in repr(run) and "learning_rate" not in repr(run)
+    with pytest.raises(RuntimeError, match="no candidate is best"):
+        _ = run.best_params
+    figure = pytest.importorskip("matplotlib.figure")
+    assert len(run.plot(figure.Figure().subplots()).lines) == 1  # the curve, and no line at a best candidate
+
+
+def test_a_diverged_refit_warns() -> None:
+    X, y = _regression()
+    with pytest.warns(RuntimeWarning, match=r"^the refit diverged at epoch \d+, batch \d+ .* lower learning_") as caught:
+        run = gf.fit(X, y, solver="sgd", learning_rate=1e20, epochs=30)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert run.best_diverged and np.isfinite(run.best_coef).all() and "the refit diverged" in repr(run)
+    quiet = gf.fit(X, y, solver="sgd", learning_rate=0.01)
+    assert not quiet.best_diverged and "diverged" not in repr(quiet)
+
+
+def test_a_nan_weight_makes_its_models_diverge() -> None:
+    X, y = _regression()
+    weight = np.ones(len(y))
+    weight[3] = np.nan
+    with pytest.warns(RuntimeWarning, match="the refit diverged at epoch 0"):
+        run = gf.fit(X, y, sample_weight=weight, check_finite=False)
+    assert run.best_diverged
+
+
+def test_splitter_gets_what_fit_was_given() -> None:
+    class Splitter:
+        def split(self, X: Any, y: Any) -> Any:
+            self.got = X, y
+            rows = np.arange(len(y))
+            yield rows[::2], rows[1::2]
+
+    X, y = _problem()
+    X, y = np.asfortranarray(X), np.array(["no", "yes"], object)[y]
+    splitter = Splitter()
+    with pytest.warns(UserWarning, match="fit copied X"):
+        run = gf.fit(X, y, folds=splitter, epochs=1)
+    assert splitter.got[0] is X and splitter.got[1] is y and run.n_splits == 1
+
+
+def test_a_rare_class_warns_where_fit_was_called() -> None:
+    X, y = _problem(40)
+    labels = np.array(["no", "yes"], object)[y]
+    rare = min((int((y == k).sum()), name) for k, name in enumerate(("no", "yes")))
+    with pytest.warns(UserWarning, match=f"y: class '{rare[1]}' has {rare[0]} rows, fewer than n_splits = 30") as caught:
+        gf.fit(X, labels, folds=30, epochs=1)
+    assert len(caught) == 1 and caught[0].filename == __file__
 
 
 # -- loss="auto" ------------------------------------------------------------------------------------------------------
@@ -499,6 +557,42 @@ def test_failed_save_leaves_the_old_file(
         assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["run.npz"]
     with pytest.raises(FileNotFoundError, match="no such folder"):
         run.save(tmp_path / "absent" / "run.npz")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "link to a folder"])
+def test_save_replaces_regular_files_only(run: gf.Run, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "target"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to(os.devnull)  # never the device itself: were this to fail, it would be replaced
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        (tmp_path / "folder").mkdir()
+        path.symlink_to(tmp_path / "folder")
+    before = sorted(p.name for p in tmp_path.iterdir()), path.lstat().st_mode, os.stat(path).st_mode
+    with pytest.raises(ValueError, match=r"^path: got '.*target', which is there and is no regular file"):
+        run.save(path)
+    assert before == (sorted(p.name for p in tmp_path.iterdir()), path.lstat().st_mode, os.stat(path).st_mode)
+
+
+def test_paths_of_every_kind(run: gf.Run, tmp_path: Path) -> None:
+    for path in (tmp_path / "a", str(tmp_path / "b"), os.fsencode(tmp_path / "c")):
+        run.save(path)
+        assert gf.load(path).weights_sha256 == run.weights_sha256
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "a")
+    run.save(link)
+    assert link.is_symlink() and gf.load(tmp_path / "a").weights_sha256 == run.weights_sha256
+    for bad in (None, 3, 1.5, []):
+        with pytest.raises(TypeError, match="^path: got .*, wanted a file name"):
+            run.save(bad)
+        with pytest.raises(TypeError, match="^path: got .*, wanted a file name"):
+            gf.load(bad)
+    for empty in ("", b"", "a\0b"):
+        with pytest.raises(ValueError, match="^path: got .*, wanted a file name"):
+            run.save(empty)
 
 
 # -- interrupts -------------------------------------------------------------------------------------------------------

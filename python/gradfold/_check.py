@@ -148,6 +148,7 @@ def kernel_array(
     wanted = (
         f"{wanted_dtype} of shape ({', '.join('any' if n is None else str(n) for n in shape)}{',' * (len(shape) == 1)})"
     )
+    refuse_masked(argument, value)
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{argument}: got {describe(value)}, wanted a NumPy array, {wanted}")
     if value.dtype != wanted_dtype or not value.dtype.isnative:
@@ -179,6 +180,41 @@ def float_array(argument: str, value: object, ndim: int) -> Array:
     if array.size == 0:
         raise ValueError(f"{argument}: got the empty shape {array.shape}, wanted at least one of each")
     return array
+
+
+def refuse_masked(argument: str, value: object) -> None:
+    """Raise for masked arrays: whatever reads one as a plain array loses the mask."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{argument}: got a masked array, whose mask would be lost; wanted a plain array")
+
+
+def plain_array(argument: str, value: object, wanted: str) -> Array:
+    """`value` as an array; a ValueError that names the argument for nested lists of unequal lengths."""
+    refuse_masked(argument, value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{argument}: got {describe(value)}, wanted {wanted}: {error}") from None
+
+
+def iterable(value: object) -> bool:
+    """Whether `iter` takes it; an array of no dimension has the method, but raises."""
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
+
+
+def path(argument: str, value: object) -> str:
+    """A file name as text."""
+    try:
+        name = os.fsdecode(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{argument}: got {describe(value)}, wanted a file name or path") from None
+    if not name or "\0" in name:
+        raise ValueError(f"{argument}: got {name!r}, wanted a file name or path")
+    return name
 
 
 def refuse_sparse(argument: str, value: object) -> None:
@@ -217,14 +253,7 @@ def data_matrix(argument: str, value: object, dtype: np.dtype[Any] | None) -> tu
         Not two-dimensional, or empty.
     """
     refuse_sparse(argument, value)
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{argument}: got a masked array, whose mask would be lost; wanted a plain array")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:  # ragged lists
-        raise ValueError(
-            f"{argument}: got {describe(value)}, wanted numbers of shape (n_rows, n_features): {error}"
-        ) from None
+    array = plain_array(argument, value, "numbers of shape (n_rows, n_features)")
     if array.ndim != 2:
         raise ValueError(f"{argument}: got shape {array.shape}, wanted (n_rows, n_features)")
     if 0 in array.shape:
@@ -233,7 +262,7 @@ def data_matrix(argument: str, value: object, dtype: np.dtype[Any] | None) -> tu
     if kind == np.float16 and dtype is None:
         raise TypeError(
             f"{argument}: got float16; this version has no float16 kernels, wanted float32 or float64 "
-            "(dtype='float32' converts)"
+            f"(convert it first, for example with {argument}.astype('float32'))"
         )
     if kind.kind not in "fiubO":
         raise TypeError(f"{argument}: got dtype {kind}, wanted real numbers: float32 or float64")
@@ -282,12 +311,7 @@ def row_blocks(array: Array) -> Iterable[tuple[int, int]]:
 
 def per_row(argument: str, value: object, n_rows: int, dtype: np.dtype[Any]) -> Array:
     """One real number a row, converted to `dtype` without a warning: it is small beside X."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{argument}: got a masked array, whose mask would be lost; wanted a plain array")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{argument}: got {describe(value)}, wanted shape ({n_rows},): {error}") from None
+    array = plain_array(argument, value, f"shape ({n_rows},)")
     if array.dtype.kind not in "fiubO":
         raise TypeError(f"{argument}: got dtype {array.dtype}, wanted real numbers")
     if array.shape != (n_rows,):

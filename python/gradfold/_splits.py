@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check
+from gradfold import _check, _target
 
 if TYPE_CHECKING:
     from gradfold.index import Folds
@@ -21,18 +21,20 @@ SKIP = 255  # the id of a skipped row in the uint8 ids that the refit uses
 _STEP = 1 << 20
 
 
-def read(folds: object, X: Array, y: Array, labels: bool, n_candidates: int, seed: int) -> Folds | None:
+def read(folds: object, X: Any, y: Any, target: _target.Target, n_candidates: int, seed: int) -> Folds | None:
     """The splits that `fit`'s argument `folds` asks for; None means that there is nothing to choose.
 
     Parameters
     ----------
     folds : Folds, int, object with a method `split`, iterable of (train, test) pairs, or None
-    labels : bool
-        Whether y holds labels: an int then means stratified folds.
+    X, y
+        As the caller of `fit` gave them: a splitter of his own gets them so.
+    target : Target
+        y as `fit` reads it; an int means stratified folds where it holds labels.
     """
     from gradfold import index
 
-    n_rows = len(X)
+    n_rows = len(target.y)
     if folds is None:
         if n_candidates < 2:
             return None
@@ -45,16 +47,19 @@ def read(folds: object, X: Array, y: Array, labels: bool, n_candidates: int, see
         k = _check.integer("folds", folds, 2)
         if k > n_rows:
             raise ValueError(f"folds: got {k} splits of {n_rows} rows, wanted n_splits <= n_rows")
-        if labels:
-            return index.stratified_kfold((y > 0).astype(np.int8), k, seed=seed)
+        if target.classes is not None:
+            labels = index._labels("y", (target.y > 0).astype(np.int8))
+            # A warning about a small class names it as the caller does. The frames above: stratified_kfold's own, this
+            # one, _set_up, fit, the caller.
+            labels = labels._replace(names=[target.classes.tolist()[name] for name in labels.names])
+            return index._stratified_kfold(labels, k, shuffle=True, seed=seed, n_repeats=1, stacklevel=5)
         return index.kfold(n_rows, k, seed=seed)
-    if callable(getattr(folds, "split", None)) and not isinstance(folds, (str, bytes)):
-        folds = folds.split(X, y)  # type: ignore[attr-defined]
-    if isinstance(folds, Iterable) and not isinstance(folds, (str, bytes)):
-        pairs = list(folds)
-        if not pairs:
-            raise ValueError("folds: got no (train, test) pair, wanted at least one")
-        return index.from_splits(n_rows, pairs)
+    if isinstance(folds, (str, bytes, type)):
+        pass  # a class of splitters instead of a splitter, or text, which has a method `split` too
+    elif callable(getattr(folds, "split", None)):
+        return index._from_pairs("folds", n_rows, folds.split(X, y))  # type: ignore[attr-defined]
+    elif _check.iterable(folds):
+        return index._from_pairs("folds", n_rows, folds)
     raise TypeError(
         f"folds: got {_check.describe(folds)}, wanted Folds, an int, (train, test) pairs, "
         "an object with split(X, y), or None"
@@ -68,7 +73,9 @@ def check_every_split_trains(folds: Folds, sample_weight: Array | None) -> None:
     trained = _training_counts(folds, sample_weight)
     if (trained == 0).any():
         split = int((trained == 0).argmax())
-        raise ValueError(f"folds: split {split} has no training row of a weight above 0, wanted at least one")
+        raise ValueError(
+            f"sample_weight: folds' split {split} has no training row of a weight above 0, wanted at least one"
+        )
 
 
 def refit_ids(folds: Folds | None, n_rows: int) -> Array:

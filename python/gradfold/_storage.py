@@ -28,13 +28,20 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic(path: str) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path` only when the block has ended without an exception.
 
     The bytes go to a new file in the same folder, are flushed to the disk, and that file replaces `path` in one
     step. A full disk, an interrupt or any other exception leaves what was there before and removes the new file.
+
+    Raises
+    ------
+    ValueError
+        `path` is a folder, a device, a pipe or a socket: replacing it would not write to it, but destroy it.
     """
-    target = os.path.realpath(os.fspath(path))
+    target = os.path.realpath(path)
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise ValueError(f"path: got {path!r}, which is there and is no regular file; wanted a new or a regular file")
     folder = os.path.dirname(target)
     if not os.path.isdir(folder):
         raise FileNotFoundError(errno.ENOENT, "no such folder", folder)
@@ -63,7 +70,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         os.close(handle)
 
 
-def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+def write(path: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
     """Write arrays and a JSON object, with a checksum of each array."""
     sums = {name: checksum(array) for name, array in arrays.items()}
     text = json.dumps({**meta, "sha256": sums}, indent=2, sort_keys=True, allow_nan=False)
@@ -74,7 +81,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta: Mappi
                 np.lib.format.write_array(member, np.asarray(array, order="C"), allow_pickle=False)
 
 
-def read(path: str | os.PathLike[str], form: str, version: int) -> tuple[dict[str, Array], dict[str, Any]]:
+def read(path: str, form: str, version: int) -> tuple[dict[str, Array], dict[str, Any]]:
     """What `write` wrote.
 
     Parameters
@@ -89,7 +96,6 @@ def read(path: str | os.PathLike[str], form: str, version: int) -> tuple[dict[st
     OSError
         The file cannot be opened.
     """
-    name = os.fspath(path)
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
@@ -109,7 +115,7 @@ def read(path: str | os.PathLike[str], form: str, version: int) -> tuple[dict[st
                         raise ValueError(f"the checksum of {member} does not match")
         except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError, EOFError,
                 NotImplementedError, RuntimeError, MemoryError, OverflowError, SyntaxError) as error:  # fmt: skip
-            raise ValueError(f"path: {name!r} is not a {form} file, or is damaged: {error}") from error
+            raise ValueError(f"path: {path!r} is not a {form} file, or is damaged: {error}") from error
     return arrays, meta
 
 

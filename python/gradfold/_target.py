@@ -59,12 +59,7 @@ def read(y: object, loss: str, n_rows: int, dtype: np.dtype[Any], check_finite: 
         Dates, complex numbers, or text for squared_error.
     """
     _check.refuse_sparse("y", y)
-    if isinstance(y, np.ma.MaskedArray):
-        raise TypeError("y: got a masked array, whose mask would be lost; wanted a plain array")
-    try:
-        array = np.asarray(y)
-    except ValueError as error:
-        raise ValueError(f"y: got {_check.describe(y)}, wanted shape ({n_rows},): {error}") from None
+    array = _check.plain_array("y", y, f"shape ({n_rows},)")
     if array.shape != (n_rows,):
         raise ValueError(f"y: got shape {array.shape}, wanted ({n_rows},), one for each row of X")
     kind = array.dtype.kind
@@ -117,6 +112,12 @@ def _encoded(y: Array, dtype: np.dtype[Any]) -> Target:
     if len(labels) < 2:
         raise ValueError(f"y: got the one label {labels[0]!r} only, wanted two (or a loss by name)")
     classes = np.array(labels) if y.dtype.kind == "O" else np.array(labels, dtype=y.dtype.newbyteorder("="))
+    if classes.tolist() != labels:
+        # NumPy's text drops trailing NULs, and an integer beside a float is rounded to a float.
+        raise ValueError(
+            f"y: got the labels {labels[0]!r} and {labels[1]!r}, which NumPy keeps as {classes.tolist()}; "
+            "wanted labels that an array holds unchanged"
+        )
     out = np.empty(len(y), dtype)
     for a, b in _blocks(len(y)):
         out[a:b] = y[a:b] == labels[1]

@@ -132,7 +132,7 @@ def grid(**values: Iterable[Any]) -> Candidates:
     columns = []
     for name, column in values.items():
         _parameter(name)
-        if isinstance(column, (str, bytes)) or not isinstance(column, Iterable):
+        if isinstance(column, (str, bytes)) or not _check.iterable(column):
             raise TypeError(f"{name}: got {_check.describe(column)}, wanted a list of values")
         columns.append(list(column))
         if not columns[-1]:

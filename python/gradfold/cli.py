@@ -129,6 +129,8 @@ def _demo(options: argparse.Namespace) -> int:
     missing = [name for module, name in _DEMO_NEEDS.items() if importlib.util.find_spec(module) is None]
     if missing:
         _fail(f"demo needs {', '.join(missing)}: pip install 'gradfold[cli]'")
+    if not options.out:
+        _fail("argument --out: got '', wanted a folder (see gradfold demo --help)")
     from gradfold import _demo
 
     return _demo.main(options.out, quick=options.quick)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core
+from gradfold import _check, _core
 
 __all__ = [
     "Folds",
@@ -45,13 +45,23 @@ _ID_TYPES = (np.uint8, np.uint16, np.uint32)
 
 def _integer(name: str, value: Any, low: int, high: int) -> int:
     """Return `value` as an int of ``low .. high``; numpy integers are welcome, bools and floats are not."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
-        raise TypeError(f"{name}: got {value!r} of type {type(value).__name__}, wanted an integer")
-    number = operator.index(value)
+    number = _index(value)
+    if number is None:
+        raise TypeError(f"{name}: got {_check.describe(value)}, wanted an integer")
     if not low <= number <= high:
         wanted = f"an integer >= {low}" if number < low else f"an integer <= {high}"
         raise ValueError(f"{name}: got {number}, wanted {wanted}")
     return number
+
+
+def _index(value: Any) -> int | None:
+    """`value` as an int, or None if it is no integer; a bool is none, an integer array of no dimension is one."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _seed(value: Any) -> int:
@@ -184,7 +194,7 @@ class Permutation:
             if out.size:
                 self._core.fill(positions.start, positions.step, out)
             return out
-        if isinstance(index, (np.ndarray, list)) and np.ndim(index) > 0:
+        if isinstance(index, list) or (isinstance(index, np.ndarray) and index.ndim > 0):
             return self._map("i", index, inverse=False)
         return int(self._core.at(self._scalar("i", index)))
 
@@ -206,37 +216,40 @@ class Permutation:
 
         Raises
         ------
-        IndexError
+        ValueError
             A row outside ``-n .. n-1``.
         TypeError
             `j` holds no integers.
         """
-        if isinstance(j, (np.ndarray, list)) and np.ndim(j) > 0:
-            return self._map("j", j, inverse=True)
-        return int(self._core.inverse(self._scalar("j", j)))
+        try:
+            if isinstance(j, list) or (isinstance(j, np.ndarray) and j.ndim > 0):
+                return self._map("j", j, inverse=True)
+            return int(self._core.inverse(self._scalar("j", j)))
+        except IndexError as error:  # which only the sequence protocol of p[i] asks for
+            raise ValueError(*error.args) from None
 
     def _scalar(self, name: str, value: Any) -> int:
-        if isinstance(value, np.ndarray) and value.ndim == 0:
-            value = value[()]
-        if isinstance(value, (bool, np.bool_)) or not hasattr(type(value), "__index__"):
-            raise TypeError(f"{name}: got {type(value).__name__}, wanted an integer, a slice or an integer array")
-        number = operator.index(value)
-        if not -self._n <= number < self._n:
-            raise IndexError(f"{name}: got {number}, wanted {-self._n} to {self._n - 1}")
+        number = _index(value)
+        if number is None:
+            raise TypeError(f"{name}: got {_check.describe(value)}, wanted an integer, a slice or an integer array")
+        self._check_range(name, number, number)
         return number + self._n if number < 0 else number
 
+    def _check_range(self, name: str, lowest: int, highest: int) -> None:
+        if lowest < -self._n or highest >= self._n:
+            came = lowest if lowest < -self._n else highest
+            raise IndexError(f"{name}: got {came}, wanted {-self._n} to {self._n - 1}")
+
     def _map(self, name: str, values: Any, *, inverse: bool) -> IntArray:
-        given = np.asarray(values)
+        given = _check.plain_array(name, values, "an integer, a slice or an integer array")
         if given.size == 0 and not isinstance(values, np.ndarray):
             given = given.astype(np.int64)  # an empty list has no type of its own
         if given.dtype.kind not in "iu":
             raise TypeError(f"{name}: got an array of {given.dtype}, wanted an integer, a slice or an integer array")
-        if given.dtype.kind == "u" and given.size and int(given.max()) >= self._n:
-            raise IndexError(f"{name}: got {int(given.max())}, wanted {-self._n} to {self._n - 1}")
+        if given.size:
+            self._check_range(name, int(given.min()), int(given.max()))
         places = given.astype(np.int64).ravel()
         places[places < 0] += self._n
-        if places.size and places.min() < 0:
-            raise IndexError(f"{name}: got {int(places.min()) - self._n}, wanted {-self._n} to {self._n - 1}")
         out = np.empty(places.size, dtype=np.int64)
         self._core.map(places, inverse, out)
         return out.reshape(given.shape)
@@ -305,7 +318,7 @@ class Folds:
     ----------
     ids : array of uint8, uint16 or uint32, shape (n_id_rows, n_rows)
         One or several ids per row of the data. The largest number of the type means *skip*: no range reaches it.
-        Copied unless it is read-only.
+        Copied, like `conditions`.
     conditions : array of int64, shape (n_splits, n_conditions, 5)
         (id_row, score_lo, score_hi, train_lo, train_hi) each. An id of row `id_row` is scored if it lies in
         ``[score_lo, score_hi)``, and trains if it lies in ``[train_lo, train_hi)`` and is not scored. A row of the data
@@ -336,11 +349,18 @@ class Folds:
     __slots__ = ("_conditions", "_digest", "_ids", "_n_repeats", "_sizes")
 
     def __init__(self, ids: npt.NDArray[Any], conditions: npt.NDArray[Any], *, n_repeats: int = 1) -> None:
-        self._ids = _frozen("ids", ids, _ID_TYPES, "(n_id_rows, n_rows)", 2)
-        self._conditions = _frozen("conditions", conditions, (np.int64,), "(n_splits, n_conditions, 5)", 3)
+        _check_form("ids", ids, _ID_TYPES, "(n_id_rows, n_rows)", 2)
+        _check_form("conditions", conditions, (np.int64,), "(n_splits, n_conditions, 5)", 3)
+        # Copies also of read-only arrays: who holds what they are views of can still write.
+        self._own(ids.copy(order="C"), conditions.copy(order="C"), n_repeats)
+
+    def _own(self, ids: npt.NDArray[Any], conditions: npt.NDArray[Any], n_repeats: int) -> None:
+        """Set up from arrays that nobody else holds."""
+        self._ids = _frozen(ids)
+        self._conditions = _frozen(conditions)
         self._sizes = np.empty((self._conditions.shape[0], 2), dtype=np.int64)
         _core.index.sizes(self._ids, self._conditions, self._sizes)
-        self._sizes.flags.writeable = False
+        self._sizes = _frozen(self._sizes)
         self._n_repeats = _integer("n_repeats", n_repeats, 1, 2**32 - 1)
         if self.n_splits % self._n_repeats != 0:
             raise ValueError(f"n_repeats: got {self._n_repeats}, wanted a divisor of n_splits = {self.n_splits}")
@@ -385,7 +405,10 @@ class Folds:
         return self._sizes[:, 1]
 
     def role(self, s: int) -> npt.NDArray[np.int8]:
-        """What each row is to split `s`: 0 skip, 1 train, 2 score; int8, shape (n_rows,)."""
+        """What each row is to split `s`: 0 skip, 1 train, 2 score; int8, shape (n_rows,).
+
+        Negative splits count from the end; one outside ``-n_splits .. n_splits-1`` is a ValueError.
+        """
         out = np.empty(self.n_rows, dtype=np.int8)
         _core.index.role(self._ids, self._conditions, self._split(s), out)
         return out
@@ -405,12 +428,7 @@ class Folds:
         return out
 
     def _split(self, s: Any) -> int:
-        if isinstance(s, (bool, np.bool_)) or not hasattr(type(s), "__index__"):
-            raise TypeError(f"s: got {s!r} of type {type(s).__name__}, wanted an integer")
-        split = operator.index(s)
-        if not -self.n_splits <= split < self.n_splits:
-            raise IndexError(f"s: got {split}, wanted a split below {self.n_splits}")
-        return split % self.n_splits
+        return _integer("s", s, -self.n_splits, self.n_splits - 1) % self.n_splits
 
     def split(self, X: Any = None, y: Any = None, groups: Any = None) -> Iterator[tuple[IntArray, IntArray]]:
         """Yield (train, score) indices of every split, as scikit-learn's splitters do.
@@ -483,25 +501,30 @@ class Folds:
         return f"<Folds: {shape}; {train} rows train, {score} are scored>"
 
 
-def _frozen(name: str, array: Any, types: Sequence[type], shape: str, ndim: int) -> npt.NDArray[Any]:
-    """`array` itself when it is read-only, else a read-only copy; wrong types and shapes raise."""
+def _check_form(name: str, array: Any, types: Sequence[type], shape: str, ndim: int) -> None:
+    """Raise for an array of a wrong type or shape."""
+    _check.refuse_masked(name, array)
     if not isinstance(array, np.ndarray) or array.dtype not in [np.dtype(t) for t in types]:
         came = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"{name}: got {came}, wanted an array of {' or '.join(np.dtype(t).name for t in types)}")
     if array.ndim != ndim or (ndim == 3 and array.shape[2] != 5):
         raise ValueError(f"{name}: got shape {array.shape}, wanted {shape}")
-    frozen: npt.NDArray[Any] = array
-    if array.flags.writeable or not array.flags.c_contiguous:
-        frozen = array.copy(order="C")
-        frozen.flags.writeable = False
-    return frozen
+
+
+def _frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A read-only view, which unlike the owner of the memory cannot be made writable again."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    owner.flags.writeable = array.flags.writeable = False
+    return array.view(np.ndarray)
 
 
 def _make(ids: npt.NDArray[Any], conditions: npt.NDArray[Any], n_repeats: int = 1) -> Folds:
     """Folds of arrays that nobody else holds: frozen in place, not copied."""
-    ids.flags.writeable = False
-    conditions.flags.writeable = False
-    return Folds(ids, conditions, n_repeats=n_repeats)
+    folds = Folds.__new__(Folds)
+    folds._own(ids, conditions, n_repeats)
+    return folds
 
 
 def _id_type(n_ids: int) -> type[np.unsignedinteger[Any]]:
@@ -592,6 +615,13 @@ def stratified_kfold(
         A class has fewer rows than n_splits, so that some folds have none of it.
     """
     labels = _labels("y", y)
+    return _stratified_kfold(labels, n_splits, shuffle=shuffle, seed=seed, n_repeats=n_repeats, stacklevel=3)
+
+
+def _stratified_kfold(
+    labels: _Labels, n_splits: Any, *, shuffle: Any, seed: Any, n_repeats: Any, stacklevel: int
+) -> Folds:
+    """`stratified_kfold` of labels that are read; `stacklevel` is that of a warning raised here."""
     k = _n_splits(n_splits, labels.n_rows)
     shuffled = _flag("shuffle", shuffle)
     key = _seed(seed)
@@ -604,7 +634,7 @@ def stratified_kfold(
             f"y: class {labels.names[rarest]!r} has {int(labels.counts[rarest])} rows, fewer than "
             f"n_splits = {k}{others}; some folds will have none of it",
             UserWarning,
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
     # scikit-learn orders the classes by first appearance, the shuffled form sorts them.
     rank = labels.rank if shuffled else np.arange(labels.rank.size, dtype=np.int64)
@@ -790,7 +820,13 @@ def from_splits(n_rows: int, splits: Iterable[tuple[npt.ArrayLike, npt.ArrayLike
     ValueError
         No split at all, an empty training side, a row out of range, repeated, or on both sides.
     """
-    rows = _n_rows(n_rows)
+    return _from_pairs("splits", _n_rows(n_rows), splits)
+
+
+def _from_pairs(name: str, rows: int, splits: Any) -> Folds:
+    """`from_splits`, with the name of the argument that its messages begin with."""
+    if isinstance(splits, (str, bytes)) or not _check.iterable(splits):
+        raise TypeError(f"{name}: got {_check.describe(splits)}, wanted (train, test) pairs")
     pairs: list[tuple[IntArray, IntArray]] = []
     groups: list[list[int]] = []
     role = np.empty(rows, dtype=np.int8)
@@ -799,16 +835,16 @@ def from_splits(n_rows: int, splits: Iterable[tuple[npt.ArrayLike, npt.ArrayLike
         try:
             given_train, given_test = split
         except (TypeError, ValueError):
-            raise TypeError(f"splits[{s}]: got {type(split).__name__}, wanted a pair (train, test)") from None
-        train = _side(f"splits[{s}] train", given_train, rows)
-        test = _side(f"splits[{s}] test", given_test, rows)
+            raise TypeError(f"{name}[{s}]: got {_check.describe(split)}, wanted a pair (train, test)") from None
+        train = _side(f"{name}[{s}] train", given_train, rows)
+        test = _side(f"{name}[{s}] test", given_test, rows)
         if train.size == 0:
-            raise ValueError(f"splits[{s}] train: got no row, wanted at least one")
+            raise ValueError(f"{name}[{s}] train: got no row, wanted at least one")
         kind, in_test, _, row = _core.index.check_split(rows, train, test, role)
         if kind != 0:
             side = "test" if in_test else "train"
             came, wanted = _FAULTS[kind].format(row=row), _FAULTS_WANTED[kind].format(last=rows - 1)
-            raise ValueError(f"splits[{s}] {side}: got {came}, wanted {wanted}")
+            raise ValueError(f"{name}[{s}] {side}: got {came}, wanted {wanted}")
         pairs.append((train, test))
         now_used = role != 0
         if groups and not tested[test].any() and np.array_equal(used, now_used):
@@ -818,7 +854,7 @@ def from_splits(n_rows: int, splits: Iterable[tuple[npt.ArrayLike, npt.ArrayLike
             groups.append([s])
             used, tested = now_used, role == 2
     if not pairs:
-        raise ValueError("splits: got none, wanted at least one (train, test) pair")
+        raise ValueError(f"{name}: got no (train, test) pair, wanted at least one")
 
     # A group of m splits has the ids 0 .. m-1 for the rows that each of them tests, and m for rows that always train.
     dtype = _id_type(max(len(group) for group in groups) + 1)
@@ -834,7 +870,7 @@ def from_splits(n_rows: int, splits: Iterable[tuple[npt.ArrayLike, npt.ArrayLike
 
 
 def _side(name: str, value: Any, n_rows: int) -> IntArray:
-    rows = np.asarray(value)
+    rows = _check.plain_array(name, value, "row numbers or a boolean mask")
     if rows.ndim != 1:
         raise ValueError(f"{name}: got shape {rows.shape}, wanted one dimension")
     if rows.dtype.kind == "b":
@@ -866,7 +902,7 @@ class _Labels(NamedTuple):
 
 def _labels(name: str, y: npt.ArrayLike) -> _Labels:
     """Labels of any type as codes, in O(n) for fixed-width types."""
-    labels = np.asarray(y)
+    labels = _check.plain_array(name, y, "one label a row")
     if labels.ndim != 1:
         raise ValueError(f"{name}: got shape {labels.shape}, wanted one dimension")
     if labels.size == 0:

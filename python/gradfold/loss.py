@@ -61,10 +61,21 @@ class Loss:
     def __call__(
         self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
     ) -> float:
-        """The weighted mean of the loss, computed in float64."""
+        """The weighted mean of the loss, computed in float64.
+
+        Raises
+        ------
+        ValueError
+            The weights sum to zero.
+        """
         y, z, w = self._arguments(y_true, raw_prediction, sample_weight)
         losses = self._loss(y, z).astype(np.float64)
-        return float(np.average(losses, weights=None if w is None else w.astype(np.float64)))
+        if w is None:
+            return float(losses.mean())
+        w = w.astype(np.float64)
+        if w.sum() == 0:
+            raise ValueError("sample_weight: got weights that sum to zero, wanted a sum above 0")
+        return float(np.average(losses, weights=w))
 
     def __repr__(self) -> str:
         return f"<gradfold loss {self.name!r}>"
@@ -72,7 +83,7 @@ class Loss:
     def _arguments(
         self, y_true: npt.ArrayLike, raw_prediction: npt.ArrayLike, sample_weight: npt.ArrayLike | None
     ) -> Any:
-        z = np.asarray(raw_prediction)
+        z = _check.plain_array("raw_prediction", raw_prediction, "shape (n_rows,)")
         if z.dtype not in _check.FLOATS:
             raise TypeError(f"raw_prediction: got dtype {z.dtype}, wanted float32 or float64")
         if z.ndim == 2 and z.shape[1] == 1:

@@ -176,14 +176,30 @@ class Run:
         return np.asarray(self.held_out_loss.mean(axis=1))
 
     @property
+    def ranked(self) -> bool:
+        """Whether the mean held-out loss of some candidate is a number, so that there is a best one."""
+        return not np.isnan(self.mean_held_out_loss).all()
+
+    @property
     def best_candidate(self) -> int:
-        """The candidate of the lowest mean held-out loss; NaN comes last, ties go to the lower index."""
+        """The candidate of the lowest mean held-out loss; NaN comes last, ties go to the lower index.
+
+        So it is 0 where none could be `ranked`.
+        """
         mean = self.mean_held_out_loss
         return int(np.argmin(np.where(np.isnan(mean), np.inf, mean)))
 
     @property
     def best_params(self) -> dict[str, Any]:
-        """The parameters of the best candidate: those the grid sets, or, without a grid, all of them."""
+        """The parameters of the best candidate: those the grid sets, or, without a grid, all of them.
+
+        Raises
+        ------
+        RuntimeError
+            There are several candidates, and every one's mean held-out loss is NaN.
+        """
+        if self.n_candidates > 1 and not self.ranked:
+            raise RuntimeError("no candidate is best: every mean held-out loss is NaN (`held_out_loss`, `diverged`)")
         best = self.best_candidate
         return dict(self._params[best]) if self.candidates is None else dict(self.candidates[best])
 
@@ -275,12 +291,16 @@ class Run:
             The run was loaded from a file, or has no splits.
         ValueError
             A model out of range.
+        TypeError
+            `models` is no list of integers.
         """
         X, _, _, folds = self._held_out()
         n_models = len(self.coef)
-        chosen = (
-            list(range(n_models)) if models is None else [_check.integer("models", m, 0, n_models - 1) for m in models]
-        )
+        if models is None:
+            models = range(n_models)
+        elif isinstance(models, (str, bytes)) or not _check.iterable(models):
+            raise TypeError(f"models: got {_check.describe(models)}, wanted a list of integers")
+        chosen = [_check.integer("models", m, 0, n_models - 1) for m in models]
         threads = _check.threads(n_threads)
         out = np.full((len(chosen), len(X)), np.nan, X.dtype)
         by_split: dict[int, list[int]] = {}
@@ -404,8 +424,8 @@ class Run:
         mean, std = self.mean_held_out_loss[order], self.held_out_loss.std(axis=1)[order]
         ax.plot(x[order], mean, marker="o", markersize=3)
         ax.fill_between(x[order], mean - std, mean + std, alpha=0.2, linewidth=0)
-        best = self.best_candidate
-        ax.axvline(x[best], linestyle="--", linewidth=1, color="grey")
+        if self.ranked:
+            ax.axvline(x[self.best_candidate], linestyle="--", linewidth=1, color="grey")
         if (x > 0).all() and x.max() > 20 * x.min():
             ax.set_xscale("log")
         ax.set_xlabel(label)
@@ -430,7 +450,12 @@ class Run:
         ------
         OSError
             The file cannot be written.
+        ValueError
+            `path` is there and no regular file, or the labels are objects that no plain array holds.
+        TypeError
+            `path` is no path.
         """
+        target = _check.path("path", path)
         arrays: dict[str, Array] = {}
         for name in _ARRAYS:
             value = getattr(self, name)
@@ -454,7 +479,7 @@ class Run:
             "folds_digest": self.folds_digest,
             "weights_sha256": self.weights_sha256,
         }
-        _storage.write(path, arrays, meta)
+        _storage.write(target, arrays, meta)
 
     @property
     def weights_sha256(self) -> str:
@@ -465,11 +490,15 @@ class Run:
 
     def __repr__(self) -> str:
         text = f"<gradfold.Run: {self.loss}, {self.solver}, {self.n_candidates} candidates × {self.n_splits} splits"
-        if self.n_splits:
+        if self.n_splits and not self.ranked:
+            text += ", every held-out loss NaN" if self.n_candidates == 1 else ", no best: every mean held-out loss NaN"
+        elif self.n_splits:
             best = self.best_candidate
             text += f", best {self.best_params} with held-out loss {self.mean_held_out_loss[best]:.6g}"
         if self.diverged.any():
             text += f", {int(self.diverged.sum())} diverged"
+        if self.best_diverged:
+            text += ", the refit diverged"
         return text + (f", {self.stop_reason}>" if self.interrupted else ">")
 
 
@@ -482,8 +511,11 @@ def load(path: str | os.PathLike[str]) -> Run:
         The file is no saved run, is damaged (a checksum differs), or comes from a newer format.
     OSError
         The file cannot be opened.
+    TypeError
+        `path` is no path.
     """
-    arrays, meta = _storage.read(path, _FORMAT, _FORMAT_VERSION)
+    name = _check.path("path", path)
+    arrays, meta = _storage.read(name, _FORMAT, _FORMAT_VERSION)
     try:
         best_intercept = arrays.get("best_intercept")
         models: dict[str, Any] = {name: arrays[name] for name in _ARRAYS[:7]}
@@ -506,9 +538,9 @@ def load(path: str | os.PathLike[str]) -> Run:
         )
         weights = run.weights_sha256
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ValueError(f"path: {os.fspath(path)!r} is not a {_FORMAT} file, or is damaged: {error!r}") from error
+        raise ValueError(f"path: {name!r} is not a {_FORMAT} file, or is damaged: {error!r}") from error
     if weights != meta.get("weights_sha256"):
-        raise ValueError(f"path: {os.fspath(path)!r} is damaged: the checksum of the weights does not match")
+        raise ValueError(f"path: {name!r} is damaged: the checksum of the weights does not match")
     return run
 
 

@@ -26,6 +26,8 @@ Array = npt.NDArray[Any]
 SOLVERS = ("auto", "sgd", "adam")
 LEARNING_RATES = {"sgd": 0.1, "adam": 0.01}  # of `learning_rate=None`
 
+_REMEDY = "lower learning_rate, or use standardize=True"
+
 
 def fit(
     X: Any,
@@ -100,10 +102,10 @@ def fit(
         Train on standardised features, with mean and scale from each split's own training rows; penalties act on the
         standardised weights, and the weights returned are on X's own scale. X is not copied.
     coef_init : array_like of shape (n_features,) or (n_models, n_features), optional
-        Where to start, on X's own scale. Default: 0. One for each model serves the models of the splits; the refit
-        then starts from 0.
+        Where to start, on X's own scale. Default: 0. Weights for a single model serve every model and the refit; for
+        two models or more, a row for each serves the models of the splits, and the refit starts from 0.
     intercept_init : float or array_like of shape (n_models,), optional
-        The same for the intercepts.
+        The same for the intercepts; without `fit_intercept` only 0 is possible.
     refit : bool
         Train the best candidate once more, on every row that some split trains or scores.
     max_seconds : float, optional
@@ -115,7 +117,8 @@ def fit(
     dtype : {float32, float64}, optional
         Convert X to it, without a warning. Default: keep float32 and float64, make float64 of the rest.
     check_finite : bool
-        Check that X, y and sample_weight are finite, and that y is in the domain of its loss.
+        Check that X, y and sample_weight are finite, and that y is in the domain of its loss. Without it, a NaN in a
+        row that a model trains on, its weight included, makes that model diverge.
 
     Returns
     -------
@@ -131,6 +134,14 @@ def fit(
         A bad value, shape or layout, or a split without a training row; the message names the argument.
     TypeError
         A bad type or dtype.
+
+    Warns
+    -----
+    RuntimeWarning
+        Models of the splits diverged (one warning, with their number), the refit diverged, or no candidate could be
+        ranked.
+    UserWarning
+        X was copied, or a class has fewer rows than there are folds.
     """
     started = time.monotonic()
     _check.device(device)
@@ -157,7 +168,7 @@ def fit(
         try:
             interrupt.raising = True
             _set_up(problem, settings, X, y, sample_weight, folds, wanted)
-            problem.read_start(coef_init, intercept_init, len(params))
+            problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not refit:
                 raise ValueError(
                     "refit: got False with no splits to train; wanted folds, two candidates, or refit=True"
@@ -203,17 +214,21 @@ class _Problem:
     coef_init: Array | None = None  # float64, (1, n_features) for all models or (n_models, n_features)
     intercept_init: Array | None = None  # float64, (1,) or (n_models,)
 
-    def read_start(self, coef_init: object, intercept_init: object, n_candidates: int) -> None:
+    def read_start(self, coef_init: object, intercept_init: object, n_candidates: int, fit_intercept: bool) -> None:
         """Check `coef_init` and `intercept_init`."""
         assert self.X is not None
+        dtype = self.X.dtype
         n_features = self.X.shape[1]
         n_models = n_candidates * (1 if self.folds is None else self.folds.n_splits)
         if coef_init is not None:
-            self.coef_init = _start("coef_init", coef_init, [(n_features,), (n_models, n_features)]).reshape(
-                -1, n_features
-            )
+            shapes: list[tuple[int, ...]] = [(n_features,), (n_models, n_features)]
+            self.coef_init = _start("coef_init", coef_init, shapes, dtype).reshape(-1, n_features)
         if intercept_init is not None:
-            self.intercept_init = _start("intercept_init", intercept_init, [(), (n_models,)]).reshape(-1)
+            self.intercept_init = _start("intercept_init", intercept_init, [(), (n_models,)], dtype).reshape(-1)
+            if not fit_intercept and self.intercept_init.any():
+                raise ValueError(
+                    f"intercept_init: got {_check.describe(intercept_init)} with fit_intercept=False, wanted None or 0"
+                )
 
     def trainer_of_splits(self, settings: _Settings) -> Any:
         """A trainer of every candidate on every split, model = candidate · n_splits + split; None without splits."""
@@ -307,27 +322,32 @@ def _set_up(
     if sample_weight is not None:
         weight = _check.per_row("sample_weight", sample_weight, n_rows, problem.X.dtype)
         problem.sample_weight = _check.weights("sample_weight", weight, settings.n_threads, settings.check_finite)
+        if not (problem.sample_weight > 0).any():
+            raise ValueError("sample_weight: got no weight above 0, wanted at least one")
     if settings.check_finite:
         _check.finite("X", problem.X, settings.n_threads)
     problem.target, problem.loss = target, target.loss
-    labels = target.loss == "log_loss"
-    problem.folds = _splits.read(folds, problem.X, target.y, labels, len(settings.params), settings.seed)
+    problem.folds = _splits.read(folds, X, y, target, len(settings.params), settings.seed)
     if problem.folds is not None:
         _splits.check_every_split_trains(problem.folds, problem.sample_weight)
-    elif problem.sample_weight is not None and not (problem.sample_weight > 0).any():
-        raise ValueError("sample_weight: got no weight above 0, wanted at least one")
 
 
-def _start(argument: str, value: object, shapes: list[tuple[int, ...]]) -> Array:
-    """A finite float64 array of one of the shapes."""
+def _start(argument: str, value: object, shapes: list[tuple[int, ...]], dtype: np.dtype[Any]) -> Array:
+    """A float64 array of one of the shapes, finite also in `dtype`."""
+    given = _check.plain_array(argument, value, f"shape {' or '.join(map(str, shapes))}")
+    if given.dtype.kind not in "fiubO":
+        raise TypeError(f"{argument}: got {_check.describe(value)}, wanted real numbers")
     try:
-        array = np.array(value, np.float64)
+        array = given.astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"{argument}: got {_check.describe(value)}, wanted real numbers") from None
     if array.shape not in shapes:
         raise ValueError(f"{argument}: got shape {array.shape}, wanted {' or '.join(map(str, shapes))}")
     if not np.isfinite(array).all():
         raise ValueError(f"{argument}: got a value that is not finite, wanted finite numbers only")
+    largest = np.abs(array).max(initial=0.0)
+    if largest > np.finfo(dtype).max:
+        raise ValueError(f"{argument}: got the magnitude {largest:.6g}, wanted numbers that are finite in {dtype}")
     return array
 
 
@@ -343,9 +363,16 @@ def _run(
     """Train, choose, refit."""
     status = "done" if trainer is None else interrupt.advance(trainer, settings.deadline)
     run = _collect(problem, settings, table, asked, trainer, _reason(status))
+    if run.diverged.any():
+        warnings.warn(
+            f"{int(run.diverged.sum())} of {len(run.diverged)} models diverged (Run.diverged says which), and their "
+            f"held-out loss is NaN; {_REMEDY}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     if not refit or status != "done":
         return run
-    if run.n_candidates > 1 and np.isnan(run.mean_held_out_loss).all():
+    if run.n_candidates > 1 and not run.ranked:
         warnings.warn(
             "every candidate's mean held-out loss is NaN (diverged models, or splits that score no row), so there is "
             "no best one to refit",
@@ -366,6 +393,13 @@ def _run(
     run.best_steps = int(trainer.steps()[0])
     run.best_diverged = bool(trainer.diverged_epoch[0] >= 0)
     run.stop_reason = _reason(status)
+    if run.best_diverged:
+        warnings.warn(
+            f"the refit diverged at epoch {int(trainer.diverged_epoch[0])}, batch {int(trainer.diverged_batch[0])} "
+            f"(both counted from 0) and keeps its last finite weights; {_REMEDY}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return run
 
 
