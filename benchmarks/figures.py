@@ -64,10 +64,11 @@ def permutation() -> None:
 
 
 def grid() -> None:
-    import gradfold as gf
     from benchmarks import bench_train
     from sklearn.linear_model import SGDClassifier
     from sklearn.model_selection import GridSearchCV
+
+    import gradfold as gf
 
     X, y = bench_train.make(200_000, 100)
     l2 = np.logspace(-6, -1, 20)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import index as reference
 
 from gradfold import _core
 from gradfold.index import (
@@ -23,6 +22,7 @@ from gradfold.index import (
     stratified_kfold,
     time_series,
 )
+from reference import index as reference
 
 SEEDS = st.integers(0, 2**64 - 1)
 # Both sides of the table's limit, of the change in rounds, of powers of two, of the block of the loops.

@@ -9,9 +9,10 @@ import textwrap
 import threading
 import time
 
-import calls
 import numpy as np
 import pytest
+
+import calls
 from gradfold import _core
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 
-import gradfold as gf
 import numpy as np
+
+import gradfold as gf
 
 from . import limits
 
