@@ -561,7 +561,7 @@ def test_failed_save_leaves_the_old_file(
 
 @pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "folder", "link to a folder"])
 def test_save_replaces_regular_files_only(run: gf.Run, tmp_path: Path, kind: str) -> None:
-    # Never a real device, nor a link to one: a save that fails this test, run by root, replaces it for the whole machine.
+    # Never a real device, nor a link to one: run by root, a save that fails this test replaces it for everybody.
     path = tmp_path / "target"
     real = tmp_path / "real" if kind.startswith("link") else path
     if kind.endswith("fifo"):
