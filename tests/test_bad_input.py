@@ -231,7 +231,7 @@ def _labels(*values: Any) -> Any:
         (np.resize(np.array(["a", None], object), N), {}, ValueError, "the label None"),
         (np.resize(np.array(["a", 1], object), N), {}, ValueError, "mixed types"),
         (np.resize(np.array(["a", "a\0"], object), N), {}, ValueError, r"y: got the labels 'a' and 'a\\x00', which"),
-        (np.resize(np.array([2**53 + 1, 0.5], object), N), {}, ValueError, "y: got the labels 0.5 and 9007199254740993"),
+        (np.resize(np.array([2**53 + 1, 0.5], object), N), {}, ValueError, "y: got the labels 0.5 and 9007199254740"),
         (np.ma.MaskedArray(_labels(0, 1), mask=_labels(0, 1)), {}, TypeError, "y: got a masked array"),
         (np.zeros(N, np.complex64), {}, TypeError, "y: got dtype complex64"),
         (np.zeros(N, "datetime64[D]"), {}, TypeError, "y: got dtype datetime64"),

@@ -237,7 +237,7 @@ def test_nothing_to_rank_is_not_refitted_in_silence() -> None:
 
 def test_a_diverged_refit_warns() -> None:
     X, y = _regression()
-    with pytest.warns(RuntimeWarning, match=r"^the refit diverged at epoch \d+, batch \d+ .* lower learning_") as caught:
+    with pytest.warns(RuntimeWarning, match=r"^the refit diverged at epoch \d+, batch \d+ .* lower learn") as caught:
         run = gf.fit(X, y, solver="sgd", learning_rate=1e20, epochs=30)
     assert len(caught) == 1 and caught[0].filename == __file__
     assert run.best_diverged and np.isfinite(run.best_coef).all() and "the refit diverged" in repr(run)
@@ -273,7 +273,7 @@ def test_a_rare_class_warns_where_fit_was_called() -> None:
     X, y = _problem(40)
     labels = np.array(["no", "yes"], object)[y]
     rare = min((int((y == k).sum()), name) for k, name in enumerate(("no", "yes")))
-    with pytest.warns(UserWarning, match=f"y: class '{rare[1]}' has {rare[0]} rows, fewer than n_splits = 30") as caught:
+    with pytest.warns(UserWarning, match=f"y: class '{rare[1]}' has {rare[0]} rows, fewer than n_") as caught:
         gf.fit(X, labels, folds=30, epochs=1)
     assert len(caught) == 1 and caught[0].filename == __file__
 
@@ -559,18 +559,17 @@ def test_failed_save_leaves_the_old_file(
         run.save(tmp_path / "absent" / "run.npz")
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "link to a folder"])
+@pytest.mark.parametrize("kind", ["fifo", "link to a fifo", "folder", "link to a folder"])
 def test_save_replaces_regular_files_only(run: gf.Run, tmp_path: Path, kind: str) -> None:
+    # Never a real device, nor a link to one: run by root, a save that fails this test replaces it for everybody.
     path = tmp_path / "target"
-    if kind == "fifo":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to(os.devnull)  # never the device itself: were this to fail, it would be replaced
-    elif kind == "folder":
-        path.mkdir()
+    real = tmp_path / "real" if kind.startswith("link") else path
+    if kind.endswith("fifo"):
+        os.mkfifo(real)
     else:
-        (tmp_path / "folder").mkdir()
-        path.symlink_to(tmp_path / "folder")
+        real.mkdir()
+    if real != path:
+        path.symlink_to(real)
     before = sorted(p.name for p in tmp_path.iterdir()), path.lstat().st_mode, os.stat(path).st_mode
     with pytest.raises(ValueError, match=r"^path: got '.*target', which is there and is no regular file"):
         run.save(path)
