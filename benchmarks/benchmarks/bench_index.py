@@ -52,8 +52,8 @@ class PermuteBesidePeers:
     def track_torch(self) -> float:
         try:
             import torch
-        except ImportError as error:
-            raise NotImplementedError("torch is not installed") from error
+        except ImportError:
+            return float("nan")  # asv shows it as n/a
         torch.set_num_threads(1)
         ours = seconds(lambda: index.Permutation(self.n, 1)[:])
         return seconds(lambda: torch.randperm(self.n), 3) / ours
