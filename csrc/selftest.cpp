@@ -95,6 +95,7 @@ Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_fo
   args.folds = with_folds ? &q.folds : nullptr;
   args.split_of_model = q.split_of_model.data();
   args.n_models = q.m;
+  args.n_outputs = 1;
   args.W = q.W.data();
   args.intercept = q.b.data();
   args.loss = loss;
