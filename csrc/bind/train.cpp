@@ -43,6 +43,7 @@ class BoundTrainer {
     for (std::int64_t v : a.schedule)
       if (v != 0 && v != 1) wrong_value("schedule", std::to_string(v), "0 (constant) or 1 (cosine)");
     a.loss = parse_loss(loss);
+    if (a.loss == Loss::multinomial) wrong_value("loss", "'multinomial'", "a loss of one output");
     if (solver != "sgd" && solver != "adam") wrong_value("solver", "'" + solver + "'", "'sgd' or 'adam'");
     a.solver = solver == "adam" ? Solver::adam : Solver::sgd;
     if (epochs < 1 || epochs > 0xffffffffll) wrong_value("epochs", std::to_string(epochs), "1 to 2^32 - 1");

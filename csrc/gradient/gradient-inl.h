@@ -236,14 +236,26 @@ std::int64_t block_rows(std::int64_t n_features) {
   return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
 }
 
+template <class L>
+void store_sums(const ChunkTask<typename L::T>& task, int v, const LaneSums<L>& sums) {
+  using D = typename L::Wide;
+  if (task.grad_intercept != nullptr) L::store(task.grad_intercept + v * L::N, sums.residual);
+  if (task.count != nullptr) L::store(task.count + v * L::N, sums.count);
+  for (int h = 0; h < L::kWide; ++h) {
+    const int at = v * L::N + h * D::N;
+    if (task.loss != nullptr) D::store(task.loss + at, sums.loss[h]);
+    if (task.weight_sum != nullptr) D::store(task.weight_sum + at, sums.weight[h]);
+  }
+}
+
 template <class L, int NV>
-bool residual_of(ResidualPass<L> pass, const ChunkTask<typename L::T>& task, typename L::T* z) {
+bool residual_of(Loss loss, const ChunkTask<typename L::T>& task, typename L::T* z) {
+  const ResidualPass<L> pass = task.loss != nullptr ? residual_pass<L, true, true>(loss) : residual_pass<L, true, false>(loss);
   bool select = false;
   for (int v = 0; v < NV; ++v) {
     LaneSums<L> sums;
     select |= pass(task, 0, task.n_rows, z, v * L::N, NV * L::N, sums);
-    L::store(task.grad_intercept + v * L::N, sums.residual);
-    L::store(task.count + v * L::N, sums.count);
+    store_sums(task, v, sums);
   }
   return select;
 }
@@ -260,7 +272,6 @@ void gradient_of(const ChunkTask<typename L::T>& task, const typename L::T* resi
 template <class L, int NV>
 bool chunk_of(Loss loss, const ChunkTask<typename L::T>& task) {
   using T = typename L::T;
-  using D = typename L::Wide;
   constexpr int lanes = NV * L::N;
   const ResidualPass<L> pass = task.grad == nullptr   ? residual_pass<L, false, true>(loss)
                                : task.loss != nullptr ? residual_pass<L, true, true>(loss)
@@ -281,15 +292,7 @@ bool chunk_of(Loss loss, const ChunkTask<typename L::T>& task) {
     else
       gradient_block<L, NV, false>(task, r0, n, task.scratch, 0, task.n_features);
   }
-  for (int v = 0; v < NV; ++v) {
-    if (task.grad_intercept != nullptr) L::store(task.grad_intercept + v * L::N, sums[v].residual);
-    if (task.count != nullptr) L::store(task.count + v * L::N, sums[v].count);
-    for (int h = 0; h < L::kWide; ++h) {
-      const int at = v * L::N + h * D::N;
-      if (task.loss != nullptr) D::store(task.loss + at, sums[v].loss[h]);
-      if (task.weight_sum != nullptr) D::store(task.weight_sum + at, sums[v].weight[h]);
-    }
-  }
+  for (int v = 0; v < NV; ++v) store_sums(task, v, sums[v]);
   return true;
 }
 
@@ -325,12 +328,11 @@ void forward(const ChunkTask<typename L::T>& task, typename L::T* z) {
 
 template <class L>
 bool residual(Loss loss, const ChunkTask<typename L::T>& task, typename L::T* z) {
-  if (task.n_vectors == kHalfVector) return residual_of<HalfOf<L>, 1>(residual_pass<HalfOf<L>, true, false>(loss), task, z);
-  const ResidualPass<L> pass = residual_pass<L, true, false>(loss);
   switch (task.n_vectors) {
-    case 1: return residual_of<L, 1>(pass, task, z);
-    case 2: return residual_of<L, 2>(pass, task, z);
-    default: return residual_of<L, 3>(pass, task, z);
+    case kHalfVector: return residual_of<HalfOf<L>, 1>(loss, task, z);
+    case 1: return residual_of<L, 1>(loss, task, z);
+    case 2: return residual_of<L, 2>(loss, task, z);
+    default: return residual_of<L, 3>(loss, task, z);
   }
 }
 

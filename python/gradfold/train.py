@@ -319,6 +319,11 @@ def _set_up(
         warnings.warn(f"fit copied {copied}", UserWarning, stacklevel=3)
     n_rows = len(problem.X)
     target = _target.read(y, settings.loss, n_rows, problem.X.dtype, settings.check_finite, settings.n_threads)
+    if target.n_outputs > 1 or target.loss == "multinomial":
+        raise ValueError(
+            "y: got more than two labels (or asked for multinomial); fit does not train the multinomial loss yet, wanted "
+            "two labels; for regression pass loss='squared_error', or y as floats"
+        )
     if sample_weight is not None:
         weight = _check.per_row("sample_weight", sample_weight, n_rows, problem.X.dtype)
         problem.sample_weight = _check.weights("sample_weight", weight, settings.n_threads, settings.check_finite)
