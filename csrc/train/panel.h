@@ -9,6 +9,7 @@
 #include "gradient/gradient.h"
 #include "gradient/panels.h"
 #include "train/layout.h"
+#include "train/train.h"
 #include "update/update.h"
 
 namespace gradfold {
@@ -28,16 +29,20 @@ struct TrainPanel {
   std::uint64_t alive = 0;  // lanes whose model still trains
 
   AlignedArray<T> W, first, second, intercept, intercept_first, intercept_second, seen_W, seen_intercept;
-  AlignedArray<double> learning_rate, l1, l2, mean_weight, updates, beta1_power, beta2_power, rate_scale;
+  AlignedArray<T> average_W, average_intercept;            // where some model averages
+  AlignedArray<T> average_seen_W, average_seen_intercept;  // those on the scale of X, when standardizing; made by show_averages
+  AlignedArray<double> learning_rate, rate_scale, l1, l2, hyper, mean_weight, updates, beta1_power, beta2_power;  // hyper: [kHypers][lanes]
   AlignedArray<std::int64_t> schedule;
   std::shared_ptr<StandardizeTables> standardize;
   AlignedArray<double> train_loss, train_weight;  // sums since the last reset; absent when not tracked
 
-  // What the gradient kernel multiplies, and what results are read from and scores made with.
   const T* kernel_W() const { return standardize ? seen_W.get() : W.get(); }
   const T* kernel_intercept() const { return standardize ? seen_intercept.get() : intercept.get(); }
-  const T* result_W() const { return seen_W ? seen_W.get() : W.get(); }
-  const T* result_intercept() const { return seen_W ? seen_intercept.get() : intercept.get(); }
+  // What coef() and held-out scores see: the averages, while training goes on with the weights; on the scale of X.
+  const T* result_W() const { return (average_seen_W ? average_seen_W : average_W ? average_W : seen_W ? seen_W : W).get(); }
+  const T* result_intercept() const {
+    return (average_seen_W ? average_seen_intercept : average_W ? average_intercept : seen_W ? seen_intercept : intercept).get();
+  }
 
   // The arrays that change as a model trains, each of `height` values a lane. This is the one list of them: moving a model to another
   // panel, snapshots and saved state follow it. Settings are not among them: they are set anew wherever a lane is.
@@ -47,38 +52,47 @@ struct TrainPanel {
     f("intercept", intercept, 1);
     f("seen_W", seen_W, n_features);
     f("seen_intercept", seen_intercept, 1);
+    f("average_W", average_W, n_features);
+    f("average_intercept", average_intercept, 1);
+    f("average_seen_W", average_seen_W, n_features);
+    f("average_seen_intercept", average_seen_intercept, 1);
     f("first", first, n_features);
     f("second", second, n_features);
     f("intercept_first", intercept_first, 1);
     f("intercept_second", intercept_second, 1);
     f("updates", updates, 1);
+    f("rate_scale", rate_scale, 1);
     f("beta1_power", beta1_power, 1);
     f("beta2_power", beta2_power, 1);
-    f("rate_scale", rate_scale, 1);
   }
 
   // The arrays alone, as of models that have not begun.
-  void allocate(std::int64_t n_features, int n_lanes, Solver solver, bool standardizes) {
+  void allocate(std::int64_t n_features, int n_lanes, Solver solver, bool standardizes, bool averages) {
     lanes = n_lanes;
-    W = AlignedArray<T>(n_features * lanes);
-    intercept = AlignedArray<T>(lanes);
-    if (solver == Solver::adam) {
-      first = AlignedArray<T>(n_features * lanes);
-      second = AlignedArray<T>(n_features * lanes);
-      intercept_first = AlignedArray<T>(lanes);
-      intercept_second = AlignedArray<T>(lanes);
-    }
-    if (standardizes) {
-      seen_W = AlignedArray<T>(n_features * lanes);
-      seen_intercept = AlignedArray<T>(lanes);
-    }
+    auto make = [&](AlignedArray<T>& of_features, AlignedArray<T>& of_intercept) {
+      of_features = AlignedArray<T>(n_features * lanes);
+      of_intercept = AlignedArray<T>(lanes);
+    };
+    make(W, intercept);
+    if (has_first(solver)) make(first, intercept_first);
+    if (has_second(solver)) make(second, intercept_second);
+    if (standardizes) make(seen_W, seen_intercept);
+    if (averages) make(average_W, average_intercept);
+    if (averages && standardizes) make(average_seen_W, average_seen_intercept);
     for (AlignedArray<double>* array :
-         {&learning_rate, &l1, &l2, &mean_weight, &updates, &beta1_power, &beta2_power, &rate_scale})
+         {&learning_rate, &rate_scale, &l1, &l2, &mean_weight, &updates, &beta1_power, &beta2_power})
       *array = AlignedArray<double>(lanes);
+    hyper = AlignedArray<double>(kHypers * lanes);
     schedule = AlignedArray<std::int64_t>(lanes);
     for (int l = 0; l < lanes; ++l) beta1_power[l] = beta2_power[l] = mean_weight[l] = rate_scale[l] = 1.0;
   }
 };
+
+template <class T>
+inline bool any_average(const TrainArgs<T>& args) {
+  const std::vector<double>& values = args.hyper[static_cast<int>(Hyper::average)];
+  return std::any_of(values.begin(), values.end(), [](double v) { return v > 0; });
+}
 
 // One model's lane, taken out of its panel: the values of each_state, one array after the other.
 using LaneRecord = std::vector<unsigned char>;

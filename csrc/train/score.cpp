@@ -15,6 +15,7 @@ RowSource<T> TrainerOf<T>::score_rows() const {
 
 template <class T>
 bool TrainerOf<T>::score(const Poll& poll) {
+  show_averages();
   const RowSource<T> source = score_rows();
   const std::int64_t n_rows = source.X.n_rows;
   std::vector<const ScorePanel*> panels;  // those in which somebody is alive

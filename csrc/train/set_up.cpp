@@ -91,7 +91,7 @@ std::vector<TrainPanel<T>> TrainerOf<T>::make_panels(const std::vector<PanelPlan
     panel.models = plan.models;
     panel.n_vectors = plan.n_vectors;
     panel.cost = panel_cost(plan, layout_args().chunk_rows);
-    panel.allocate(p_, plan.lanes, a_.solver, a_.standardize);
+    panel.allocate(p_, plan.lanes, a_.solver, a_.standardize, averages_);
     const int lanes = panel.lanes;
     std::vector<std::int64_t> split_of_lane(lanes, -1);
     for (std::size_t l = 0; l < panel.models.size(); ++l) split_of_lane[l] = a_.split_of_model[panel.models[l]];
@@ -107,7 +107,12 @@ std::vector<TrainPanel<T>> TrainerOf<T>::make_panels(const std::vector<PanelPlan
       panel.l2[l] = a_.l2[m];
       panel.schedule[l] = a_.schedule[m];
       panel.mean_weight[l] = weights_.sum[s] / static_cast<double>(weights_.count[s]);
-      put_learning_rate(panel, static_cast<int>(l));
+      panel.learning_rate[l] = a_.learning_rate[m];
+    }
+    for (int h = 0; h < kHypers; ++h) {
+      std::fill_n(panel.hyper.get() + h * lanes, lanes, hyper_default(a_.solver, static_cast<Hyper>(h)));
+      if (!a_.hyper[h].empty())
+        for (std::size_t l = 0; l < panel.models.size(); ++l) panel.hyper[h * lanes + l] = a_.hyper[h][panel.models[l]];
     }
     if (a_.standardize) {
       auto& table = tables[split_of_lane];
@@ -134,7 +139,7 @@ std::vector<TrainPanel<T>> TrainerOf<T>::make_panels(const std::vector<PanelPlan
 template <class T>
 std::unique_ptr<TrainPanel<T>> TrainerOf<T>::one_lane() const {
   auto panel = std::make_unique<TrainPanel<T>>();
-  panel->allocate(p_, 1, a_.solver, a_.standardize);
+  panel->allocate(p_, 1, a_.solver, a_.standardize, averages_);
   return panel;
 }
 
@@ -149,7 +154,6 @@ void TrainerOf<T>::start(TrainPanel<T>& panel) const {
       for (std::size_t l = 0; l < panel.models.size(); ++l)
         for (std::int64_t i = 0; i < height; ++i) array[i * lanes + static_cast<std::int64_t>(l)] = from[panel.models[l] * height + i];
     });
-    for (std::size_t l = 0; l < panel.models.size(); ++l) put_learning_rate(panel, static_cast<int>(l));
     return;
   }
   for (std::size_t l = 0; l < panel.models.size(); ++l) {
@@ -172,6 +176,24 @@ void TrainerOf<T>::start(TrainPanel<T>& panel) const {
     if (a_.fit_intercept) panel.intercept[l] = static_cast<T>(b + moved);
   }
   if (panel.standardize) update_kernels<T>(level_).see(state_of(panel));
+  if (averages_) {
+    std::copy_n(panel.W.get(), p_ * lanes, panel.average_W.get());
+    std::copy_n(panel.intercept.get(), lanes, panel.average_intercept.get());
+  }
+}
+
+template <class T>
+void TrainerOf<T>::show_averages() const {
+  if (!averages_ || !a_.standardize) return;
+  FloatingPointGuard guard;
+  for (const TrainPanel<T>& panel : panels_) {
+    PanelState<T> averages = state_of(panel);
+    averages.W = panel.average_W.get();
+    averages.intercept = panel.average_intercept.get();
+    averages.seen_W = panel.average_seen_W.get();
+    averages.seen_intercept = panel.average_seen_intercept.get();
+    update_kernels<T>(level_).see(averages);
+  }
 }
 
 template <class T>
@@ -209,12 +231,12 @@ void TrainerOf<T>::compact() {
   for (const PanelPlan& plan : plans) then += panel_cost(plan, args.chunk_rows);
   if (!(then <= 0.75 * now)) return;
 
+  show_averages();
   std::vector<TrainPanel<T>> panels = make_panels(plans);
   for (TrainPanel<T>& panel : panels)
     for (std::size_t l = 0; l < panel.models.size(); ++l) {
       const Home home = home_[panel.models[l]];
       copy_lane(panels_[home.panel], home.lane, panel, static_cast<int>(l), p_);
-      put_learning_rate(panel, static_cast<int>(l));
     }
   for (std::int64_t m = 0; m < n_models_; ++m)
     if (!alive(m) && home_[m].panel >= 0) parked_[m] = record_of(m);
@@ -230,16 +252,21 @@ PanelState<T> TrainerOf<T>::state_of(const TrainPanel<T>& panel) const {
   const StandardizeTables* tables = panel.standardize.get();
   return {p_,
           panel.n_vectors,
+          panel.lanes,
           panel.W.get(),
           panel.first.get(),
           panel.second.get(),
           panel.intercept.get(),
           panel.intercept_first.get(),
           panel.intercept_second.get(),
+          panel.average_W.get(),
+          panel.average_intercept.get(),
           panel.learning_rate.get(),
+          panel.rate_scale.get(),
           panel.schedule.get(),
           panel.l1.get(),
           panel.l2.get(),
+          panel.hyper.get(),
           panel.mean_weight.get(),
           panel.updates.get(),
           panel.beta1_power.get(),
@@ -257,6 +284,7 @@ PanelState<T> TrainerOf<T>::state_of(const TrainPanel<T>& panel) const {
   template std::vector<TrainPanel<T>> TrainerOf<T>::make_panels(const std::vector<PanelPlan>&) const; \
   template std::unique_ptr<TrainPanel<T>> TrainerOf<T>::one_lane() const;                         \
   template void TrainerOf<T>::compact();                                                          \
+  template void TrainerOf<T>::show_averages() const;                                              \
   template PanelState<T> TrainerOf<T>::state_of(const TrainPanel<T>&) const;
 GRADFOLD_INSTANTIATE(float)
 GRADFOLD_INSTANTIATE(double)

@@ -15,17 +15,10 @@ LaneRecord TrainerOf<T>::record_of(std::int64_t model) const {
 template <class T>
 void TrainerOf<T>::put_record(std::int64_t model, const LaneRecord& record) {
   const Home home = home_[model];
-  if (home.panel < 0) {
+  if (home.panel < 0)
     parked_[model] = record;
-    return;
-  }
-  unpack_lane(record, panels_[home.panel], home.lane, p_);
-  put_learning_rate(panels_[home.panel], home.lane);
-}
-
-template <class T>
-void TrainerOf<T>::put_learning_rate(TrainPanel<T>& panel, int lane) const {
-  panel.learning_rate[lane] = a_.learning_rate[panel.models[lane]] * panel.rate_scale[lane];
+  else
+    unpack_lane(record, panels_[home.panel], home.lane, p_);
 }
 
 // They keep their lanes until compact() finds it worth while to move the others together.
@@ -42,6 +35,7 @@ void TrainerOf<T>::finish(const bool* mask) {
 template <class T>
 void TrainerOf<T>::snapshot(const bool* mask) {
   set_up();
+  show_averages();
   if (remembered_.empty()) remembered_.resize(n_models_);
   for (std::int64_t m = 0; m < n_models_; ++m)
     if (mask[m]) remembered_[m] = record_of(m);
@@ -65,10 +59,7 @@ template <class T>
 void TrainerOf<T>::scale_learning_rate(const double* factor) {
   set_up();
   for (TrainPanel<T>& panel : panels_)
-    for (std::size_t l = 0; l < panel.models.size(); ++l) {
-      panel.rate_scale[l] *= factor[panel.models[l]];
-      put_learning_rate(panel, static_cast<int>(l));
-    }
+    for (std::size_t l = 0; l < panel.models.size(); ++l) panel.rate_scale[l] *= factor[panel.models[l]];
 }
 
 template <class T>
@@ -105,15 +96,16 @@ void TrainerOf<T>::train_loss(double* out, bool reset) {
 }
 
 template <class T>
-std::vector<StateField> state_fields(std::int64_t n_features, Solver solver, bool standardize) {
+std::vector<StateField> state_fields(const TrainArgs<T>& args) {
+  const std::int64_t n_features = args.X.n_features;
   TrainPanel<T> panel;
-  panel.allocate(n_features, 1, solver, standardize);
+  panel.allocate(n_features, 1, args.solver, args.standardize, any_average(args));
   std::vector<StateField> fields;
   panel.each_state(n_features, [&](const char* name, const auto& array, std::int64_t height) {
     using Value = std::remove_reference_t<decltype(array[0])>;
     if (array) fields.push_back({name, std::is_same_v<Value, std::int64_t> ? 'q' : std::is_same_v<Value, T> ? 't' : 'd', height});
   });
-  if (standardize) {
+  if (args.standardize) {
     fields.push_back({"mean", 'd', n_features});
     fields.push_back({"scale", 'd', n_features});
   }
@@ -122,7 +114,7 @@ std::vector<StateField> state_fields(std::int64_t n_features, Solver solver, boo
 
 template <class T>
 std::vector<StateField> TrainerOf<T>::state_fields() const {
-  return gradfold::state_fields<T>(p_, a_.solver, a_.standardize);
+  return gradfold::state_fields<T>(a_);
 }
 
 template <class T>
@@ -146,9 +138,8 @@ Progress TrainerOf<T>::state(const std::vector<void*>& out) {
 }
 
 #define GRADFOLD_INSTANTIATE(T)                                                        \
-  template std::vector<StateField> state_fields<T>(std::int64_t, Solver, bool);        \
+  template std::vector<StateField> state_fields<T>(const TrainArgs<T>&);               \
   template LaneRecord TrainerOf<T>::record_of(std::int64_t) const;                     \
-  template void TrainerOf<T>::put_learning_rate(TrainPanel<T>&, int) const;            \
   template void TrainerOf<T>::finish(const bool*);                                     \
   template void TrainerOf<T>::snapshot(const bool*);                                   \
   template std::int64_t TrainerOf<T>::first_unremembered(const bool*) const;           \

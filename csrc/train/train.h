@@ -43,6 +43,7 @@ struct TrainArgs {
   std::vector<std::int64_t> split_of_model;
   std::vector<double> l1, l2, learning_rate;  // per model
   std::vector<std::int64_t> schedule;         // per model
+  std::vector<double> hyper[kHypers];         // per model, in the order of Hyper; empty: the solver's default
   Loss loss;
   Solver solver;
   std::int64_t epochs, batch_size;
@@ -101,7 +102,7 @@ class Trainer {
 
 // What state() of such a trainer will hold.
 template <class T>
-std::vector<StateField> state_fields(std::int64_t n_features, Solver solver, bool standardize);
+std::vector<StateField> state_fields(const TrainArgs<T>& args);
 
 template <class T>
 std::unique_ptr<Trainer> make_trainer(TrainArgs<T> args);

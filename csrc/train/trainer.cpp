@@ -26,6 +26,17 @@ TrainerOf<T>::TrainerOf(TrainArgs<T> args)
   settings_.fit_intercept = a_.fit_intercept;
   settings_.any_l1 = std::any_of(a_.l1.begin(), a_.l1.end(), [](double v) { return v > 0; });
   settings_.horizon = static_cast<double>(a_.epochs) * static_cast<double>(batches_);
+  settings_.steps_per_epoch = static_cast<double>(batches_);
+  auto any = [this](Hyper h, auto&& condition) {
+    const auto& values = a_.hyper[static_cast<int>(h)];
+    return std::any_of(values.begin(), values.end(), condition);
+  };
+  auto finite = [](double v) { return std::isfinite(v); };
+  auto positive = [](double v) { return v > 0; };
+  settings_.any_clip_norm = any(Hyper::clip_norm, finite);
+  settings_.any_clip = settings_.any_clip_norm || any(Hyper::clip_value, finite);
+  settings_.any_warmup = any(Hyper::warmup, positive);
+  averages_ = any_average(a_);
   used_splits_ = a_.split_of_model;
   std::sort(used_splits_.begin(), used_splits_.end());
   used_splits_.erase(std::unique(used_splits_.begin(), used_splits_.end()), used_splits_.end());
@@ -104,7 +115,9 @@ void TrainerOf<T>::coef(void* out) const {
     for (std::int64_t f = 0; f < p_; ++f) to[m * p_ + f] = panel.result_W()[f * panel.lanes + l];
   });
   if (prepared_) return;  // else cancelled or asked for before it began
-  const T* W = saved<T>(a_.standardize ? "seen_W" : "W");
+  const T* W = nullptr;
+  for (const char* name : {"average_seen_W", "average_W", "seen_W", "W"})
+    if (W == nullptr) W = saved<T>(name);
   for (std::int64_t i = 0; i < n_models_ * p_; ++i)
     to[i] = W != nullptr ? W[i] : a_.coef_init != nullptr ? static_cast<T>(a_.coef_init[i]) : T(0);
 }
@@ -114,7 +127,9 @@ void TrainerOf<T>::intercept(void* out) const {
   T* to = static_cast<T*>(out);
   each_model([&](const TrainPanel<T>& panel, int l, std::int64_t m) { to[m] = panel.result_intercept()[l]; });
   if (prepared_) return;
-  const T* b = saved<T>(a_.standardize ? "seen_intercept" : "intercept");
+  const T* b = nullptr;
+  for (const char* name : {"average_seen_intercept", "average_intercept", "seen_intercept", "intercept"})
+    if (b == nullptr) b = saved<T>(name);
   for (std::int64_t m = 0; m < n_models_; ++m)
     to[m] = b != nullptr ? b[m] : a_.intercept_init != nullptr && a_.fit_intercept ? static_cast<T>(a_.intercept_init[m]) : T(0);
 }

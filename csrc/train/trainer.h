@@ -52,6 +52,7 @@ class TrainerOf final : public Trainer {
   template <class F>
   void each_model(F&& f) const {
     if (!prepared_) return;
+    show_averages();
     for (const TrainPanel<T>& panel : panels_)
       for (std::size_t l = 0; l < panel.models.size(); ++l) f(panel, static_cast<int>(l), panel.models[l]);
     std::unique_ptr<TrainPanel<T>> shown;
@@ -83,6 +84,7 @@ class TrainerOf final : public Trainer {
   void make_score_panels(const std::vector<PanelPlan>& plans);
   void compact();  // lays the panels out anew, if enough models have left since
   PanelState<T> state_of(const TrainPanel<T>& panel) const;
+  void show_averages() const;  // before results are read
 
   // ---- walk.cpp
   std::int64_t row_bytes() const { return p_ * static_cast<std::int64_t>(sizeof(T)); }
@@ -112,7 +114,6 @@ class TrainerOf final : public Trainer {
   // ---- state.cpp
   LaneRecord record_of(std::int64_t model) const;
   void put_record(std::int64_t model, const LaneRecord& record);
-  void put_learning_rate(TrainPanel<T>& panel, int lane) const;
   void collect_train_loss();
   void spread_train_loss();
 
@@ -126,6 +127,7 @@ class TrainerOf final : public Trainer {
   std::vector<double> fraction_;  // per split: training rows among all rows
   SplitMoments moments_;
   std::shared_ptr<const SavedState> saved_;
+  bool averages_ = false;  // some model averages its weights
   bool prepared_ = false;
   bool abandoned_ = false;
   bool failed_ = false;

@@ -77,6 +77,7 @@ class train:
             coef_init: _Float64 | None,
             intercept_init: _Float64 | None,
             n_threads: int,
+            hyper: dict[str, _Float64] = {},
             first_epoch: int = 0,
             held_out_weight: _Array | None = None,
             validation: tuple[_Array, _Array, _Array | None] | None = None,
