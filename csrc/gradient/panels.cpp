@@ -19,8 +19,7 @@ std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, i
 }
 
 std::int64_t output_panel_models(std::int64_t n_models, std::int64_t n_outputs, int lanes) {
-  constexpr std::int64_t kBlocks = 5;
-  const std::int64_t most = std::clamp<std::int64_t>(kBlocks * kMaxPanelVectors * lanes / n_outputs, 1, kMaxOutputModels);
+  const std::int64_t most = std::clamp<std::int64_t>(std::int64_t{kOutputVectors} * lanes / n_outputs, 1, kMaxOutputModels);
   const std::int64_t n_panels = (n_models + most - 1) / most;
   return (n_models + n_panels - 1) / n_panels;
 }

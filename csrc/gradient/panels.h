@@ -37,8 +37,10 @@ class AlignedArray {
 // fits into one, it gets a panel of its own, kHalfVector wide.
 std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, int most);
 
-// Models of a panel of several outputs: as many as fill five blocks of three vectors, so that little of the last one stays empty,
-// at least one, and evenly over the panels.
+// Vectors of a panel of several outputs: five blocks, so that few lanes of the last one stay empty.
+constexpr int kOutputVectors = 15;
+
+// Models of such a panel: as many as fit, at least one, evenly over the panels.
 std::int64_t output_panel_models(std::int64_t n_models, std::int64_t n_outputs, int lanes);
 
 }  // namespace gradfold
