@@ -127,7 +127,7 @@ def test_the_rate_trains_nearly_as_well_as_the_best_of_the_grid(case: str, solve
         trainer.advance(10 * -(-len(X) // batch_size))
         end = trainer.full_loss(train[split])
         best = start - end[1:].min()
-        assert start - end[0] >= 0.75 * best, (chosen[split], oracle_rates[np.argmin(end[1:])])
+        assert start - end[0] >= 0.75 * best, (chosen[split], rates[1 + np.argmin(end[1:])])
 
 
 def test_held_out_rows_do_not_matter() -> None:
