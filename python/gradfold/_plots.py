@@ -219,6 +219,7 @@ def _learning(run: Run, ax: Any, chosen: list[int] | None) -> None:
     _log_scale(ax, _mean_and_std(run.history[:, shown])[0])
     if run.n_candidates > 1:
         ax.legend(fontsize="small")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set_xlabel("epoch")
     ax.set_ylabel(_loss_label(run))
 
@@ -227,7 +228,7 @@ def _folds(run: Run, ax: Any, chosen: list[int] | None) -> None:
     shown = _best(run, _BOXES) if chosen is None else chosen
     values = [run.held_out_loss[i][np.isfinite(run.held_out_loss[i])] for i in shown]
     places = np.arange(1, len(shown) + 1)
-    ax.boxplot(values, positions=places, widths=0.6)
+    ax.boxplot(values, positions=places, widths=0.6, showfliers=False)  # every split is drawn as a point
     for place, own in zip(places, values, strict=True):
         ax.plot(np.full(len(own), place), own, linestyle="", marker="o", markersize=3, alpha=0.6, color="grey")
     ax.set_xticks(
