@@ -19,7 +19,7 @@ _LAZY = {
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
-_SUBMODULES = ("index", "loss", "gradient", "diagnostics")
+_SUBMODULES = ("index", "loss", "gradient", "metrics", "diagnostics")
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 
