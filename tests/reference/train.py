@@ -32,6 +32,7 @@ class Trained:
     history: np.ndarray
     diverged_epoch: np.ndarray
     diverged_batch: np.ndarray
+    train_loss: np.ndarray  # of each epoch, like ``history``
 
 
 def moments(X, weight, trains):
@@ -52,7 +53,7 @@ def held_out_loss(loss, y, z, weight, scores):
 
 
 def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedule, epochs, batch_size, order,
-              fit_intercept, standardize, coef_init, intercept_init, max_steps, hyper):
+              fit_intercept, standardize, coef_init, intercept_init, max_steps, hyper, held_out_weight, validation):
     """Train one model whose role of every row is ``role``; ``order(epoch)`` is the order in which rows are visited."""
     n, p = X.shape
     trains, scores = (role == TRAIN) & (weight > 0), role == SCORE
@@ -68,8 +69,13 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
         w, b, solver=solver, schedule=schedule, learning_rate=learning_rate, l1=l1, l2=l2, hyper=hyper, epochs=epochs,
         epoch_steps=-(-n // batch_size), fit_intercept=fit_intercept,
     )
-    visited, history, diverged = 0, [], (-1, -1)
+    if validation is not None:
+        on = (np.asarray(validation[0], np.float64) - mean) / scale, *validation[1:], np.ones(len(validation[0]), bool)
+    else:
+        on = Z, y, weight if held_out_weight is None else held_out_weight, scores
+    visited, history, train_losses, diverged = 0, [], [], (-1, -1)
     for epoch in range(epochs):
+        summed = weighed = 0.0
         rows = np.arange(n) if batch_size >= n else np.asarray(order(epoch))
         for batch, start in enumerate(range(0, n, batch_size)):
             if diverged != (-1, -1) or visited == max_steps:
@@ -79,28 +85,36 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
             if not kept:
                 continue
             x = Z[kept]
-            residual = weight[kept] * point.gradient(loss, y[kept], x @ model.w + model.b)
+            z = x @ model.w + model.b
+            residual = weight[kept] * point.gradient(loss, y[kept], z)
             q = 1 / (len(kept) * (S / N))
             if not model.step(residual @ x * q, residual.sum() * q):
                 diverged = (epoch, batch)
                 break
+            summed += weight[kept] @ point.value(loss, y[kept], z)
+            weighed += weight[kept].sum()
         if visited == max_steps:
             break
         w, b = model.average_w, model.average_b
-        z = Z @ w + b
-        history.append(np.nan if diverged != (-1, -1) else held_out_loss(loss, y, z, weight, scores))
+        score_x, score_y, score_weight, score_rows = on
+        score = held_out_loss(loss, score_y, score_x @ w + b, score_weight, score_rows)
+        history.append(np.nan if diverged != (-1, -1) else score)
+        train_losses.append(summed / weighed if weighed > 0 else np.nan)
     w, b = model.average_w, model.average_b
-    return Trained(w / scale, b - mean @ (w / scale), model.t, np.array(history), *diverged)
+    coef = w / scale
+    return Trained(coef, b - mean @ coef, model.t, np.array(history), *diverged, np.array(train_losses))
 
 
 def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1, l2, learning_rate, schedule, epochs,
           batch_size, order=None, fit_intercept=True, standardize=False, coef_init=None, intercept_init=None,
-          max_steps=-1, hyper=None):
+          max_steps=-1, hyper=None, held_out_weight=None, validation=None):
     """Train every model; ``roles`` (m, n), the four hyper-parameters (m,) and those of the dict ``hyper``
     hold one entry per model.
 
     ``order(epoch)`` gives the rows in the order of the epoch; None is their natural order. ``max_steps`` stops every
-    model after that many batches, updates or not.
+    model after that many batches, updates or not. ``held_out_weight`` (n,) and ``validation`` (X, y, weight) are other
+    weights and other rows for the held-out losses. ``train_loss`` of the result holds the weighted mean loss of the
+    rows that each epoch trained on, every batch at the weights before its update.
     """
     X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     n, p = X.shape
@@ -113,7 +127,8 @@ def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1,
                 order=order or (lambda epoch: np.arange(n)), fit_intercept=fit_intercept, standardize=standardize,
                 coef_init=np.zeros(p) if coef_init is None else np.asarray(coef_init[k], np.float64),
                 intercept_init=0.0 if intercept_init is None else float(intercept_init[k]), max_steps=max_steps,
-                hyper={name: values[k] for name, values in (hyper or {}).items()},
+                hyper={name: values[k] for name, values in (hyper or {}).items()}, held_out_weight=held_out_weight,
+                validation=validation,
             )
             for k in range(len(roles))
         ]
@@ -124,4 +139,5 @@ def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1,
         history=np.array([t.history for t in models]).T,
         diverged_epoch=np.array([t.diverged_epoch for t in models]),
         diverged_batch=np.array([t.diverged_batch for t in models]),
+        train_loss=np.array([t.train_loss for t in models]).T,
     )
