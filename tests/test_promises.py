@@ -165,7 +165,7 @@ def test_solo_is_batched_gradient(data):
 @settings(max_examples=120)
 @given(st.data())
 def test_solo_is_batched_training(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(train_options(q))
     check_solo_is_batched(data.draw, q, train_bytes, options | {"n_threads": data.draw(st.sampled_from([1, 2]))})
 
@@ -218,7 +218,7 @@ def test_threads_gradient(data):
 @settings(max_examples=120)
 @given(st.data())
 def test_threads_training(data):
-    q = data.draw(problems(large=True))
+    q = data.draw(problems(large=True, several=True))
     options = data.draw(train_options(q))
     one = train_bytes(q, n_threads=1, **options)
     for n_threads in (2, 7):
@@ -273,7 +273,7 @@ def test_levels_gradient(data):
 @settings(max_examples=120)
 @given(st.data())
 def test_levels_training(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(train_options(q))
     got = {}
     for name in LEVELS:
@@ -361,7 +361,7 @@ def test_no_leak_into_gradients(data):
 @settings(max_examples=150)
 @given(st.data())
 def test_no_leak_into_trainings(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(train_options(q))
     model = data.draw(st.integers(0, q.n_models - 1), label="model")
     how = data.draw(st.sampled_from(sorted(POISONS)), label="poison")

@@ -11,7 +11,7 @@ import numpy as np
 BINARY = ("log_loss", "hinge", "squared_hinge", "modified_huber", "perceptron")
 REGRESSION = ("squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive")
 WITH_EPSILON = ("huber", "epsilon_insensitive", "squared_epsilon_insensitive")
-# Without a kink, so that a training follows its reference: rounding cannot put a step on the other side of one.
+# Without a kink, so that rounding cannot put a step on the other side of one.
 SMOOTH = ("log_loss", "squared_error")
 # Of one output: what the kernels generate from one list.
 NAMES = (*BINARY, *REGRESSION)
