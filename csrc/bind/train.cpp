@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <optional>
 
 #include "bind/arrays.h"
@@ -9,6 +10,34 @@
 
 namespace gradfold {
 namespace {
+
+std::string number_text(double v) { return py::cast<std::string>(py::repr(py::float_(v))); }
+
+// The `hyper` dict {name: (n_models,) float64}, and the checks of every hyper-parameter.
+template <class T>
+void read_hyper(const py::dict& hyper, TrainArgs<T>& a) {
+  const std::int64_t m = static_cast<std::int64_t>(a.split_of_model.size());
+  for (const auto& [key, array] : hyper) {
+    if (!py::isinstance<py::str>(key)) wrong_type("hyper", "a key of type " + type_text(key), "names");
+    const std::string name = py::cast<std::string>(key);
+    const int h = hyper_index(name);
+    if (h < 0) wrong_value("hyper", "'" + name + "'", hyper_names());
+    const double* v = read_array<double>(array, name.c_str(), {m});
+    a.hyper[h].assign(v, v + m);
+    for (double value : a.hyper[h])
+      if (const char* wanted = hyper_wanted(static_cast<Hyper>(h), value, sizeof(T) == 4)) wrong_value(name.c_str(), number_text(value), wanted);
+  }
+  const std::pair<const char*, const std::vector<double>*> own[] = {{"learning_rate", &a.learning_rate}, {"l1", &a.l1}, {"l2", &a.l2}};
+  for (const auto& [name, values] : own)
+    for (double value : *values)
+      if (!(value >= 0 && value < HUGE_VAL)) wrong_value(name, number_text(value), "a finite number of at least 0");
+  for (std::int64_t i = 0; i < m; ++i) {
+    const std::int64_t schedule = a.schedule[i];
+    if (schedule < 0 || schedule >= kSchedules) wrong_value("schedule", std::to_string(schedule), "0 to " + std::to_string(kSchedules - 1));
+    if (schedule == static_cast<std::int64_t>(Schedule::optimal) && !(a.l2[i] > 0))
+      wrong_value("l2", number_text(a.l2[i]) + " under the schedule 'optimal'", "a number above 0");
+  }
+}
 
 // The Python object: a Trainer, and the arrays that it points into.
 class BoundTrainer {
@@ -18,7 +47,7 @@ class BoundTrainer {
               const py::object& conditions, const py::object& split_of_model, const std::string& loss, const std::string& solver,
               const py::object& l1, const py::object& l2, const py::object& learning_rate, const py::object& schedule,
               std::int64_t epochs, std::int64_t batch_size, bool shuffle, std::uint64_t seed, bool fit_intercept, bool standardize,
-              const py::object& coef_init, const py::object& intercept_init, int n_threads) {
+              const py::object& coef_init, const py::object& intercept_init, int n_threads, const py::dict& hyper) {
     TrainArgs<T> a{};
     a.X.x = read_array<T>(X, "X", {-1, -1});
     const std::int64_t n = a.X.n_rows = X.shape(0), p = a.X.n_features = X.shape(1);
@@ -40,11 +69,10 @@ class BoundTrainer {
     a.learning_rate = per_model(learning_rate, "learning_rate");
     const std::int32_t* s = read_array<std::int32_t>(schedule, "schedule", {m});
     a.schedule.assign(s, s + m);
-    for (std::int64_t v : a.schedule)
-      if (v != 0 && v != 1) wrong_value("schedule", std::to_string(v), "0 (constant) or 1 (cosine)");
     a.loss = parse_loss(loss);
-    if (solver != "sgd" && solver != "adam") wrong_value("solver", "'" + solver + "'", "'sgd' or 'adam'");
-    a.solver = solver == "adam" ? Solver::adam : Solver::sgd;
+    if (solver_index(solver) < 0) wrong_value("solver", "'" + solver + "'", solver_names());
+    a.solver = static_cast<Solver>(solver_index(solver));
+    read_hyper(hyper, a);
     if (epochs < 1 || epochs > 0xffffffffll) wrong_value("epochs", std::to_string(epochs), "1 to 2^32 - 1");
     if (batch_size < 1) wrong_value("batch_size", std::to_string(batch_size), "at least 1");
     if (n_threads < 1) wrong_value("n_threads", std::to_string(n_threads), "at least 1");
@@ -145,11 +173,11 @@ void register_train(py::module_& m) {
                        const std::string& solver, const py::object& l1, const py::object& l2, const py::object& learning_rate,
                        const py::object& schedule, std::int64_t epochs, std::int64_t batch_size, bool shuffle, std::uint64_t seed,
                        bool fit_intercept, bool standardize, const py::object& coef_init, const py::object& intercept_init,
-                       int n_threads) {
+                       int n_threads, const py::dict& hyper) {
              auto self = std::make_unique<BoundTrainer>();
              auto create = [&]<class T>(T) {
                self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, solver, l1, l2, learning_rate, schedule,
-                               epochs, batch_size, shuffle, seed, fit_intercept, standardize, coef_init, intercept_init, n_threads);
+                               epochs, batch_size, shuffle, seed, fit_intercept, standardize, coef_init, intercept_init, n_threads, hyper);
              };
              if (py::isinstance<py::array_t<float>>(X))
                create(0.0f);
@@ -159,7 +187,7 @@ void register_train(py::module_& m) {
            }),
            py::kw_only(), "X"_a, "y"_a, "sample_weight"_a, "ids"_a, "conditions"_a, "split_of_model"_a, "loss"_a, "solver"_a, "l1"_a,
            "l2"_a, "learning_rate"_a, "schedule"_a, "epochs"_a, "batch_size"_a, "shuffle"_a, "seed"_a, "fit_intercept"_a,
-           "standardize"_a, "coef_init"_a, "intercept_init"_a, "n_threads"_a)
+           "standardize"_a, "coef_init"_a, "intercept_init"_a, "n_threads"_a, "hyper"_a = py::dict())
       .def("advance", &BoundTrainer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)
       .def("cancel", &BoundTrainer::cancel)
       .def("coef", &BoundTrainer::coef)

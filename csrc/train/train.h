@@ -20,6 +20,7 @@ struct TrainArgs {
   std::vector<std::int64_t> split_of_model;
   std::vector<double> l1, l2, learning_rate;  // per model
   std::vector<std::int64_t> schedule;         // per model
+  std::vector<double> hyper[kHypers];         // per model, in the order of Hyper; empty: the solver's default
   Loss loss;
   Solver solver;
   std::int64_t epochs, batch_size;

@@ -49,12 +49,19 @@ struct TrainPanel {
   std::int64_t split_count = 0;
 
   AlignedArray<T> W, first, second, intercept, intercept_first, intercept_second, seen_W, seen_intercept;
-  AlignedArray<double> learning_rate, l1, l2, mean_weight, updates, beta1_power, beta2_power;
+  AlignedArray<T> average_W, average_intercept;            // where some model averages
+  AlignedArray<T> average_seen_W, average_seen_intercept;  // those on the scale of X, when standardizing; made by show_average
+  AlignedArray<double> learning_rate, rate_scale, l1, l2, hyper, mean_weight, updates, beta1_power, beta2_power;  // hyper: [kHypers][lanes]
   AlignedArray<std::int64_t> schedule;
   std::shared_ptr<StandardizeTables<T>> standardize;
 
   const T* kernel_W() const { return standardize ? seen_W.get() : W.get(); }
   const T* kernel_intercept() const { return standardize ? seen_intercept.get() : intercept.get(); }
+  // What coef() and held-out scores see: the averages, while training goes on with the weights.
+  const T* result_W() const { return !average_W ? kernel_W() : standardize ? average_seen_W.get() : average_W.get(); }
+  const T* result_intercept() const {
+    return !average_W ? kernel_intercept() : standardize ? average_seen_intercept.get() : average_intercept.get();
+  }
 };
 
 // A batch's or chunk's rows, in batch order.
@@ -108,6 +115,17 @@ class TrainerOf final : public Trainer {
     settings_.fit_intercept = a_.fit_intercept;
     settings_.any_l1 = std::any_of(a_.l1.begin(), a_.l1.end(), [](double v) { return v > 0; });
     settings_.horizon = static_cast<double>(a_.epochs) * static_cast<double>(batches_);
+    settings_.steps_per_epoch = static_cast<double>(batches_);
+    auto any = [this](Hyper h, auto&& condition) {
+      const auto& values = a_.hyper[static_cast<int>(h)];
+      return std::any_of(values.begin(), values.end(), condition);
+    };
+    auto finite = [](double v) { return std::isfinite(v); };
+    auto positive = [](double v) { return v > 0; };
+    settings_.any_clip_norm = any(Hyper::clip_norm, finite);
+    settings_.any_clip = settings_.any_clip_norm || any(Hyper::clip_value, finite);
+    settings_.any_warmup = any(Hyper::warmup, positive);
+    averages_ = any(Hyper::average, positive);
     diverged_epoch_.assign(n_models_, -1);
     diverged_batch_.assign(n_models_, -1);
     used_splits_ = a_.split_of_model;
@@ -125,17 +143,19 @@ class TrainerOf final : public Trainer {
     }
   }
 
-    void coef(void* out) const override {
+  void coef(void* out) const override {
     T* to = static_cast<T*>(out);
+    show_averages();
     each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) {
-      for (std::int64_t f = 0; f < p_; ++f) to[m * p_ + f] = panel.kernel_W()[f * panel.lanes + l];
+      for (std::int64_t f = 0; f < p_; ++f) to[m * p_ + f] = panel.result_W()[f * panel.lanes + l];
     });
     if (!prepared_)  // cancelled before it began
       for (std::int64_t i = 0; i < n_models_ * p_; ++i) to[i] = a_.coef_init != nullptr ? static_cast<T>(a_.coef_init[i]) : T(0);
   }
   void intercept(void* out) const override {
     T* to = static_cast<T*>(out);
-    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) { to[m] = panel.kernel_intercept()[l]; });
+    show_averages();
+    each_lane([&](const TrainPanel<T>& panel, int l, std::int64_t m) { to[m] = panel.result_intercept()[l]; });
     if (!prepared_)
       for (std::int64_t m = 0; m < n_models_; ++m) to[m] = a_.intercept_init != nullptr && a_.fit_intercept ? static_cast<T>(a_.intercept_init[m]) : T(0);
   }
@@ -262,17 +282,25 @@ class TrainerOf final : public Trainer {
     panel.alive = panel.roles.lanes();
     panel.W = AlignedArray<T>(p_ * lanes);
     panel.intercept = AlignedArray<T>(lanes);
-    if (a_.solver == Solver::adam) {
+    if (has_first(a_.solver)) {
       panel.first = AlignedArray<T>(p_ * lanes);
-      panel.second = AlignedArray<T>(p_ * lanes);
       panel.intercept_first = AlignedArray<T>(lanes);
+    }
+    if (has_second(a_.solver)) {
+      panel.second = AlignedArray<T>(p_ * lanes);
       panel.intercept_second = AlignedArray<T>(lanes);
     }
-    for (AlignedArray<double>* array : {&panel.learning_rate, &panel.l1, &panel.l2, &panel.mean_weight, &panel.updates,
+    for (AlignedArray<double>* array : {&panel.learning_rate, &panel.rate_scale, &panel.l1, &panel.l2, &panel.mean_weight, &panel.updates,
                                         &panel.beta1_power, &panel.beta2_power})
       *array = AlignedArray<double>(lanes);
     panel.schedule = AlignedArray<std::int64_t>(lanes);
-    for (int l = 0; l < lanes; ++l) panel.beta1_power[l] = panel.beta2_power[l] = panel.mean_weight[l] = 1.0;
+    for (int l = 0; l < lanes; ++l) panel.rate_scale[l] = panel.beta1_power[l] = panel.beta2_power[l] = panel.mean_weight[l] = 1.0;
+    panel.hyper = AlignedArray<double>(kHypers * lanes);
+    for (int h = 0; h < kHypers; ++h) {
+      std::fill_n(panel.hyper.get() + h * lanes, lanes, hyper_default(a_.solver, static_cast<Hyper>(h)));
+      if (!a_.hyper[h].empty())
+        for (std::size_t l = 0; l < panel.models.size(); ++l) panel.hyper[h * lanes + l] = a_.hyper[h][panel.models[l]];
+    }
     for (std::size_t l = 0; l < panel.models.size(); ++l) {
       const std::int64_t m = panel.models[l], s = split_of_lane[l];
       panel.learning_rate[l] = a_.learning_rate[m];
@@ -320,22 +348,50 @@ class TrainerOf final : public Trainer {
       if (a_.fit_intercept) panel.intercept[l] = static_cast<T>(b + moved);
     }
     if (panel.standardize) update_kernels<T>(level_).see(state(panel));
+    if (averages_) {
+      panel.average_W = AlignedArray<T>(p_ * lanes);
+      panel.average_intercept = AlignedArray<T>(lanes);
+      std::copy_n(panel.W.get(), p_ * lanes, panel.average_W.get());
+      std::copy_n(panel.intercept.get(), lanes, panel.average_intercept.get());
+      if (panel.standardize) {
+        panel.average_seen_W = AlignedArray<T>(p_ * lanes);
+        panel.average_seen_intercept = AlignedArray<T>(lanes);
+      }
+    }
+  }
+
+  // Before result_W and result_intercept are read.
+  void show_averages() const {
+    if (!averages_ || !a_.standardize) return;
+    FloatingPointGuard guard;
+    for (const TrainPanel<T>& panel : panels_) {
+      PanelState<T> averages = state(panel);
+      averages.W = panel.average_W.get();
+      averages.intercept = panel.average_intercept.get();
+      averages.seen_W = panel.average_seen_W.get();
+      averages.seen_intercept = panel.average_seen_intercept.get();
+      update_kernels<T>(level_).see(averages);
+    }
   }
 
   PanelState<T> state(const TrainPanel<T>& panel) const {
-    const bool adam = a_.solver == Solver::adam;
     return {p_,
             panel.n_vectors,
+            panel.lanes,
             panel.W.get(),
-            adam ? panel.first.get() : nullptr,
-            adam ? panel.second.get() : nullptr,
+            panel.first.get(),
+            panel.second.get(),
             panel.intercept.get(),
-            adam ? panel.intercept_first.get() : nullptr,
-            adam ? panel.intercept_second.get() : nullptr,
+            panel.intercept_first.get(),
+            panel.intercept_second.get(),
+            panel.average_W.get(),
+            panel.average_intercept.get(),
             panel.learning_rate.get(),
+            panel.rate_scale.get(),
             panel.schedule.get(),
             panel.l1.get(),
             panel.l2.get(),
+            panel.hyper.get(),
             panel.mean_weight.get(),
             panel.updates.get(),
             panel.beta1_power.get(),
@@ -699,6 +755,7 @@ class TrainerOf final : public Trainer {
   }
 
   bool score(const std::function<void()>& poll) {
+    show_averages();
     const std::int64_t n_chunks = (n_ + kRowChunk - 1) / kRowChunk;
     const std::int64_t n_items = n_chunks * static_cast<std::int64_t>(score_panels_.size());
     int widest = 0;
@@ -754,8 +811,8 @@ class TrainerOf final : public Trainer {
     for (std::size_t l = 0; l < to.models.size(); ++l) {
       const auto [index, lane] = home_[to.models[l]];
       const TrainPanel<T>& from = panels_[index];
-      for (std::int64_t f = 0; f < p_; ++f) W[f * to.lanes + l] = from.kernel_W()[f * from.lanes + lane];
-      intercept[l] = from.kernel_intercept()[lane];
+      for (std::int64_t f = 0; f < p_; ++f) W[f * to.lanes + l] = from.result_W()[f * from.lanes + lane];
+      intercept[l] = from.result_intercept()[lane];
     }
     for (int l = static_cast<int>(to.models.size()); l < to.lanes; ++l) {
       for (std::int64_t f = 0; f < p_; ++f) W[f * to.lanes + l] = T(0);
@@ -771,6 +828,7 @@ class TrainerOf final : public Trainer {
   std::vector<std::int64_t> used_splits_;
   SplitWeights weights_;
   bool prepared_ = false;
+  bool averages_ = false;  // some model averages its weights
   bool abandoned_ = false;
   bool failed_ = false;
   std::int64_t position_ = 0;  // batches walked since the start

@@ -77,6 +77,7 @@ class train:
             coef_init: _Float64 | None,
             intercept_init: _Float64 | None,
             n_threads: int,
+            hyper: dict[str, _Float64] = {},
         ) -> None: ...
         def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
             """Train on: "done", "paused" (a limit was reached) or "interrupted" (`cancel`)."""
