@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 _LAZY = {
     "fit": "gradfold.train",
     "grid": "gradfold.candidates",
+    "sample": "gradfold._sample",
+    "uniform": "gradfold._sample",
+    "log_uniform": "gradfold._sample",
+    "choice": "gradfold._sample",
     "Candidates": "gradfold.candidates",
     "Run": "gradfold.run",
     "load": "gradfold.run",

@@ -162,6 +162,9 @@ class Candidates(Sequence[dict[str, Any]]):
     (4, {'l2': 0.01, 'learning_rate': 0.01})
     """
 
+    #: Whether `sample` drew them, so that there is no grid with edges.
+    drawn: bool = False
+
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         checked: list[dict[str, Any]] = []
         for row in rows:
@@ -193,7 +196,9 @@ class Candidates(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Candidates(self._rows[index])
+            part = Candidates(self._rows[index])
+            part.drawn = self.drawn
+            return part
         return dict(self._rows[index])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
