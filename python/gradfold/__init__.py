@@ -19,7 +19,7 @@ _LAZY = {
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
-_SUBMODULES = ("index", "loss", "gradient")
+_SUBMODULES = ("index", "loss", "gradient", "metrics")
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 
