@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+class ChoiceWarning(UserWarning):
+    """A choice among candidates that may not be what it seems: at the grid's edge, or among splits that are not alike."""
+
+
 # A larger value is a simpler model, everything else being equal.
 PENALTIES = ("l2", "l1", "weight_decay")
 
@@ -191,7 +195,7 @@ def fold_noise(run: Run, candidate: int) -> tuple[Array, Array, Array]:
         m = candidate * run.n_splits + split
         coef, intercept = run.coef[m].astype(np.float64), np.asarray(run.intercept[m], np.float64)
         with np.errstate(all="ignore"):  # a diverged model's loss is not finite, and leaves the test
-            values = loss.loss(y[rows].astype(np.float64), X[rows].astype(np.float64) @ coef.T + intercept)
+            values = loss.loss(y[rows].astype(np.float64), run._rows(X, rows, split).astype(np.float64) @ coef.T + intercept)
             w = np.ones(len(rows)) if weight is None else weight[rows].astype(np.float64)
             w /= w.sum()
             mean[split] = (w * values).sum()

@@ -334,8 +334,8 @@ class _Loop:
         return Trained(
             status,
             self.epoch,
-            np.array(self.history).reshape(-1, n),
-            np.array(self.train_history).reshape(-1, n) if self.watch.track_train_loss else None,
+            np.array(self.history).reshape(len(self.history), n),
+            np.array(self.train_history).reshape(len(self.train_history), n) if self.watch.track_train_loss else None,
             self._values().copy(),
             best_epoch,
             self.epochs_trained,

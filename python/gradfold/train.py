@@ -588,7 +588,7 @@ class _Fitter:
         elif problem.X is not None and problem.target is not None:
             data = (problem.X, problem.target.y, problem.sample_weight)
         first = settings.params[0]
-        train_history = None if trained.train_history is None else trained.train_history.reshape(-1, *shape)
+        train_history = None if trained.train_history is None else trained.train_history.reshape(trained.epochs, *shape)
         rates = self.rates if self.rates is not None and self.rates.shape == shape else np.full(shape, np.nan)
         return Run(
             candidates=self.table,
@@ -623,7 +623,7 @@ class _Fitter:
             coef=coef,
             intercept=intercept,
             steps=steps,
-            history=trained.history.reshape(-1, *shape),
+            history=trained.history.reshape(len(trained.history), *shape),
             held_out_loss=trained.held_out.reshape(shape),
             diverged_epoch=diverged_epoch,
             diverged_batch=diverged_batch,
