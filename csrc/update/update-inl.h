@@ -400,10 +400,13 @@ class SeenTest {
 };
 
 template <class L, Form FORM, bool EXTRA, bool STANDARDIZE, bool STORE>
-[[gnu::noinline]] typename L::M step_vector(const SolverSettings& settings, const StepScalars<L>& s,
+[[gnu::noinline]] typename L::M step_vector(const SolverSettings& given_settings, const StepScalars<L>& scalars,
                                             const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums, int v,
                                             typename L::M keep) {
   constexpr bool kFirst = FORM == Form::momentum || FORM == Form::adam, kSecond = FORM == Form::squares || FORM == Form::adam;
+  // Copies: what is stored to a pointer could be these, so they would be loaded again for every feature.
+  const SolverSettings settings = given_settings;
+  const StepScalars<L> s = scalars;
   const Gradients<L, STANDARDIZE> gradients(p, sums, v);
   auto finite = L::m_all();
   SeenTest<L> seen(p, v), seen_average(p, v);
