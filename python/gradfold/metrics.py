@@ -165,12 +165,12 @@ class _Labels(_Gather):
 
     @staticmethod
     def bytes_per_model(problem: Problem) -> int:
-        return 24 * problem.n_labels + 64
+        return 16 * problem.n_labels + 96
 
     def allocate(self) -> None:
         shape = (self.n_models, self.problem.n_labels)
-        self.hits, self.predicted, self.seen = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        self.confusion = np.zeros((*shape, shape[1])) if self.with_confusion else None
+        self.hits, self.predicted = np.zeros(shape), np.zeros(shape)
+        self.confusion = np.zeros((*shape, shape[1])) if self.with_confusion or shape[1] == 2 else None
         self.top = np.zeros(self.n_models)
         self.invalid = np.zeros(self.n_models, np.uint8)
         self.threshold = np.zeros(self.n_models)
@@ -179,7 +179,7 @@ class _Labels(_Gather):
         p = self.problem
         _core.metrics.label_counts(
             raw, self.rows(p.codes, raw, first), self.rows(p.weight, raw, first), self.threshold, self.k,
-            self.hits, self.predicted, self.seen, self.confusion, self.top, self.invalid, p.n_threads,
+            self.hits, self.predicted, self.confusion, self.top, self.invalid, p.n_threads,
         )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ class _Confusion(_Labels):
 
     @staticmethod
     def bytes_per_model(problem: Problem) -> int:
-        return 8 * problem.n_labels**2 + 24 * problem.n_labels + 64
+        return 8 * problem.n_labels**2 + 16 * problem.n_labels + 64
 
 
 class _Ranking(_Gather):
@@ -284,7 +284,7 @@ def _averaged(g: _Labels, options: Options, above: Array, below: Array) -> Array
     average = options.average or ("binary" if p.n_outputs == 1 else "macro")
     if average == "binary":
         return _ratio(above[:, 1], below[:, 1])
-    present = (g.seen > 0) | (p.support > 0)  # a label that is neither in y nor predicted is no label, as in scikit-learn
+    present = (g.predicted > 0) | (p.support > 0)  # a label that is neither in y nor predicted is no label, as in scikit-learn
     if average == "micro":
         return _ratio(_row_sums(np.where(present, above, 0)), _row_sums(np.where(present, below, 0)))
     weight = np.where(present, p.support, 0) if average == "weighted" else present.astype(np.float64)
@@ -314,6 +314,12 @@ def _false_positive_rate(g: _Labels, options: Options) -> Array:
 
 def _accuracy(g: _Labels, options: Options) -> Array:
     return _row_sums(g.hits) / g.problem.support.cumsum()[-1]
+
+
+def _top_k(g: _Labels, options: Options) -> Array:
+    if g.problem.n_outputs == 1:
+        return _accuracy(g, options) if options.k == 1 else np.ones(g.n_models)
+    return np.asarray(g.top / g.problem.total)
 
 
 def _misclassification(g: _Labels, options: Options) -> Array:
@@ -399,7 +405,7 @@ _METRICS: dict[str, _Metric] = {
     "f1": _Metric(_Labels, lambda g, o: _f_beta(g, o._replace(beta=1.0)), "label"),
     "mcc": _Metric(_Labels, _mcc, "label"),
     "g_mean": _Metric(_Labels, _g_mean, "label"),
-    "top_k_accuracy": _Metric(_Labels, lambda g, _: g.top / g.problem.support.cumsum()[-1], "label"),
+    "top_k_accuracy": _Metric(_Labels, _top_k, "label"),
     "confusion_matrix": _Metric(_Confusion, lambda g, _: g.confusion, "label"),
     "roc_auc": _Metric(_RocAuc, lambda g, _: g.result, "ranking"),
     "average_precision": _Metric(_AveragePrecision, lambda g, _: g.result, "ranking"),
