@@ -32,7 +32,7 @@ LEARNING_RATES = {  # of `learning_rate=None`
 }
 AUTO_SOLVER = "adam"
 
-_USE_LOSS_EPSILON = ("huber", "epsilon_insensitive", "squared_epsilon_insensitive")
+USE_LOSS_EPSILON = ("huber", "epsilon_insensitive", "squared_epsilon_insensitive")
 
 
 @dataclass
@@ -242,7 +242,7 @@ def make_trainer(
     # Only what differs from the trainer's own defaults is passed: a plain fit calls it as plainly.
     if hyper:
         extra["hyper"] = hyper
-    if rows[0]["loss"] in _USE_LOSS_EPSILON:
+    if rows[0]["loss"] in USE_LOSS_EPSILON:
         extra["loss_epsilon"] = column("loss_epsilon")
     if own.held_out_weight is not None:
         extra["held_out_weight"] = own.held_out_weight

@@ -324,7 +324,7 @@ def _held_out(run: Run, candidate: int, split: int) -> tuple[Array, Array, Array
     coef, intercept = run.coef[m].reshape(-1, run.n_features), run.intercept[m].reshape(-1)
     step = max(1, _GATHER_BYTES // (X.shape[1] * X.itemsize))
     threads = _check.threads(None)
-    parts = [_raw(X[rows[a : a + step]], coef, intercept, threads) for a in range(0, len(rows), step)]
+    parts = [_raw(run._rows(X, rows[a : a + step], split), coef, intercept, threads) for a in range(0, len(rows), step)]
     w = np.ones(len(rows)) if weight is None else weight[rows].astype(np.float64)
     return y[rows], w, np.concatenate(parts)
 

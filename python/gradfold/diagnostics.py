@@ -150,7 +150,7 @@ def diagnose(run: Run, *, n_threads: int | None = None) -> Report:
     RuntimeError
         The run was loaded from a file, or has no splits.
     """
-    X, y, weight, folds = run._held_out()
+    X, y, weight, folds = run._training()
     threads = _check.threads(n_threads)
     shape = (run.n_candidates, run.n_splits)
     L, L0, Lc, norm, norm0 = (np.full(shape, np.nan) for _ in range(5))

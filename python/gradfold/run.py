@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _choose, _core, _missing, _partial, _storage
+from gradfold import _check, _choose, _core, _missing, _partial, _plots, _storage, diagnostics
 from gradfold import _held_out as _scored
 from gradfold import loss as _loss
 from gradfold._stopping import REASONS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from gradfold._problem import Validation
+    from gradfold.diagnostics import Report
     from gradfold.index import Folds
     from gradfold.metrics import Calibration
 
@@ -578,6 +579,17 @@ class Run:
             return data
         return np.ascontiguousarray(_missing.filled_rows(data, self._split_fill[split]))
 
+    def _training(self) -> tuple[Array, Array, Array | None, Folds]:
+        """X, y, weights and splits that `fit` was given; a missing cell is the mean over all rows."""
+        if self._data is None or self._folds is None:
+            self._held_out()  # says why
+        assert self._data is not None and self._folds is not None
+        X, y, weight = self._data
+        if self._split_fill is not None:
+            fill = self._split_fill.mean(axis=0, dtype=np.float64) if self.fill is None else self.fill
+            X = np.ascontiguousarray(_missing.filled_rows(X, fill))
+        return X, y, weight, self._folds
+
     def _held_out(self) -> tuple[Array, Array, Array | None, Folds | Validation]:
         if self._data is None:
             raise RuntimeError(
@@ -585,7 +597,9 @@ class Run:
             )
         if self._folds is None:
             raise RuntimeError("this run has no splits, so there are no held-out rows; pass folds to fit")
-        return (*self._data, self._folds if self._scored is None else self._scored)
+        if self._scored is not None:
+            return self._scored.X, self._scored.y, self._scored.sample_weight, self._scored
+        return (*self._data, self._folds)
 
     # -- tables, pictures, files --------------------------------------------------------------------------------------
 
@@ -623,39 +637,39 @@ class Run:
             columns[f"split{split}"] = self.held_out_loss[:, split]
         return pd.DataFrame(columns)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """The validation curve: mean held-out loss with a band of one standard deviation; needs matplotlib.
+    def plot(
+        self, ax: Axes | None = None, *, kind: str = "validation", candidates: Iterable[int] | int | None = None
+    ) -> Axes:
+        """Draw a picture of the run, and return the axes it is on; needs matplotlib.
 
-        The horizontal axis is the grid's parameter where it varies a single number, and the candidate's index
-        otherwise. Returns the axes it drew on.
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Default: a new figure.
+        kind : {"validation", "learning", "folds", "roc", "pr"}
+            The validation curve, losses by epoch, a box of the splits' losses for each candidate, or the held-out ROC or
+            precision-recall curves of a classifier.
+        candidates : int or iterable of int, optional
+            Which to draw. Default: as many of the best as the kind has room for.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An unknown kind, or a candidate out of range.
+        RuntimeError
+            The run has no splits; for "roc" and "pr", it is a regression or was loaded from a file.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError:
-            raise ImportError("plot needs matplotlib: pip install 'gradfold[cli]'") from None
-        if self.n_splits == 0:
-            raise RuntimeError("this run has no splits, so there is no validation curve")
-        if ax is None:
-            _, ax = plt.subplots(layout="constrained")
-        x, label = self._axis()
-        order = np.argsort(x, kind="stable")
-        mean, std = self.mean_held_out_loss[order], self.held_out_loss.std(axis=1)[order]
-        ax.plot(x[order], mean, marker="o", markersize=3)
-        ax.fill_between(x[order], mean - std, mean + std, alpha=0.2, linewidth=0)
-        if self.ranked:
-            ax.axvline(x[self.best_candidate], linestyle="--", linewidth=1, color="grey")
-        if (x > 0).all() and x.max() > 20 * x.min():
-            ax.set_xscale("log")
-        ax.set_xlabel(label)
-        ax.set_ylabel(f"held-out {self.loss}, mean ± std of {self.n_splits} splits")
-        return ax
+        return _plots.plot(self, kind, ax, candidates)
 
-    def _axis(self) -> tuple[Array, str]:
-        if self.candidates is not None:
-            varying = [n for n in self.candidates.names if len(set(self.candidates.column(n))) > 1]
-            if len(varying) == 1 and varying[0] != "schedule":
-                return np.array(self.candidates.column(varying[0]), np.float64), varying[0]
-        return np.arange(self.n_candidates, dtype=np.float64), "candidate"
+    def diagnose(self, *, n_threads: int | None = None) -> Report:
+        """Which models diverge, do not learn, learn by heart or learn too little; formulas in ``docs/diagnostics.md``.
+
+        Raises
+        ------
+        RuntimeError
+            The run was loaded from a file, or has no splits.
+        """
+        return diagnostics.diagnose(self, n_threads=n_threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run to `path`, a `.npz` without pickles; `load` reads it back bit for bit.
