@@ -356,5 +356,5 @@ def _diverged(trainer: Any) -> Mask:
 
 
 def _last_held_out(trainer: Any) -> Array:
-    return np.asarray(trainer.history()[-1])
+    return np.asarray(trainer.history(trainer.epochs_done - 1)[0])
 
