@@ -204,7 +204,8 @@ def _range_test(
 def steps_per_epoch(problem: Problem, row: dict[str, Any]) -> int:
     """⌈n / B⌉."""
     assert problem.X is not None
-    return -(-len(problem.X) // min(row["batch_size"], len(problem.X)))
+    n_rows, batch_size = len(problem.X), int(row["batch_size"])
+    return -(-n_rows // min(batch_size, n_rows))
 
 
 def make_trainer(

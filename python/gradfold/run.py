@@ -739,6 +739,8 @@ class Run:
         elif self.n_splits:
             best = self.best_candidate
             text += f", best {self.best_params} with held-out loss {self.mean_held_out_loss[best]:.6g}"
+            if self.split_scores is not None:
+                text += f" and {self.scoring} {self.split_scores[best].mean():.6g}"
         if self.diverged.any():
             text += f", {int(self.diverged.sum())} diverged"
         if self.best_diverged:
