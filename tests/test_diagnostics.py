@@ -259,3 +259,43 @@ def test_a_split_that_scores_no_row() -> None:
     report = diagnose(_fit(X, y, folds=[(rows[:150], rows[150:]), (rows, rows[:0])]))
     assert np.isnan(report.statistics["overfitting"][0, 1]) and np.isfinite(report.statistics["overfitting"][0, 0])
     assert np.isfinite(report.statistics["underfitting"]).all()
+
+
+def test_missing_cells_are_filled_split_by_split() -> None:
+    """As fit leaves it with missing="mean": X with NaN, and a value for each split and column."""
+    X, y = _classification(300, 4)
+    run = _fit(X, y, gf.grid(l2=[0.01, 1.0]))
+    holes = np.random.default_rng(2).random(X.shape) < 0.1
+    fill = np.random.default_rng(3).standard_normal((3, 4))
+    expected = []
+    for split in range(3):
+        run._data = (np.where(holes, fill[split], X), *run._data[1:])
+        expected.append({name: values[:, split] for name, values in diagnose(run).statistics.items()})
+    run._data = (np.where(holes, np.nan, X), *run._data[1:])
+    run._split_fill = fill
+    for name, values in diagnose(run).statistics.items():
+        np.testing.assert_array_equal(values, np.stack([own[name] for own in expected], axis=1))
+
+
+def test_validation_data_is_not_training_data() -> None:
+    """The statistics are of the rows that were trained on, whoever scores them."""
+    X, y = _classification(300)
+    run = gf.fit(X[:200], y[:200], validation_data=(X[200:], y[200:]), epochs=3, batch_size=200)
+    rows = np.arange(300)
+    both = _fit(X, y, folds=[(rows[:200], rows[200:])], epochs=3, batch_size=300)
+    for name, values in diagnose(run).statistics.items():
+        np.testing.assert_allclose(values, diagnose(both).statistics[name], rtol=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_best_constant_of_the_multinomial_loss(weighted: bool) -> None:
+    rng = np.random.default_rng(5)
+    y = rng.integers(0, 4, 90).astype(np.float32)
+    w = rng.choice([0.0, 1.0, 2.5], 90).astype(np.float32)
+    folds = gf.index.kfold(90, 3)
+    got = diagnostics._constant_loss(("multinomial", ()), y.dtype, y, w if weighted else None, folds, 1)
+    for split in range(3):
+        rows = folds.train_indices(split)
+        v = w[rows].astype(float) if weighted else np.ones(len(rows))
+        share = np.array([v[y[rows] == c].sum() for c in range(4)]) / v.sum()
+        np.testing.assert_allclose(got[split], sum(v * -np.log(share[y[rows].astype(int)])) / v.sum(), rtol=1e-12)

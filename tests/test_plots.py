@@ -284,3 +284,52 @@ def test_no_matplotlib(run: gf.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'gradfold\[cli\]'"):
         plot(run)
+
+
+# -- more than two classes --------------------------------------------------------------------------------------------
+
+
+class _ManyClasses:
+    """What the curves ask of a run of several outputs."""
+
+    n_splits, n_candidates, ranked, best_candidate, loss, candidates = 2, 1, True, 0, "multinomial", None
+    params = [{"l2": 0.1}]
+    _split_fill = None
+
+    def __init__(self, n_classes: int, n: int = 400) -> None:
+        rng = np.random.default_rng(1)
+        self.classes = np.array([f"class {c}" for c in range(n_classes)])
+        self.y = rng.integers(0, n_classes, n).astype(float)
+        self.raw = rng.standard_normal((2, n, n_classes)) + 2 * np.eye(n_classes)[self.y.astype(int)]
+        self.folds = gf.index.kfold(n, 2)
+        self.coef = np.zeros((2, n_classes, 3))
+        self.diverged = np.zeros(2, bool)
+
+    def _held_out(self) -> Any:
+        return None, self.y, None, self.folds
+
+    def held_out_raw_prediction(self, models: list[int]) -> Any:
+        return self.raw[models]
+
+
+@pytest.mark.parametrize("kind", ["roc", "pr"])
+def test_one_class_against_the_rest(kind: str) -> None:
+    sk = pytest.importorskip("sklearn.metrics")
+    run: Any = _ManyClasses(3)
+    ax = plot(run, kind, _axes())
+    assert len([line for line in ax.lines if len(line.get_xdata()) > 2]) == 3
+    score = sk.roc_auc_score if kind == "roc" else sk.average_precision_score
+    for output, text in enumerate(ax.get_legend().get_texts()):
+        areas = []
+        for split in range(2):
+            rows = run.folds.score_indices(split)
+            areas.append(score(run.y[rows] == output, run.raw[split, rows, output]))
+        assert text.get_text() == f"class {output} (area {np.mean(areas):.3f})"
+    with pytest.raises(ValueError, match="^candidates: got 2 for a run of 3 classes, wanted one"):
+        plot(run, kind, _axes(), candidates=[0, 0])
+
+
+def test_many_classes_share_one_curve() -> None:
+    ax = plot(_ManyClasses(12), "roc", _axes())  # type: ignore[arg-type]
+    assert len([line for line in ax.lines if len(line.get_xdata()) > 2]) == 1
+    assert ax.get_legend().get_texts()[0].get_text().startswith("mean of 12 classes (area 0.9")

@@ -22,7 +22,6 @@ KINDS = ("validation", "learning", "folds", "roc", "pr")
 # How many candidates are drawn where the caller names none: the best ones.
 _LEARNING, _BOXES, _LINES, _CLASSES = 5, 20, 8, 10
 _GRID = np.linspace(0.0, 1.0, 201)  # where curves of splits are averaged
-_GATHER_BYTES = 16 << 20
 
 
 def plot(
@@ -312,21 +311,16 @@ def _curves(
 
 def _held_out(run: Run, candidate: int, split: int) -> tuple[Array, Array, Array] | None:
     """y, weight and raw predictions (n, n_outputs) of the rows that a split scores; None if there is nothing."""
-    from gradfold.run import _raw
-
-    X, y, weight, folds = run._held_out()
+    _, y, weight, folds = run._held_out()
     m = candidate * run.n_splits + split
     rows = folds.score_indices(split)
     if weight is not None:
         rows = rows[weight[rows] > 0]
     if len(rows) == 0 or run.diverged[m]:
         return None
-    coef, intercept = run.coef[m].reshape(-1, run.n_features), run.intercept[m].reshape(-1)
-    step = max(1, _GATHER_BYTES // (X.shape[1] * X.itemsize))
-    threads = _check.threads(None)
-    parts = [_raw(run._rows(X, rows[a : a + step], split), coef, intercept, threads) for a in range(0, len(rows), step)]
+    raw = run.held_out_raw_prediction(models=[m])[0]
     w = np.ones(len(rows)) if weight is None else weight[rows].astype(np.float64)
-    return y[rows], w, np.concatenate(parts)
+    return y[rows], w, raw[rows].reshape(len(rows), -1)
 
 
 def _cumulated(positive: Array, score: Array, weight: Array) -> tuple[Array, Array]:

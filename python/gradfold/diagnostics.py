@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _check, gradient
-from gradfold import loss as _loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from gradfold.run import Run
 
 Array = npt.NDArray[Any]
-_Options = dict[str, Any]  # keyword of `loss_gradient` -> float64, one for each candidate
+_Kind = tuple[str, tuple[tuple[str, float], ...]]  # a loss's name, and its keywords of `loss_gradient`
 
 __all__ = ["FINDINGS", "Finding", "Report", "diagnose"]
 
@@ -150,22 +149,20 @@ def diagnose(run: Run, *, n_threads: int | None = None) -> Report:
     RuntimeError
         The run was loaded from a file, or has no splits.
     """
-    X, y, weight, folds = run._training()
+    X, y, weight, folds = _training_data(run)
     threads = _check.threads(n_threads)
     shape = (run.n_candidates, run.n_splits)
     L, L0, Lc, norm, norm0 = (np.full(shape, np.nan) for _ in range(5))
-    names = [str(row.get("loss", run.loss)) for row in run.params]
-    for name in dict.fromkeys(names):
-        mine = np.array([i for i, other in enumerate(names) if other == name])
-        options = _options(run, name, mine)
-        models = (mine[:, None] * run.n_splits + np.arange(run.n_splits)).ravel()
-        parts = _loss_and_norm(run, models, name, options, X, y, weight, folds, threads)
-        for into, values in zip((L, L0, norm, norm0), parts, strict=True):
-            into[mine] = values
-        if not run.settings.get("fit_intercept", True):
-            Lc[mine] = L0[mine]
-        else:
-            Lc[mine] = _constant_loss(name, {k: v[:1] for k, v in options.items()}, X.dtype, y, weight, folds, threads)
+    fits_intercept = run.settings.get("fit_intercept", True)
+    kinds = [_kind(run, candidate) for candidate in range(run.n_candidates)]
+    for kind in dict.fromkeys(kinds):
+        mine = np.array([i for i, other in enumerate(kinds) if other == kind])
+        for data, splits in _views(run, X):
+            at = np.ix_(mine, splits)
+            L[at], L0[at], norm[at], norm0[at] = _loss_and_norm(
+                run, mine, splits, kind, data, y, weight, folds, threads
+            )
+        Lc[mine] = _constant_loss(kind, X.dtype, y, weight, folds, threads) if fits_intercept else L0[mine]
 
     H = run.held_out_loss
     history = run.history.reshape(-1, *shape)
@@ -198,57 +195,80 @@ def _found(finding: str, statistic: Array) -> Array:
     return np.asarray(sign * statistic > sign * threshold)  # False for NaN
 
 
-def _options(run: Run, loss: str, candidates: Array) -> _Options:
-    """What the loss needs beside its name, a number for each candidate."""
+def _training_data(run: Run) -> tuple[Array, Array, Array | None, Folds]:
+    run._held_out()  # raises for a run without data or splits
+    assert run._data is not None and run._folds is not None
+    return (*run._data, run._folds)
+
+
+def _kind(run: Run, candidate: int) -> _Kind:
+    """A candidate's loss, and what it needs beside its name, as keywords of `loss_gradient`."""
+    row = run.params[candidate]
+    loss = str(row.get("loss", run.loss))
     if loss not in _WITH_EPSILON:
-        return {}
-    return {"loss_epsilon": np.array([run.params[i]["loss_epsilon"] for i in candidates], np.float64)}
+        return loss, ()
+    return loss, (("loss_epsilon", float(row.get("loss_epsilon", run.settings.get("loss_epsilon", 0.1)))),)
+
+
+def _views(run: Run, X: Array) -> Iterator[tuple[Array, Array]]:
+    """X and the splits that see it so: all of them, or, where missing cells are filled, one after another."""
+    fill: Array | None = getattr(run, "_split_fill", None)
+    if fill is None:
+        yield X, np.arange(run.n_splits)
+        return
+    for split in range(run.n_splits):
+        yield np.where(np.isnan(X), fill[split].astype(X.dtype), X), np.array([split])
 
 
 def _loss_and_norm(
     run: Run,
-    models: Array,
-    loss: str,
-    options: _Options,
+    candidates: Array,
+    splits: Array,
+    kind: _Kind,
     X: Array,
     y: Array,
     weight: Array | None,
     folds: Folds,
     threads: int,
 ) -> tuple[Array, Array, Array, Array]:
-    """Training loss and norm of its gradient: (final, at zero weights) of each, (n_candidates, n_splits) or (n_splits,).
+    """Training loss at the final and at zero weights, and the norms of their gradients.
 
-    One call for all of them: the models at zero weights, one for each split, stand behind the others.
+    Of shapes (n_candidates, n_splits) and (n_splits,). One call for all of them: the models at zero weights, one for
+    each split, stand behind the others.
     """
-    k = run.n_splits
+    k = len(splits)
+    models = (candidates[:, None] * run.n_splits + splits).ravel()
     outputs = run.coef.shape[1:-1]  # () or (n_outputs,)
     W = np.zeros((run.n_features, *outputs, len(models) + k), X.dtype)
     W[..., : len(models)] = np.moveaxis(run.coef[models], (0, -1), (-1, 0))
     intercept = np.zeros((*outputs, len(models) + k), X.dtype)
     intercept[..., : len(models)] = np.moveaxis(run.intercept[models], 0, -1)
-    per_model: _Options = {
-        name: np.ascontiguousarray(np.append(np.repeat(v, k), np.repeat(v[:1], k))) for name, v in options.items()
-    }
     value, g, g_intercept = gradient.loss_gradient(
-        X, y, W, intercept, loss=loss, folds=folds, sample_weight=weight, n_threads=threads, **per_model
+        X,
+        y,
+        W,
+        intercept,
+        loss=kind[0],
+        folds=folds,
+        split_of_model=np.tile(splits, len(candidates) + 1),
+        sample_weight=weight,
+        n_threads=threads,
+        **_keywords(kind),
     )
     assert value is not None and g_intercept is not None
     del W
+    mean, scale = np.zeros(run.n_features), np.ones(run.n_features)
+    if run.settings.get("standardize", False):
+        mean, scale = _moments(X, weight, folds)
     with np.errstate(all="ignore"):  # of models whose weights have grown without end
-        if run.settings.get("standardize", False):
-            mean, scale = _moments(X, weight, folds)
-            square = sum(
-                ((g[j].astype(np.float64) - mean[j] * g_intercept) / scale[j]) ** 2 for j in range(run.n_features)
-            )
-        else:
-            square = sum(g[j].astype(np.float64) ** 2 for j in range(run.n_features))
+        square = sum(((g[j].astype(np.float64) - mean[j] * g_intercept) / scale[j]) ** 2 for j in range(len(g)))
         norm = np.sqrt(np.asarray(square).reshape(-1, len(value)).sum(axis=0))
-    return (
-        value[: len(models)].reshape(-1, k),
-        value[len(models) :],
-        norm[: len(models)].reshape(-1, k),
-        norm[len(models) :],
-    )
+    value, zero_value = value[: len(models)].reshape(-1, k), value[len(models) :]
+    return value, zero_value, norm[: len(models)].reshape(-1, k), norm[len(models) :]
+
+
+def _keywords(kind: _Kind) -> dict[str, Any]:
+    return dict(kind[1])
 
 
 def _moments(X: Array, weight: Array | None, folds: Folds) -> tuple[Array, Array]:
@@ -277,8 +297,7 @@ def _moments(X: Array, weight: Array | None, folds: Folds) -> tuple[Array, Array
 
 
 def _constant_loss(
-    loss: str,
-    options: _Options,
+    kind: _Kind,
     dtype: np.dtype[Any],
     y: Array,
     weight: Array | None,
@@ -286,8 +305,8 @@ def _constant_loss(
     threads: int,
 ) -> Array:
     """The training loss of the best constant prediction of each split, shape (n_splits,)."""
-    k = folds.n_splits
-    if _loss.get(loss).n_outputs != 1 or loss == "multinomial":
+    k, loss = folds.n_splits, kind[0]
+    if loss == "multinomial":
         return _entropy(y, weight, folds)
     finite = y[np.isfinite(y)]
     labels = loss not in ("squared_error", *_WITH_EPSILON)
@@ -298,7 +317,6 @@ def _constant_loss(
     splits = np.arange(k)
     for _ in range(_ROUNDS):
         constants = np.linspace(lows, highs, _CONSTANTS)  # (_CONSTANTS, n_splits), model = constant · n_splits + split
-        per_model: _Options = {name: np.repeat(v, _CONSTANTS * k) for name, v in options.items()}
         value, _, _ = gradient.loss_gradient(
             X,
             y,
@@ -308,7 +326,7 @@ def _constant_loss(
             folds=folds,
             sample_weight=weight,
             n_threads=threads,
-            **per_model,
+            **_keywords(kind),
         )
         assert value is not None
         values = value.reshape(_CONSTANTS, k)

@@ -579,17 +579,6 @@ class Run:
             return data
         return np.ascontiguousarray(_missing.filled_rows(data, self._split_fill[split]))
 
-    def _training(self) -> tuple[Array, Array, Array | None, Folds]:
-        """X, y, weights and splits that `fit` was given; a missing cell is the mean over all rows."""
-        if self._data is None or self._folds is None:
-            self._held_out()  # says why
-        assert self._data is not None and self._folds is not None
-        X, y, weight = self._data
-        if self._split_fill is not None:
-            fill = self._split_fill.mean(axis=0, dtype=np.float64) if self.fill is None else self.fill
-            X = np.ascontiguousarray(_missing.filled_rows(X, fill))
-        return X, y, weight, self._folds
-
     def _held_out(self) -> tuple[Array, Array, Array | None, Folds | Validation]:
         if self._data is None:
             raise RuntimeError(
