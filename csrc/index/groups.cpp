@@ -102,7 +102,7 @@ void folds_by_size(const Classes& groups, const std::vector<Index>& order, Index
 // ---- by class counts ---------------------------------------------------------------------------------------------
 
 struct Share {
-  Index label;
+  Index label;  // the class's place among the sorted ones
   double h;  // of the class's rows, those in the group
 };
 
@@ -118,7 +118,9 @@ Contents contents_of(const Classes& groups, const Classes& y) {
   for (Index g = 0; g < n_groups; ++g) first[g + 1] = first[g] + groups.counts[g];
   std::vector<std::int32_t> labels(static_cast<std::size_t>(groups.n_rows));
   std::vector<Index> next(first.begin(), first.end() - 1);
-  for (Index i = 0; i < groups.n_rows; ++i) labels[next[groups.codes[i]]++] = y.codes[i];
+  for (Index i = 0; i < groups.n_rows; ++i) labels[next[groups.codes[i]]++] = static_cast<std::int32_t>(y.rank[y.codes[i]]);
+  std::vector<Index> total(static_cast<std::size_t>(y.n_classes));
+  for (Index c = 0; c < y.n_classes; ++c) total[y.rank[c]] = y.counts[c];
   Contents found;
   found.start.reserve(first.size());
   found.start.push_back(0);
@@ -128,8 +130,9 @@ Contents contents_of(const Classes& groups, const Classes& y) {
     met.clear();
     for (Index i = first[g]; i < first[g + 1]; ++i)
       if (count[labels[i]]++ == 0) met.push_back(labels[i]);
+    std::sort(met.begin(), met.end());  // so that sums do not depend on the order of the rows
     for (const std::int32_t c : met) {
-      found.shares.push_back({c, static_cast<double>(count[c]) / static_cast<double>(y.counts[c])});
+      found.shares.push_back({c, static_cast<double>(count[c]) / static_cast<double>(total[c])});
       count[c] = 0;
     }
     found.start.push_back(static_cast<Index>(found.shares.size()));

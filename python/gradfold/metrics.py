@@ -288,7 +288,7 @@ def _averaged(g: _Labels, options: Options, above: Array, below: Array) -> Array
     if average == "micro":
         return _ratio(_row_sums(np.where(present, above, 0)), _row_sums(np.where(present, below, 0)))
     weight = np.where(present, p.support, 0) if average == "weighted" else present.astype(np.float64)
-    return _row_sums(_ratio(above, below) * weight) / _row_sums(weight)
+    return np.asarray(_row_sums(_ratio(above, below) * weight) / _row_sums(weight))
 
 
 def _precision(g: _Labels, options: Options) -> Array:
@@ -313,7 +313,7 @@ def _false_positive_rate(g: _Labels, options: Options) -> Array:
 
 
 def _accuracy(g: _Labels, options: Options) -> Array:
-    return _row_sums(g.hits) / g.problem.support.cumsum()[-1]
+    return np.asarray(_row_sums(g.hits) / g.problem.support.cumsum()[-1])
 
 
 def _top_k(g: _Labels, options: Options) -> Array:
@@ -323,7 +323,7 @@ def _top_k(g: _Labels, options: Options) -> Array:
 
 
 def _misclassification(g: _Labels, options: Options) -> Array:
-    return _row_sums(g.predicted - g.hits) / g.problem.support.cumsum()[-1]
+    return np.asarray(_row_sums(g.predicted - g.hits) / g.problem.support.cumsum()[-1])
 
 
 def _recalls(g: _Labels) -> Array:
@@ -334,13 +334,13 @@ def _recalls(g: _Labels) -> Array:
 
 def _balanced_accuracy(g: _Labels, options: Options) -> Array:
     recalls = _recalls(g)
-    return _row_sums(recalls) / recalls.shape[1]
+    return np.asarray(_row_sums(recalls) / recalls.shape[1])
 
 
 def _g_mean(g: _Labels, options: Options) -> Array:
     recalls = _recalls(g)
     with np.errstate(divide="ignore"):
-        return np.exp(_row_sums(np.log(recalls)) / recalls.shape[1])
+        return np.asarray(np.exp(_row_sums(np.log(recalls)) / recalls.shape[1]))
 
 
 def _mcc(g: _Labels, options: Options) -> Array:
@@ -497,8 +497,7 @@ class Evaluation:
 
     def models_at_once(self, problem: Problem, row_bytes: int) -> int:
         """How many models a block may have; `row_bytes` is what the raw predictions of a model take."""
-        each = _METRICS[self.metric].gather.bytes_per_model(problem) + row_bytes
-        return max(1, _BLOCK_BYTES // max(each, 1))
+        return block_models(_METRICS[self.metric].gather.bytes_per_model(problem) + row_bytes)
 
     def start(self, problem: Problem, n_models: int, threshold: Array) -> _Gather:
         """What gathers the raw predictions of a block of models."""
@@ -518,6 +517,11 @@ class Evaluation:
         if isinstance(gathered, _Labels):
             out[gathered.invalid != 0] = np.nan
         return out
+
+
+def block_models(bytes_per_model: int) -> int:
+    """How many models a block may have, at least one."""
+    return max(1, _BLOCK_BYTES // max(bytes_per_model, 1))
 
 
 def read_options(average: object, multi_class: object, beta: object, k: object) -> Options:
