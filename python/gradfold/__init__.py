@@ -16,6 +16,8 @@ _LAZY = {
     "log_uniform": "gradfold._sample",
     "choice": "gradfold._sample",
     "Candidates": "gradfold.candidates",
+    "ChoiceWarning": "gradfold._choose",
+    "Epoch": "gradfold._callbacks",
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
