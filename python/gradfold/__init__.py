@@ -15,7 +15,7 @@ _LAZY = {
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
-_SUBMODULES = ("index", "loss", "gradient")
+_SUBMODULES = ("index", "loss", "gradient", "data")
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 
