@@ -85,7 +85,7 @@ def _write(path: str, form: str, rows: int, columns: int) -> None:
 
 def _measure(work: str, path: str) -> tuple[float, float]:
     out = subprocess.run(
-        [sys.executable, "-c", _CHILD.format(work=work), path], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _CHILD.format(work=work), path], stdout=subprocess.PIPE, text=True, check=True
     )
     seconds, megabytes = out.stdout.split()
     return float(seconds), float(megabytes)

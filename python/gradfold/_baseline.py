@@ -53,7 +53,7 @@ def _constant(loss: str, y: Array, weight: Array, all_y: Array) -> Array:
     """The raw prediction, shape (n_outputs,)."""
     if loss == "multinomial":
         share = np.bincount(y.astype(np.intp), weights=weight, minlength=int(all_y.max()) + 1) / weight.sum()
-        return np.log(np.maximum(share, 1e-12))
+        return np.asarray(np.log(np.maximum(share, 1e-12)))
     if loss == "log_loss":
         share = np.clip(weight[y > 0].sum() / weight.sum(), 1e-12, 1 - 1e-12)
         return np.array([np.log(share / (1 - share))])

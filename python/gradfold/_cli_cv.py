@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import inspect
 import io
 import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -193,11 +195,10 @@ def _plan(
     if not any(axis.name == "schedule" for axis in axes):
         keywords.setdefault("schedule", "cosine")
     if not any(axis.name == "batch_size" for axis in axes):
-        batch = batch or (_SMALL_BATCH if n_rows < _SMALL else _BATCH)
-    size = batch or _BATCH
+        batch = (_SMALL_BATCH if n_rows < _SMALL else _BATCH) if batch is None else batch
     epochs = options.epochs
     if epochs is None:
-        steps = math.ceil(n_rows / size)
+        steps = math.ceil(n_rows / max(1, _BATCH if batch is None else batch))
         epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, math.ceil(_UPDATES / steps)))
     keywords["epochs"] = epochs
     if batch is not None:
@@ -310,8 +311,6 @@ def _progress(options: argparse.Namespace) -> bool:
 
 
 def _has_keyword(name: str) -> bool:
-    import inspect
-
     return name in inspect.signature(gf.fit).parameters
 
 
@@ -321,10 +320,10 @@ def _has_keyword(name: str) -> bool:
 def _scoring(metric: str) -> str:
     """The name for `scoring`, higher is better, of a metric's own name."""
     try:
-        from gradfold.metrics import SCORINGS
-    except ImportError:
-        from gradfold.run import SCORINGS  # type: ignore[assignment]
-    return metric if metric in SCORINGS or f"neg_{metric}" not in SCORINGS else f"neg_{metric}"
+        names = importlib.import_module("gradfold.metrics").SCORINGS
+    except ModuleNotFoundError:
+        names = importlib.import_module("gradfold.run").SCORINGS
+    return metric if metric in names or f"neg_{metric}" not in names else f"neg_{metric}"
 
 
 def _score(model: Run, metric: str | None) -> tuple[Array, bool]:

@@ -109,7 +109,6 @@ def _csv(columns: dict[str, Array], file: IO[bytes]) -> None:
         writer.writerow(columns)
         rows = len(next(iter(columns.values())))
         for a in range(0, rows, _ROWS):
-            # float32's own shortest form, where the model is float32
             block = [_cells(values[a : a + _ROWS]) for values in columns.values()]
             writer.writerows(zip(*block, strict=True))
             yield text.getvalue()
@@ -123,4 +122,5 @@ def _csv(columns: dict[str, Array], file: IO[bytes]) -> None:
 
 
 def _cells(values: Array) -> list[Any]:
-    return values.astype(str).tolist() if values.dtype.kind == "f" else values.tolist()
+    """Numbers as text in the shortest form of their own type, so that float32 is not padded with float64's digits."""
+    return list(values.astype(str) if values.dtype.kind == "f" else values.tolist())

@@ -72,7 +72,7 @@ def dialect(
         raise ValueError(f"encoding: got {encoding!r}, which is no known encoding") from None
     if "\0" in text:
         raise ValueError(f"{file.name}: holds zero bytes, wanted a text file")
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text, newline=""))  # unlike splitlines, which knows more line ends than CSV does
     if len(file.head) == HEAD_BYTES and len(lines) > 1:
         lines.pop()  # cut off
     lines = [line for line in lines if line.strip("\r\n")][:_LOOK]

@@ -15,6 +15,8 @@ from gradfold.data._source import Source
 
 Array = npt.NDArray[Any]
 
+_CACHE_BYTES, _MIN_STEP = 1 << 19, 64
+
 _EXACT = 2**53  # integers beyond it are not all float64
 
 
@@ -63,17 +65,28 @@ def fill(source: Source, positions: Sequence[int], fillers: Sequence[Filler], dt
     n_columns = sum(filler.width for filler in fillers)
     check_size(source.file.name, n_rows, n_columns, dtype, 1.0)
     X = np.empty((n_rows, n_columns), dtype)
+    # Columns are written into rows: the rows that are under way have to stay in the cache.
+    step = max(_MIN_STEP, _CACHE_BYTES // (n_columns * dtype.itemsize))
     done = 0
     for arrays in source.batches(positions):
         rows = len(arrays[0])
         block = X[done : done + rows]
-        for filler, array in zip(fillers, arrays, strict=True):
-            if filler.codes is None:
-                _numbers(filler, array, block[:, filler.first], source, done)
-            else:
-                _one_hot(filler, array, block[:, filler.first : filler.first + filler.width])
-        if not np.isfinite(block).all():
-            _refuse_infinite(block, fillers, source, done)
+        # Of each column its values, or the places of its ones.
+        columns = [
+            _numbers(filler, array, source) if filler.codes is None else text_codes(filler, array)
+            for filler, array in zip(fillers, arrays, strict=True)
+        ]
+        # A number that only float64 holds becomes infinite in float32, which is refused below.
+        with np.errstate(over="ignore"):
+            for a in range(0, rows, step):
+                part = block[a : a + step]
+                for filler, values in zip(fillers, columns, strict=True):
+                    if filler.codes is None:
+                        part[:, filler.first] = values[a : a + step]
+                    else:
+                        _one_hot(values[a : a + step], part[:, filler.first : filler.first + filler.width])
+                if not np.isfinite(part).all():
+                    _refuse_infinite(part, fillers, source, done + a)
         done += rows
     assert done == n_rows
     return X
@@ -134,9 +147,10 @@ def numbers(array: Any) -> Array:
     return np.asarray(array.to_numpy(zero_copy_only=False))
 
 
-def _numbers(filler: Filler, array: Any, out: Array, source: Source, row: int) -> None:
+def _numbers(filler: Filler, array: Any, source: Source) -> Array:
+    """A block of a column of numbers, NaN where it is missing."""
     pa = pyarrow("pyarrow")
-    if pa.types.is_string(array.type) or pa.types.is_dictionary(array.type):
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_dictionary(array.type):
         text = as_text(array).drop_null()
         if len(text):
             raise ValueError(
@@ -144,10 +158,11 @@ def _numbers(filler: Filler, array: Any, out: Array, source: Source, row: int) -
                 "wanted numbers as in training"
             )
         array = pa.nulls(len(array))
+    elif pa.types.is_temporal(array.type) or pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
+        raise ValueError(
+            f"{source.file.name}: column {filler.name!r} holds {array.type}, wanted numbers as in training"
+        )
     values = numbers(array)
-    # A cell that only float64 holds becomes infinite in float32, which is refused below.
-    with np.errstate(over="ignore"):
-        out[:] = values
     if values.dtype.kind == "f":
         filler.missing += int(np.isnan(values).sum())
     if pa.types.is_integer(array.type) and array.type.bit_width == 64:
@@ -155,10 +170,10 @@ def _numbers(filler: Filler, array: Any, out: Array, source: Source, row: int) -
         if values.dtype.kind != "u":
             beyond |= values < -_EXACT
         filler.rounded += int(beyond.sum())
+    return values
 
 
-def _one_hot(filler: Filler, array: Any, out: Array) -> None:
-    codes = text_codes(filler, array)
+def _one_hot(codes: Array, out: Array) -> None:
     out[:] = 0
     known = np.flatnonzero(codes >= 0)
     out[known, codes[known]] = 1

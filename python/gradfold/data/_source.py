@@ -14,8 +14,8 @@ from typing import Any
 from gradfold.data import _csv
 from gradfold.data._file import File, pyarrow
 
-# Rows of a block of Parquet: its cells and the rows of the matrix that they go to stay in the cache.
-_PARQUET_ROWS = 1 << 14
+# Parquet is read by row group, which has a thread for each column, unless one is so large that it is read in blocks.
+_PARQUET_BYTES = 256 << 20
 _JSON_BLOCK = 1 << 24  # no line may be longer than a block
 
 
@@ -136,7 +136,10 @@ class Parquet(Source):
     def __init__(self, file: File) -> None:
         super().__init__(file)
         try:
-            self._file = pyarrow("pyarrow.parquet").ParquetFile(file.open())
+            parquet, of = pyarrow("pyarrow.parquet"), pyarrow("pyarrow").types
+            fields = parquet.read_schema(file.open())
+            texts = [one.name for one in fields if of.is_string(one.type) or of.is_large_string(one.type)]
+            self._file = parquet.ParquetFile(file.open(), read_dictionary=texts)
         except pyarrow("pyarrow").ArrowInvalid as error:
             raise ValueError(f"{file.name}: is a damaged Parquet file: {' '.join(str(error).split())}") from error
         self._schema = self._file.schema_arrow
@@ -159,8 +162,15 @@ class Parquet(Source):
 
     def batches(self, columns: Sequence[int]) -> Iterator[list[Any]]:
         names = [self.names[i] for i in columns]
-        for batch in self._file.iter_batches(batch_size=_PARQUET_ROWS, columns=names):
-            yield [batch.column(batch.schema.get_field_index(name)) for name in names]
+        metadata = self._file.metadata
+        for group in range(metadata.num_row_groups):
+            if metadata.row_group(group).num_rows * 8 * len(names) <= _PARQUET_BYTES:
+                batches = iter(self._file.read_row_group(group, columns=names).to_batches())
+            else:
+                rows = max(1024, _PARQUET_BYTES // (32 * len(names)))
+                batches = self._file.iter_batches(batch_size=rows, row_groups=[group], columns=names)
+            for batch in batches:
+                yield [batch.column(batch.schema.get_field_index(name)) for name in names]
 
 
 def _explain_json(file: File, error: Exception) -> str:
@@ -187,6 +197,6 @@ def _json_kind(value: object) -> str | None:
     if value is None:
         return None
     for kind, name in ((bool, "true or false"), ((int, float), "a number"), (str, "text"), (list, "a list")):
-        if isinstance(value, kind):  # type: ignore[arg-type]
+        if isinstance(value, kind):
             return name
     return "an object"

@@ -130,8 +130,8 @@ class Table:
             columns = tuple(
                 Column(**{**column, "categories": tuple(column["categories"])}) for column in rest.pop("columns")
             )
-            lists = {name: tuple(rest.pop(name)) for name in ("missing", "mean", "scale")}
-            return cls(columns=columns, **lists, **rest)
+            rest.update({name: tuple(rest[name]) for name in ("missing", "mean", "scale")})
+            return cls(columns=columns, **rest)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"table: got a description of columns that is damaged: {error!r}") from error
 
@@ -480,11 +480,7 @@ def _learn(source: Source, position: int, as_text: bool, limit: int) -> Column:
             if not as_text
             else f"{file.name}: column {name!r} holds dates or times ({value}), which cannot be categories"
         )
-    if of.is_binary(kind) or of.is_large_binary(kind):
-        raise ValueError(
-            f"{file.name}: column {name!r} holds bytes that are not UTF-8 text; pass the file's --encoding, "
-            "for example latin-1"
-        )
+    _refuse_bytes(file, name, kind)
     if of.is_nested(kind):
         raise ValueError(f"{file.name}: column {name!r} holds {kind}, wanted numbers or text; --ignore {name!r} leaves it out")
 
@@ -498,8 +494,7 @@ def _learn(source: Source, position: int, as_text: bool, limit: int) -> Column:
         if not of.is_dictionary(chunk.type):
             chunk = _matrix.as_text(chunk).dictionary_encode()
         # Only what stands in the file: a dictionary of Parquet may hold more.
-        used = chunk.indices.unique().drop_null().to_numpy()
-        taken = _matrix.as_text(chunk.dictionary).take(used_indices(used)).to_pylist()
+        taken = _matrix.as_text(chunk.dictionary).take(chunk.indices.unique().drop_null()).to_pylist()
         missing += 1 if None in taken else 0
         words.update(word for word in taken if word is not None)
     if not words:
@@ -512,9 +507,15 @@ def _learn(source: Source, position: int, as_text: bool, limit: int) -> Column:
     return Column(name, position, "category", tuple(sorted(words)), missing > 0)
 
 
-def used_indices(used: Array) -> Any:
-    """Places in a dictionary as an Arrow array."""
-    return pyarrow("pyarrow").array(used.astype(np.int64))
+def _refuse_bytes(file: File, name: str, kind: Any) -> None:
+    of = pyarrow("pyarrow").types
+    if of.is_dictionary(kind):
+        kind = kind.value_type
+    if of.is_binary(kind) or of.is_large_binary(kind) or of.is_fixed_size_binary(kind):
+        raise ValueError(
+            f"{file.name}: column {name!r} holds bytes that are not UTF-8 text; pass the file's --encoding, "
+            "for example latin-1"
+        )
 
 
 def _refuse_almost_numeric(source: Source, name: str, column: Any) -> None:
@@ -555,6 +556,7 @@ def _target(source: Source, position: int) -> Array:
     pa = pyarrow("pyarrow")
     kind, name, file = source.type(position), source.names[position], source.file
     column = source.column(position)
+    _refuse_bytes(file, name, kind)
     _no_gaps("target", source, column, position)
     if pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
         filler = _coded(column)
