@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -23,12 +22,6 @@ from gradfold import _axis, _baseline, cli
 pd = pytest.importorskip("pandas")
 for _module in ("pyarrow", "rich", "matplotlib"):
     pytest.importorskip(_module)
-
-_KEYWORDS = inspect.signature(gf.fit).parameters
-needs_missing = pytest.mark.skipif("missing" not in _KEYWORDS, reason="fit(missing=) is not built yet")
-needs_scoring = pytest.mark.skipif("scoring" not in _KEYWORDS, reason="fit(scoring=) is not built yet")
-needs_stopping = pytest.mark.skipif("halving" not in _KEYWORDS, reason="fit(halving=) is not built yet")
-needs_groups = pytest.mark.skipif(not hasattr(gf.index, "group_kfold"), reason="group_kfold is not built yet")
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +133,7 @@ def test_scores_are_those_of_the_python_api(
         [*CLASS, "--repeat", "2", "--no-stratify", "--dtype", "float32"],
         [*VALUE, "--learning-rate", "0.01:0.1:3log", "--categorical", "colour"],
         ["cv", "train.csv", "--target", "price", "--ignore", "y", "--weight", "w", "--l2", "0:1:3lin", "--epochs", "2"],
-        pytest.param([*CLASS[:-7], "--group", "group", "--ignore", "w", *FAST], marks=needs_groups),
+        ["cv", "train.csv", "--target", "y", "--ignore", "price", "--ignore", "w", "--group", "group", *FAST],
     ],
 )
 def test_the_printed_python_gives_the_same_bits(
@@ -197,7 +190,6 @@ def test_the_baseline(frame: Any, folder: Path, capsys: pytest.CaptureFixture[st
             assert value == pytest.approx(np.average(each, weights=w[test]), rel=1e-12)
 
 
-@needs_missing
 def test_missing_numbers(frame: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     gaps = frame.copy()
@@ -235,7 +227,6 @@ def test_missing_numbers_at_prediction_only(frame: Any, folder: Path, capsys: py
     assert [float(v) for v in out.split()[1:]] == pytest.approx(wanted, rel=1e-9)
 
 
-@needs_scoring
 @pytest.mark.parametrize(("metric", "scoring"), [("accuracy", "accuracy"), ("brier", "neg_brier"), ("roc_auc", "roc_auc")])
 def test_metric(metric: str, scoring: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = _json(capsys, *CLASS, "--metric", metric, "--l2", "1e-4:10:5log")
@@ -249,7 +240,6 @@ def test_metric(metric: str, scoring: str, folder: Path, capsys: pytest.CaptureF
     assert report["higher_is_better"] is (sign > 0)
 
 
-@needs_stopping
 def test_stopping_and_halving_reach_fit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["cv", "train.csv", "--target", "y", "--epochs", "12", "--l2", "1e-6:1:6log"]
     report = _json(capsys, *arguments, "--early-stopping", "2", "--halving")
@@ -553,8 +543,6 @@ def test_examples_of_help_run(command: str, folder: Path, capsys: pytest.Capture
     examples = re.findall(r"^  gradfold (.*)$", capsys.readouterr().out, re.MULTILINE)
     assert len(examples) >= 2
     for example in examples:
-        if "--metric" in example and "scoring" not in _KEYWORDS:
-            continue
         assert cli.main(shlex.split(example)) == 0, example
         assert capsys.readouterr().out or "--out" in example
 

@@ -11,11 +11,17 @@ __version__ = "0.1.0"
 _LAZY = {
     "fit": "gradfold.train",
     "grid": "gradfold.candidates",
+    "sample": "gradfold._sample",
+    "uniform": "gradfold._sample",
+    "log_uniform": "gradfold._sample",
+    "choice": "gradfold._sample",
     "Candidates": "gradfold.candidates",
+    "ChoiceWarning": "gradfold._choose",
+    "Epoch": "gradfold._callbacks",
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
-_SUBMODULES = ("index", "loss", "gradient", "data")
+_SUBMODULES = ("index", "loss", "gradient", "metrics", "diagnostics", "data")
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 

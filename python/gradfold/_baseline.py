@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Losses of a margin, whose best constant is one class or the other or, for modified_huber, between them.
-_MARGIN = ("hinge", "squared_hinge", "modified_huber")
 _STEPS = 101
 
 
@@ -23,8 +21,7 @@ def held_out_loss(loss: str, y: Array, sample_weight: Array | None, folds: Folds
     """The held-out loss of the constant prediction of each split, float64 of shape (n_splits,).
 
     The constant is the weighted mean of the training targets for squared_error, the logarithm of the odds (or of the
-    class shares) for log_loss and multinomial, and otherwise the best of the training targets' quantiles or of a
-    grid of margins.
+    class shares) for log_loss and multinomial, and the best of a grid of margins for the losses of one.
 
     Parameters
     ----------
@@ -34,12 +31,10 @@ def held_out_loss(loss: str, y: Array, sample_weight: Array | None, folds: Folds
     Returns
     -------
     ndarray
-        NaN for a split that trains or scores no row, and for the perceptron's loss.
+        NaN for a split that trains or scores no row.
     """
     weight = np.ones(len(y)) if sample_weight is None else sample_weight.astype(np.float64)
     out = np.full(folds.n_splits, np.nan)
-    if loss == "perceptron":
-        return out  # a constant 0 has no loss, and predicts nothing
     for split in range(folds.n_splits):
         role = folds.role(split)
         train, score = (role == 1) & (weight > 0), (role == 2) & (weight > 0)
@@ -59,10 +54,7 @@ def _constant(loss: str, y: Array, weight: Array, all_y: Array) -> Array:
         return np.array([np.log(share / (1 - share))])
     if loss == "squared_error":
         return np.array([np.average(y, weights=weight)])
-    if loss in _MARGIN:
-        guesses = np.linspace(-1, 1, _STEPS)
-    else:
-        guesses = np.append(np.quantile(y, np.linspace(0, 1, _STEPS)), np.average(y, weights=weight))
+    guesses = np.linspace(-1, 1, _STEPS)  # of a margin: one class or the other, or, for modified_huber, between them
     losses = [_mean(loss, y, np.array([guess]), weight) for guess in guesses]
     return np.array([guesses[int(np.argmin(losses))]])
 

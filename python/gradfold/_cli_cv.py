@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import io
 import json
 import math
@@ -29,6 +27,9 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 REGRESSION = ("squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive")
+
+# The losses of a constant prediction that need no parameter.
+_BASELINES = ("squared_error", "log_loss", "multinomial", "hinge", "squared_hinge", "modified_huber")
 
 # Candidates when the command names none.
 DEFAULT_AXIS = "1e-6:1:20log"
@@ -78,7 +79,18 @@ class _Result:
         mean = self.score.mean(axis=1)
         key = np.where(np.isnan(mean), np.inf, -mean if self.higher else mean)
         best = self.run.best_candidate
-        return sorted(range(len(key)), key=lambda i: (i != best, key[i], i))
+        return sorted(range(len(key)), key=lambda i: (i != best, not self.survived(i), key[i], i))
+
+    def survived(self, candidate: int) -> bool:
+        """Whether halving did not drop it; its score is then that of all epochs."""
+        return self.run.survived is None or bool(self.run.survived[candidate])
+
+    def params(self, candidate: int) -> dict[str, Any]:
+        """What the candidate sets, after the few parameters that every model has."""
+        row = self.run.params[candidate]
+        names = ["l1", "l2", "learning_rate", "schedule", *(axis.name for axis in self.plan.axes)]
+        names += [name for name in self.plan.keywords if name in row]
+        return {name: row[name] for name in dict.fromkeys(names)}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -112,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
             grid,
             folds=plan.folds,
             n_threads=options.threads,
-            **({"progress": True} if _progress(options) else {}),
+            progress=_progress(options),
             **plan.keywords,
         )
         if model.stop_reason == "interrupted":
@@ -161,7 +173,8 @@ def _parameters(options: argparse.Namespace) -> tuple[list[_axis.Axis], dict[str
         if given.get(name) is not None:
             raise ValueError(f"--param: got {name!r} twice")
         given[name] = values
-    kinds: dict[str, type] = {"schedule": str, "solver": str, "loss": str, "batch_size": int, "init_seed": int}
+    kinds: dict[str, type] = {"schedule": str, "solver": str, "loss": str}
+    kinds |= {"batch_size": int, "init_seed": int, "average": int}
     axes: list[_axis.Axis] = []
     fixed: dict[str, Any] = {}
     for name, text in given.items():
@@ -172,8 +185,6 @@ def _parameters(options: argparse.Namespace) -> tuple[list[_axis.Axis], dict[str
             continue
         axis = _axis.parse(name, text, kinds.get(name, float))
         if len(axis.values) > 1:
-            if name not in PARAMETERS:
-                raise ValueError(f"--{name.replace('_', '-')}: got {text!r}, but candidates of this version share one")
             axes.append(axis)
         else:
             fixed[name] = axis.values[0]
@@ -207,6 +218,8 @@ def _plan(
     keywords["seed"] = options.seed
     if options.early_stopping is not None:
         keywords["early_stopping"] = True if options.early_stopping is True else {"patience": options.early_stopping}
+    if options.choose is not None:
+        keywords["choose"] = options.choose
     if options.halving is not None:
         keywords["halving"] = True if options.halving is True else {"factor": options.halving}
     if np.isnan(table.X).any():
@@ -242,13 +255,14 @@ def _folds(options: argparse.Namespace, table: data.Data, loss: list[str]) -> tu
     if options.group is not None:
         if options.repeat is not None:
             raise ValueError("--repeat: goes without --group")
-        if table.groups is None or not hasattr(index, "group_kfold"):
-            raise ValueError("--group: this version has no folds by group")
+        assert table.groups is not None
         n_groups = len(np.unique(table.groups))
         if n_groups < k:
             raise ValueError(f"--group: column {options.group!r} has {n_groups} groups, wanted at least {k}, one a fold")
-        folds = index.group_kfold(table.groups, k)
-        return folds, f"gf.index.group_kfold(data.groups, {k})", f"{k} folds by {options.group!r}"
+        folds = index.group_kfold(table.groups, k, y=table.y if stratify else None, seed=seed)
+        rest = f"{', y=data.y' if stratify else ''}, seed={seed}"
+        words = f"{k} folds by {options.group!r}{', classes level' if stratify else ''}"
+        return folds, f"gf.index.group_kfold(data.groups, {k}{rest})", words
     repeats = 1 if options.repeat is None else options.repeat
     words = f"{k} folds{f' × {repeats} repeats' if repeats > 1 else ''}{', stratified' if stratify else ''}"
     if repeats == 1 and stratify == labels:
@@ -307,11 +321,7 @@ def _delimiter(given: str | None) -> str | None:
 
 
 def _progress(options: argparse.Namespace) -> bool:
-    return not options.quiet and not options.json and sys.stderr.isatty() and _has_keyword("progress")
-
-
-def _has_keyword(name: str) -> bool:
-    return name in inspect.signature(gf.fit).parameters
+    return not options.quiet and not options.json and sys.stderr.isatty()
 
 
 # -- what came of it --------------------------------------------------------------------------------------------------
@@ -319,11 +329,9 @@ def _has_keyword(name: str) -> bool:
 
 def _scoring(metric: str) -> str:
     """The name for `scoring`, higher is better, of a metric's own name."""
-    try:
-        names = importlib.import_module("gradfold.metrics").SCORINGS
-    except ModuleNotFoundError:
-        names = importlib.import_module("gradfold.run").SCORINGS
-    return metric if metric in names or f"neg_{metric}" not in names else f"neg_{metric}"
+    from gradfold.metrics import SCORINGS
+
+    return metric if metric in SCORINGS or f"neg_{metric}" not in SCORINGS else f"neg_{metric}"
 
 
 def _score(model: Run, metric: str | None) -> tuple[Array, bool]:
@@ -338,8 +346,8 @@ def _score(model: Run, metric: str | None) -> tuple[Array, bool]:
 def _baseline_loss(model: Run, table: data.Data) -> Array | None:
     """The held-out loss of a constant prediction; None where there is no single loss to compare."""
     y, folds = table.y, model._folds
-    params = model.params
-    if folds is None or model.loss == "auto" or any("loss_epsilon" in row or "loss" in row for row in params):
+    losses = {row.get("loss", model.loss) for row in model.params}
+    if folds is None or model.loss not in _BASELINES or len(losses) > 1:
         return None
     assert y is not None
     if model.classes is not None:
@@ -461,6 +469,8 @@ def _candidates(result: _Result) -> Any:
         score = _with_error(result.mean(i), standard_error(result.score[i]))
         if diverged[i]:
             score = f"{diverged[i]} of {model.n_splits} diverged"
+        elif not result.survived(i):
+            score = "dropped by halving"
         cells = [_short(rows[i][name]) for name in varying]
         extra = [f"{model.held_out_loss[i].mean():.6g}"] if own_loss else []
         out.add_row(str(rank), *cells, score, *extra, style="bold" if rank == 1 else None)
@@ -497,7 +507,7 @@ def _lines(result: _Result) -> list[str]:
 def _next(result: _Result) -> dict[str, Any] | None:
     """The second best candidate, how much worse it is, and the standard error of that over the splits."""
     order = result.order()
-    if len(order) < 2 or math.isnan(result.mean(order[1])):
+    if len(order) < 2 or math.isnan(result.mean(order[1])) or not result.survived(order[1]):
         return None
     difference = result.score[order[1]] - result.score[order[0]]
     if result.higher:
@@ -515,16 +525,16 @@ def _json(result: _Result) -> dict[str, Any]:
     best = model.best_candidate
     step = _next(result)
     if step is not None:
-        step["params"] = model.params[step["candidate"]]
+        step["params"] = result.params(step["candidate"])
     candidates = [
         {
-            "params": params,
+            "params": result.params(i),
             "mean": _number(result.mean(i)),
             "standard_error": _number(standard_error(result.score[i])),
             "scores": [_number(value) for value in result.score[i]],
             "held_out_loss": [_number(value) for value in model.held_out_loss[i]],
         }
-        for i, params in enumerate(model.params)
+        for i in range(model.n_candidates)
     ]
     base = None
     if result.baseline is not None:

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradfold as gf
 from gradfold.data.table import Table
@@ -19,7 +19,7 @@ _KEY = "table"
 
 def remember(run: Run, table: Table) -> None:
     """Put the columns into a run, so that `save` writes them."""
-    _metadata(run)[_KEY] = table.to_json()
+    run.metadata[_KEY] = table.to_json()
 
 
 def load(path: str) -> tuple[Run, Table | None]:
@@ -33,7 +33,7 @@ def load(path: str) -> tuple[Run, Table | None]:
         The file cannot be opened.
     """
     run = gf.load(path)
-    kept = _metadata(run).get(_KEY)
+    kept = run.metadata.get(_KEY)
     if kept is None:
         return run, None
     try:
@@ -58,8 +58,3 @@ def collected() -> Iterator[list[str]]:
         warnings.simplefilter("always")
         yield messages
     messages.extend(dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught))
-
-
-def _metadata(run: Run) -> dict[str, Any]:
-    # `Run.metadata` comes with the next form of `fit`; a run without it keeps JSON in its settings just as well.
-    return getattr(run, "metadata", None) or run.settings

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     )
     notes = list(given.notes)
     X = given.X
-    if np.isnan(X).any() and getattr(model, "fill", None) is None:
+    if np.isnan(X).any() and model.fill is None:
         if not table.mean:
             raise ValueError(f"{options.file}: has missing cells, and the model does not know what to put there")
         notes.append(f"{options.file}: {table.fill(X):,} missing cells get their column's mean of the training file")

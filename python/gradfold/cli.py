@@ -193,6 +193,9 @@ def _add_cv(commands: Any) -> None:
 
     group = parser.add_argument_group("training")
     group.add_argument("--metric", metavar="NAME", help="choose by accuracy, roc_auc, rmse, … (default: the held-out loss)")
+    group.add_argument(
+        "--choose", choices=("best", "one_se"), help="one_se: the simplest within one standard error (default: best)"
+    )
     group.add_argument("--epochs", type=int, metavar="N", help="passes over the rows (default: 10 to 200, some 3,000 steps)")
     group.add_argument(
         "--standardize", action=argparse.BooleanOptionalAction, default=True,
