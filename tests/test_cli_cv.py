@@ -249,6 +249,20 @@ def test_stopping_and_halving_reach_fit(folder: Path, capsys: pytest.CaptureFixt
     assert names["run"].best_candidate == report["best"]["candidate"]
 
 
+def test_one_standard_error_rule(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["cv", "train.csv", "--target", "y", "--ignore", "price", "--epochs", "20", "--l2", "1e-6:0.1:6log"]
+    report = _json(capsys, *arguments, "--choose", "one_se")
+    names: dict[str, Any] = {}
+    exec(report["python"], names)
+    capsys.readouterr()
+    assert names["run"].best_candidate == report["best"]["candidate"]
+    means = [row["mean"] for row in report["candidates"]]
+    chosen, lowest = report["best"]["candidate"], int(np.argmin(means))
+    assert chosen > lowest  # a larger l2 is simpler
+    assert cli.main([*arguments, "--choose", "one_se"]) == 0
+    assert "better by" in capsys.readouterr().out and report["next"]["difference"] < 0
+
+
 # ---- what is written and printed -------------------------------------------------------------------------------------
 
 
@@ -413,6 +427,8 @@ def test_show(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--target", "y", "--out", "train.csv/deep"], "is a file, wanted a folder"),
         (["--target", "y", "--weight", "colour"], "weight: column 'colour'"),
         (["--target", "y", "--jsn"], "--jsn"),
+        (["--target", "y", "--metric", "acuracy"], "--metric: got 'acuracy', wanted a metric such as accuracy"),
+        (["--target", "y", "--group", "colour"], "--group: column 'colour' has 3 groups, wanted at least 5"),
         (["--target", "y", "--seed", "-1"], "seed: got -1"),
     ],
 )
@@ -434,6 +450,7 @@ def test_a_mistake_is_one_line(
         ("x,y\n1,2\n3\n", "line 3 has 1 cells, wanted 2"),
         ("x,y\n1,2.5\n2,inf\n", "target 'y': got inf"),
         ("", "the file is empty"),
+        ("x,n,y\n1,3,1\n" + "2,,2.5\n" * 9, "X: got column 'n' with no value in the training rows of split"),
     ],
 )
 def test_a_bad_file_is_one_line(content: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

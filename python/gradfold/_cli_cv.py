@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,8 @@ class _Result:
 def run(options: argparse.Namespace) -> int:
     """Do what `gradfold cv` was asked to; returns the exit code."""
     axes, fixed = _parameters(options)
+    if options.metric is not None:
+        _check_metric(options.metric)
     if options.out is not None:
         _check_folder(options.out)
     table = data.read(
@@ -118,15 +121,18 @@ def run(options: argparse.Namespace) -> int:
     plan = _plan(options, table, axes, fixed, loss)
     with collected() as warnings:
         grid = gf.grid(**{axis.name: list(axis.values) for axis in plan.axes}) if plan.axes else None
-        model = gf.fit(
-            table.X,
-            table.y,
-            grid,
-            folds=plan.folds,
-            n_threads=options.threads,
-            progress=_progress(options),
-            **plan.keywords,
-        )
+        try:
+            model = gf.fit(
+                table.X,
+                table.y,
+                grid,
+                folds=plan.folds,
+                n_threads=options.threads,
+                progress=_progress(options),
+                **plan.keywords,
+            )
+        except ValueError as error:
+            raise ValueError(_with_names(str(error), table)) from error
         if model.stop_reason == "interrupted":
             raise KeyboardInterrupt
         if not model.ranked or model.best_coef is None:
@@ -301,6 +307,24 @@ def _check_target(table: data.Data, loss: list[str]) -> None:
             table.notes.append(
                 f"{name} holds integers, which are read as {count:,} labels; pass --loss squared_error for a regression"
             )
+
+
+def _with_names(message: str, table: data.Data) -> str:
+    """A message of `fit` about a column of X, with the name that the file gives it."""
+    if not message.startswith("X: "):
+        return message
+    names = table.table.features
+    return re.sub(r"\bcolumn (\d+)", lambda found: f"column {names[int(found.group(1))]!r}", message)
+
+
+def _check_metric(metric: str) -> None:
+    """Refuse a metric that does not exist before the file is read."""
+    from gradfold.metrics import SCORINGS
+
+    names = sorted({name.removeprefix("neg_") for name in SCORINGS} | set(SCORINGS))
+    if metric not in names:
+        short = ", ".join(("accuracy", "roc_auc", "f1", "rmse", "mae", "r2"))
+        raise ValueError(f"--metric: got {metric!r}, wanted a metric such as {short}{_check.near(metric, names)}")
 
 
 def _check_folder(out: str) -> None:
@@ -494,7 +518,10 @@ def _lines(result: _Result) -> list[str]:
         if error is not None and abs(difference) <= 2 * error:
             clear = ", no more than the splits' noise"
         spread = "" if error is None else f" ± {error:.2g}"
-        lines.append(f"next       {_words(varied)}: worse by {difference:.3g}{spread} (same splits){clear}")
+        if difference < 0:  # the one-standard-error rule passed it over
+            clear = "; the chosen one is simpler, and within one standard error of the best"
+        way = "worse" if difference >= 0 else "better"
+        lines.append(f"next       {_words(varied)}: {way} by {abs(difference):.3g}{spread} (same splits){clear}")
     if result.baseline is not None:
         base, own = float(result.baseline.mean()), float(model.held_out_loss[best].mean())
         what = "the mean" if model.classes is None else "the class shares"
