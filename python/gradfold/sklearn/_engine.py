@@ -31,7 +31,7 @@ Split = tuple[Array, Array]  # rows to train on, rows held out
 State = dict[str, Array]  # of a trainer
 
 # gradfold's values of what a setting may leave out.
-_DEFAULTS = {"power_t": 0.25, "t0": 1.0, "average": 0.0, "weight_decay": 0.01}
+_DEFAULTS = {"power_t": 0.25, "t0": 1.0, "average": 0.0, "weight_decay": 0.01, "clip_value": math.inf}
 _SMALLEST_RATE = 1e-6  # as scikit-learn: the adaptive learning rate falls no further
 _FALL = 0.2
 

@@ -115,7 +115,7 @@ class _Search:
             raise ValueError(
                 f"This {type(search).__name__} estimator requires y to be passed, but the target y is None."
             )
-        X, y = indexable(self.X, self.y)
+        self.X, self.y = X, y = indexable(self.X, self.y)
         routed = search._get_routed_params_for_fit(_compat.check_method_params(X, self.params))
         fit_params = dict(routed.estimator.fit)
         weight = fit_params.pop(f"{self.reading.prefix}sample_weight", None)

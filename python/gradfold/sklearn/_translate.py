@@ -15,6 +15,7 @@ n_iter_no_change
 average             average, counted in updates: ⌈average / batch_size⌉
 random_state        seed, drawn from it
 class_weight        a factor of sample_weight
+(a clip of slopes)  clip_value
 ==================  =========================================================================================
 
 scikit-learn multiplies a row's gradient by its weight; gradfold divides the batch's weighted gradient by the mean
@@ -34,6 +35,11 @@ SCHEDULES = ("constant", "optimal", "invscaling", "adaptive")
 _ADAPTIVE_SOLVERS = ("adagrad", "rmsprop", "adam", "adamw")
 
 _EPSILON_LOSSES = ("huber", "epsilon_insensitive", "squared_epsilon_insensitive")
+
+# Losses of unbounded slope. scikit-learn cuts a slope off here, and so keeps finite, if useless, weights where a step
+# is too long; the gradient is cut off here instead.
+_STEEP_LOSSES = ("squared_error", "squared_hinge", "modified_huber", "squared_epsilon_insensitive")
+_STEEPEST = 1e12
 
 # "auto": at most this many rows a batch, and, where there are that many rows, at least this many updates an epoch.
 LARGEST_BATCH, UPDATES_AN_EPOCH = 256, 1000
@@ -126,6 +132,8 @@ def spec(params: Mapping[str, Any], n_rows: int) -> Spec:
     l1, l2 = strength * float(ratio), strength * (1.0 - float(ratio))
 
     hyper: dict[str, float] = {}
+    if params["loss"] in _STEEP_LOSSES:
+        hyper["clip_value"] = _STEEPEST
     if solver == "adamw":
         l2, hyper["weight_decay"] = 0.0, l2
     if rule == "optimal":
@@ -136,6 +144,8 @@ def spec(params: Mapping[str, Any], n_rows: int) -> Spec:
     elif rule == "invscaling":
         schedule, rate = "inverse_scaling", float(params["eta0"])
         hyper["power_t"] = float(params["power_t"])
+        if hyper["power_t"] < 0:
+            raise ValueError(f"power_t: got {params['power_t']}, wanted at least 0")
     else:
         schedule, rate = "constant", float(params["eta0"])
     rows = batch_size(params.get("batch_size", "auto"), n_rows)
