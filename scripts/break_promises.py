@@ -59,7 +59,7 @@ BREAKAGES = (
         "a diverged model stops its panel",
         "1 solo = batched",
         "once something is infinite, the panel is of no use",
-        "csrc/train/trainer.cpp",
+        "csrc/train/walk.cpp",
         (("panel.alive &= ~lost;", "panel.alive = 0;"),),
         "solo_is_batched",
     ),
@@ -67,7 +67,7 @@ BREAKAGES = (
         "the cut of a batch depends on the plan",
         "2 any number of threads",
         "smaller chunks balance better when threads share a batch",
-        "csrc/train/trainer.cpp",
+        "csrc/train/walk.cpp",
         (
             (
                 "const std::int64_t chunks_full = (B + kRowChunk - 1) / kRowChunk;",

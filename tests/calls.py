@@ -10,7 +10,10 @@ import numpy as np
 import splits
 from gradfold import _core
 
-SCHEDULES = {"constant": 0, "cosine": 1}
+SCHEDULES = {
+    name: code
+    for code, name in enumerate(["constant", "cosine", "inverse_scaling", "exponential", "step", "optimal", "adaptive"])
+}
 
 
 @contextlib.contextmanager
@@ -39,6 +42,7 @@ class Problem:
     l2: np.ndarray = field(default=None)
     learning_rate: np.ndarray = field(default=None)
     schedule: list[str] = field(default=None)
+    hyper: dict[str, np.ndarray] = field(default_factory=dict)  # further hyper-parameters, (m,) each
 
     def __repr__(self):
         weight = "none" if self.sample_weight is None else f"{(self.sample_weight == 0).sum()} zeros"
@@ -65,6 +69,7 @@ class Problem:
             l2=self.l2[models],
             learning_rate=self.learning_rate[models],
             schedule=[self.schedule[k] for k in models],
+            hyper={name: values[models] for name, values in self.hyper.items()},
         )
 
     def told_alone(self, model):
@@ -152,7 +157,7 @@ def trainer(q, *, solver="sgd", epochs=2, batch_size=64, shuffle=True, seed=7, f
         epochs=epochs, batch_size=batch_size, shuffle=shuffle, seed=seed, fit_intercept=fit_intercept,
         standardize=standardize, coef_init=np.ascontiguousarray(q.W.T, np.float64) if warm else None,
         intercept_init=np.asarray(q.intercept, np.float64) if warm and q.intercept is not None else None,
-        n_threads=n_threads,
+        n_threads=n_threads, hyper=q.hyper,
     )
 
 

@@ -234,11 +234,17 @@ ChunkSums<L, NV> no_sums() {
 
 template <class L, int NV, class LossType>
 bool residual_of(const ChunkTask<typename L::T>& task, typename L::T* z) {
+  using D = typename L::Wide;
   auto sums = no_sums<L, NV>();
-  const bool select = residual_block<L, NV, LossType, true, false>(task, 0, task.n_rows, z, sums);
+  const bool select = task.loss != nullptr ? residual_block<L, NV, LossType, true, true>(task, 0, task.n_rows, z, sums)
+                                           : residual_block<L, NV, LossType, true, false>(task, 0, task.n_rows, z, sums);
   for (int v = 0; v < NV; ++v) {
     L::store(task.grad_intercept + v * L::N, sums.residual[v]);
     L::store(task.count + v * L::N, sums.count[v]);
+    for (int h = 0; h < L::kWide; ++h) {
+      if (task.loss != nullptr) D::store(task.loss + v * L::N + h * D::N, sums.loss[v][h]);
+      if (task.weight_sum != nullptr) D::store(task.weight_sum + v * L::N + h * D::N, sums.weight[v][h]);
+    }
   }
   return select;
 }

@@ -63,8 +63,8 @@ struct GradientKernels {
   bool (*chunk)(Loss, const ChunkTask<T>&);
   // Raw predictions [n_rows][lanes] of a panel: reads n_rows, x, n_features, n_vectors, W, intercept.
   void (*forward)(const ChunkTask<T>&, T* z);
-  // The other two thirds of `chunk`, for several threads on one panel. residual: z becomes residuals, writes grad_intercept and count;
-  // returns whether the gradient must select. gradient: writes the chunk's sums of features [f0, f1).
+  // The other two thirds of `chunk`, for several threads on one panel. residual: z becomes residuals, writes grad_intercept, count and,
+  // where they are wanted, loss and weight_sum; returns whether the gradient must select. gradient: writes the chunk's sums of features [f0, f1).
   bool (*residual)(Loss, const ChunkTask<T>&, T* z);
   void (*gradient)(const ChunkTask<T>&, const T* residual, bool select, std::int64_t f0, std::int64_t f1);
 };

@@ -27,70 +27,189 @@ typename L::V rounded(const typename L::Wide::V (&d)[L::kWide]) {
   return L::narrow(d);
 }
 
+// The solvers whose steps have the same form. With EXTRA a step also clips, averages and decays weights apart from l2; a run that does
+// none of these has sgd and adam without. squares: adagrad and rmsprop.
+enum class Form { sgd, momentum, squares, adam };
+
+template <class T>
+bool has_extra(const SolverSettings& settings, const PanelState<T>& p) {
+  return settings.any_clip || p.average_W != nullptr || (settings.solver != Solver::sgd && settings.solver != Solver::adam);
+}
+
+template <class L>
+const double* hyper_of(const PanelState<typename L::T>& p, Hyper h, int at) {
+  return p.hyper + static_cast<int>(h) * p.lanes + at;
+}
+
+// base^exponent for base > 0, within |exponent * ln(base)| + 1 ULP.
+template <class D>
+typename D::V power(typename D::V base, typename D::V exponent) {
+  return exp<D>(D::mul(exponent, log<D>(base)));
+}
+
+// The largest whole number that is not above x, for 0 <= x; from 2^51 on x itself.
+template <class D>
+typename D::V whole(typename D::V x) {
+  const auto big = D::set1(0x1.8p52);
+  const auto nearest = D::sub(D::add(x, big), big);
+  const auto below = D::select(D::lt(x, nearest), D::sub(nearest, D::set1(1.0)), nearest);
+  return D::select(D::lt(x, D::set1(0x1p51)), below, x);
+}
+
+// The learning rate of the next update of each lane under its own schedule; `used` has a bit for each schedule that occurs.
+template <class L>
+[[gnu::noinline]] typename L::Wide::V scheduled_rate(const SolverSettings& settings, const PanelState<typename L::T>& p, int at,
+                                                     unsigned used) {
+  using D = typename L::Wide;
+  const auto one = D::set1(1.0), t = D::load(p.updates + at), base = D::load(p.learning_rate + at);
+  const auto epoch_steps = D::set1(settings.steps_per_epoch);
+  auto hyper = [&](Hyper h) { return D::load(hyper_of<L>(p, h, at)); };
+  auto rate = base;
+  auto put = [&](Schedule schedule, typename D::V value) {
+    std::uint64_t bits = 0;
+    for (int i = 0; i < D::N; ++i) bits |= std::uint64_t{p.schedule[at + i] == static_cast<std::int64_t>(schedule)} << i;
+    rate = D::select(D::from_bits(bits), value, rate);
+  };
+  auto occurs = [used](Schedule schedule) { return (used >> static_cast<int>(schedule) & 1) != 0; };
+  if (occurs(Schedule::cosine)) {  // learning_rate * (1 + cos(pi * min(updates / horizon, 1))) / 2
+    auto part = D::div(t, D::set1(settings.horizon));
+    part = D::select(D::lt(part, one), part, one);
+    const auto angle = D::mul(D::set1(0x1.921fb54442d18p+1), part);
+    put(Schedule::cosine, D::mul(D::mul(base, D::set1(0.5)), D::add(one, cos<D>(angle))));
+  }
+  if (occurs(Schedule::inverse_scaling))
+    put(Schedule::inverse_scaling, D::div(base, power<D>(D::add(t, one), hyper(Hyper::power_t))));
+  if (occurs(Schedule::exponential))
+    put(Schedule::exponential, D::mul(base, power<D>(hyper(Hyper::decay), D::div(t, epoch_steps))));
+  if (occurs(Schedule::step)) {
+    const auto falls = whole<D>(D::div(t, D::mul(epoch_steps, hyper(Hyper::decay_epochs))));
+    put(Schedule::step, D::mul(base, power<D>(hyper(Hyper::decay), falls)));
+  }
+  if (occurs(Schedule::optimal)) {
+    // scikit-learn's SGDClassifier, after L. Bottou's svmsgd: 1 / (alpha (t0 + t)), and t0 makes the first rate the size of a typical
+    // weight, over the loss's slope at -typical for y = 1 where that is above 1, which it is for no loss that falls there.
+    const auto alpha = D::load(p.l2 + at);
+    const auto typical = D::sqrt(D::div(one, D::sqrt(alpha)));
+    const auto t0 = D::div(one, D::mul(typical, alpha));
+    put(Schedule::optimal, D::div(one, D::mul(alpha, D::add(t0, t))));
+  }
+  return rate;
+}
+
 // What a step needs of one vector of lanes, in L; computed in float64 and rounded once.
 template <class L>
 struct StepScalars {
-  typename L::M active;          // alive, and with rows in the batch
+  typename L::M active;          // wanted, and with rows in the batch
   typename L::V q;               // 1 / (count * mean weight)
-  typename L::V l2, l1;          // l1: sgd has learning_rate * l1 here, adam l1 alone
+  typename L::V l2, l1;          // l1: sgd and momentum have learning_rate * l1 here, the others l1 alone
   typename L::M has_l1;
-  typename L::V rate;            // sgd: the learning rate; adam: learning_rate / (1 - beta1^t)
+  typename L::V rate;            // the learning rate; adam: learning_rate / (1 - beta1^t)
+  typename L::V momentum;
   typename L::V inv_root;        // adam: 1 / sqrt(1 - beta2^t)
-  typename L::V beta1_new, beta2, beta2_new, epsilon;  // 1 - beta1, beta2, 1 - beta2
+  typename L::V beta1_new, beta2, beta2_new, epsilon;  // 1 - beta1, beta2, 1 - beta2; rmsprop: rho for beta2; adagrad: 1 and 1
+  typename L::V clip_factor, clip_value, kept_weight;   // kept_weight: 1 - learning_rate * weight_decay
+  typename L::M averages;        // an average of two or more weights
+  typename L::V average_part;    // 1 / how many
   typename L::Wide::V updates[L::kWide], beta1_power[L::kWide], beta2_power[L::kWide];  // after the step
 };
 
-template <class L, bool ADAM>
-StepScalars<L> step_scalars(const SolverSettings& settings, const PanelState<typename L::T>& p,
-                            const BatchSums<typename L::T>& sums, int v, std::uint64_t alive) {
-  using T = typename L::T;
+template <class L>
+void mean_factor(const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums, int v, typename L::Wide::V (&q)[L::kWide]) {
   using D = typename L::Wide;
-  const auto one = D::set1(1.0);
-  typename D::V q[L::kWide], l1[L::kWide], l2[L::kWide], rate[L::kWide], inv_root[L::kWide];
-  StepScalars<L> s;
-  std::uint64_t has_rows = 0, has_l1 = 0;
   for (int h = 0; h < L::kWide; ++h) {
     const int at = v * L::N + h * D::N;
-    const auto count = D::load(sums.count + at);
-    has_rows |= D::bits(D::lt(D::zero(), count)) << (h * D::N);
-    q[h] = D::div(one, D::mul(count, D::load(p.mean_weight + at)));
+    q[h] = D::div(D::set1(1.0), D::mul(D::load(sums.count + at), D::load(p.mean_weight + at)));
+  }
+}
+
+template <class L>
+StepScalars<L> step_scalars(const SolverSettings& settings, const PanelState<typename L::T>& p,
+                            const BatchSums<typename L::T>& sums, int v, std::uint64_t wanted, const double* clip_factor) {
+  using D = typename L::Wide;
+  const Solver solver = settings.solver;
+  const bool adam = solver == Solver::adam || solver == Solver::adamw;
+  const bool squares = solver == Solver::adagrad || solver == Solver::rmsprop;
+  const bool extra = has_extra(settings, p);
+  using Wides = typename D::V[L::kWide];
+  const auto one = D::set1(1.0);
+  Wides q, l1, l2, rate, momentum, inv_root, beta1_new, beta2, beta2_new, epsilon, factor, value, kept, part;
+  StepScalars<L> s;
+  std::uint64_t has_rows = 0, has_l1 = 0, averages = 0;
+  mean_factor<L>(p, sums, v, q);
+  for (int h = 0; h < L::kWide; ++h) {
+    const int at = v * L::N + h * D::N;
+    auto hyper = [&](Hyper name) { return D::load(hyper_of<L>(p, name, at)); };
+    has_rows |= D::bits(D::lt(D::zero(), D::load(sums.count + at))) << (h * D::N);
     const auto updates = D::load(p.updates + at);
+    s.updates[h] = D::add(updates, one);
+    unsigned used = 0;
+    for (int i = 0; i < D::N; ++i) used |= 1u << p.schedule[at + i];
     auto lr = D::load(p.learning_rate + at);
-    std::uint64_t cosine = 0;
-    for (int i = 0; i < D::N; ++i)
-      if (p.schedule[at + i] == static_cast<std::int64_t>(Schedule::cosine)) cosine |= std::uint64_t{1} << i;
-    if (cosine != 0) {  // learning_rate * (1 + cos(pi * updates / horizon)) / 2
-      const auto angle = D::mul(D::set1(0x1.921fb54442d18p+1), D::div(updates, D::set1(settings.horizon)));
-      const auto falling = D::mul(D::mul(lr, D::set1(0.5)), D::add(one, cos<D>(angle)));
-      lr = D::select(D::from_bits(cosine), falling, lr);
+    constexpr unsigned kFlat = 1u << static_cast<int>(Schedule::constant) | 1u << static_cast<int>(Schedule::adaptive);
+    if ((used & ~kFlat) != 0) lr = scheduled_rate<L>(settings, p, at, used);
+    if (settings.any_warmup) {  // min(1, (t + 1) / (warmup * steps_per_epoch)); without warm-up the quotient is inf
+      const auto reached = D::div(s.updates[h], D::mul(hyper(Hyper::warmup), D::set1(settings.steps_per_epoch)));
+      lr = D::mul(lr, D::select(D::lt(reached, one), reached, one));
     }
+    lr = D::mul(lr, D::load(p.rate_scale + at));
     const auto l1_at = D::load(p.l1 + at);
     has_l1 |= D::bits(D::lt(D::zero(), l1_at)) << (h * D::N);
     l2[h] = D::load(p.l2 + at);
-    s.updates[h] = D::add(updates, one);
-    if constexpr (ADAM) {
-      s.beta1_power[h] = D::mul(D::load(p.beta1_power + at), D::set1(settings.beta1));
-      s.beta2_power[h] = D::mul(D::load(p.beta2_power + at), D::set1(settings.beta2));
+    rate[h] = lr;
+    l1[h] = adam || squares ? l1_at : D::mul(lr, l1_at);
+    if (squares) {
+      const bool forgets = solver == Solver::rmsprop;
+      beta2[h] = forgets ? hyper(Hyper::rho) : one;
+      beta2_new[h] = forgets ? D::sub(one, beta2[h]) : one;
+    }
+    if (adam) {
+      const auto beta1 = hyper(Hyper::beta1);
+      beta1_new[h] = D::sub(one, beta1);
+      beta2[h] = hyper(Hyper::beta2);
+      beta2_new[h] = D::sub(one, beta2[h]);
+      s.beta1_power[h] = D::mul(D::load(p.beta1_power + at), beta1);
+      s.beta2_power[h] = D::mul(D::load(p.beta2_power + at), beta2[h]);
       rate[h] = D::div(lr, D::sub(one, s.beta1_power[h]));
       inv_root[h] = D::div(one, D::sqrt(D::sub(one, s.beta2_power[h])));
-      l1[h] = l1_at;
-    } else {
-      rate[h] = lr;
-      inv_root[h] = one;
-      l1[h] = D::mul(lr, l1_at);
+    }
+    if (adam || squares)
+      epsilon[h] = hyper(Hyper::epsilon);
+    else if (solver != Solver::sgd)
+      momentum[h] = hyper(Hyper::momentum);
+    if (extra) {
+      factor[h] = clip_factor != nullptr ? D::load(clip_factor + at) : one;
+      value[h] = hyper(Hyper::clip_value);
+      kept[h] = solver == Solver::adamw ? D::fnma(lr, hyper(Hyper::weight_decay), one) : one;
+      const auto from = hyper(Hyper::average);
+      const auto mean = D::m_and(D::le(one, from), D::lt(from, s.updates[h]));
+      averages |= D::bits(mean) << (h * D::N);
+      part[h] = D::div(one, D::select(mean, D::add(D::sub(s.updates[h], from), one), one));
     }
   }
-  s.active = L::from_bits((alive >> (v * L::N)) & has_rows);
+  s.active = L::from_bits((wanted >> (v * L::N)) & has_rows);
   s.has_l1 = L::from_bits(has_l1);
   s.q = rounded<L>(q);
   s.l1 = rounded<L>(l1);
   s.l2 = rounded<L>(l2);
   s.rate = rounded<L>(rate);
-  s.inv_root = rounded<L>(inv_root);
-  s.beta1_new = L::set1(static_cast<T>(1.0 - settings.beta1));
-  s.beta2 = L::set1(static_cast<T>(settings.beta2));
-  s.beta2_new = L::set1(static_cast<T>(1.0 - settings.beta2));
-  s.epsilon = L::set1(static_cast<T>(settings.epsilon));
+  if (adam || squares) {
+    s.beta2 = rounded<L>(beta2);
+    s.beta2_new = rounded<L>(beta2_new);
+    s.epsilon = rounded<L>(epsilon);
+    if (adam) {
+      s.inv_root = rounded<L>(inv_root);
+      s.beta1_new = rounded<L>(beta1_new);
+    }
+  } else if (solver != Solver::sgd) {
+    s.momentum = rounded<L>(momentum);
+  }
+  if (extra) {
+    s.clip_factor = rounded<L>(factor);
+    s.clip_value = rounded<L>(value);
+    s.kept_weight = rounded<L>(kept);
+    s.averages = L::from_bits(averages);
+    s.average_part = rounded<L>(part);
+  }
   return s;
 }
 
@@ -103,32 +222,61 @@ typename L::V shrink(typename L::V w, typename L::V tau, typename L::M where) {
   return L::select(where, shrunk, w);
 }
 
-// One parameter of L::N models: from its gradient g to its new value, and whether all that is new is finite.
-template <class L, bool ADAM, bool PENALTY>
+// One parameter of L::N models: from its gradient to its new value, and whether all that is new is finite.
+template <class L, Form FORM, bool EXTRA, bool PENALTY>
 struct NewParameter {
-  typename L::V w, first, second;
+  typename L::V w, first, second, average;
   typename L::M finite;
 
-  NewParameter(const StepScalars<L>& s, typename L::V total, typename L::V w0, const typename L::T* first0,
-               const typename L::T* second0, bool any_l1) {
+  NewParameter(const SolverSettings& settings, const StepScalars<L>& s, typename L::V total, typename L::V w0,
+               const typename L::T* first0, const typename L::T* second0, const typename L::T* average0) {
     auto g = L::mul(total, s.q);
+    auto given = L::m_all();
+    if constexpr (EXTRA)
+      if (settings.any_clip) {
+        given = L::is_finite(g);  // clipping would hide an infinity
+        g = L::mul(g, s.clip_factor);
+        g = L::select(L::lt(s.clip_value, g), s.clip_value, g);
+        g = L::select(L::lt(g, L::neg(s.clip_value)), L::neg(s.clip_value), g);
+      }
     if constexpr (PENALTY) g = L::fma(s.l2, w0, g);
+    if constexpr (PENALTY && EXTRA && FORM == Form::adam) w0 = L::mul(s.kept_weight, w0);
     typename L::V tau = s.l1;
-    if constexpr (ADAM) {
-      first = L::load(first0);
-      first = L::fma(s.beta1_new, L::sub(g, first), first);
-      second = L::fma(L::mul(s.beta2_new, g), g, L::mul(s.beta2, L::load(second0)));
-      const auto d = L::fma(L::sqrt(second), s.inv_root, s.epsilon);
-      w = L::fnma(s.rate, L::div(first, d), w0);
-      finite = L::m_and(L::is_finite(w), L::m_and(L::is_finite(first), L::is_finite(second)));
-      if constexpr (PENALTY)
-        if (any_l1) tau = L::mul(L::div(s.rate, d), s.l1);
-    } else {
+    if constexpr (FORM == Form::sgd) {
       w = L::fnma(s.rate, g, w0);
       finite = L::is_finite(w);  // a g that is not finite makes w so
+    } else if constexpr (FORM == Form::momentum) {
+      first = L::fma(s.momentum, L::load(first0), g);
+      const auto step = settings.solver == Solver::nesterov ? L::fma(s.momentum, first, g) : first;
+      w = L::fnma(s.rate, step, w0);
+      finite = L::m_and(L::is_finite(w), L::is_finite(first));
+    } else {
+      typename L::V d;
+      second = L::fma(L::mul(s.beta2_new, g), g, L::mul(s.beta2, L::load(second0)));
+      if constexpr (FORM == Form::adam) {
+        first = L::load(first0);
+        first = L::fma(s.beta1_new, L::sub(g, first), first);
+        d = L::fma(L::sqrt(second), s.inv_root, s.epsilon);
+        w = L::fnma(s.rate, L::div(first, d), w0);
+        finite = L::m_and(L::is_finite(w), L::m_and(L::is_finite(first), L::is_finite(second)));
+      } else {
+        d = L::add(L::sqrt(second), s.epsilon);
+        w = L::fnma(s.rate, L::div(g, d), w0);
+        finite = L::m_and(L::is_finite(w), L::is_finite(second));
+      }
+      if constexpr (PENALTY)
+        if (settings.any_l1) tau = L::mul(L::div(s.rate, d), s.l1);
     }
     if constexpr (PENALTY)
-      if (any_l1) w = shrink<L>(w, tau, s.has_l1);
+      if (settings.any_l1) w = shrink<L>(w, tau, s.has_l1);
+    if constexpr (EXTRA) {
+      finite = L::m_and(finite, given);
+      if (average0 != nullptr) {
+        const auto old = L::load(average0);
+        average = L::select(s.averages, L::fma(L::sub(w, old), s.average_part, old), w);
+        finite = L::m_and(finite, L::is_finite(average));
+      }
+    }
   }
 };
 
@@ -251,63 +399,116 @@ class SeenTest {
   typename D::M good_[L::kWide];
 };
 
-template <class L, bool ADAM, bool STANDARDIZE, bool STORE>
-typename L::M step_vector(const SolverSettings& settings, const StepScalars<L>& s, const Gradients<L, STANDARDIZE>& gradients,
-                          const PanelState<typename L::T>& p, int v, typename L::M keep) {
+template <class L, Form FORM, bool EXTRA, bool STANDARDIZE, bool STORE>
+[[gnu::noinline]] typename L::M step_vector(const SolverSettings& given_settings, const StepScalars<L>& scalars,
+                                            const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums, int v,
+                                            typename L::M keep) {
+  constexpr bool kFirst = FORM == Form::momentum || FORM == Form::adam, kSecond = FORM == Form::squares || FORM == Form::adam;
+  // Copies: what is stored to a pointer could be these, so they would be loaded again for every feature.
+  const SolverSettings settings = given_settings;
+  const StepScalars<L> s = scalars;
+  const Gradients<L, STANDARDIZE> gradients(p, sums, v);
   auto finite = L::m_all();
-  SeenTest<L> seen(p, v);
+  SeenTest<L> seen(p, v), seen_average(p, v);
   auto put = [keep](typename L::T* to, typename L::V value) { L::store(to, L::select(keep, value, L::load(to))); };
+  const bool averages = EXTRA && p.average_W != nullptr;
   for (std::int64_t f = 0; f < p.n_features; ++f) {
     const std::int64_t at = f * lanes_of<L>(p) + v * L::N;
-    const NewParameter<L, ADAM, true> next(s, gradients.of_feature(f), L::load(p.W + at), ADAM ? p.first + at : nullptr,
-                                           ADAM ? p.second + at : nullptr,
-                                           settings.any_l1);
+    const NewParameter<L, FORM, EXTRA, true> next(settings, s, gradients.of_feature(f), L::load(p.W + at), kFirst ? p.first + at : nullptr,
+                                                  kSecond ? p.second + at : nullptr, averages ? p.average_W + at : nullptr);
     if constexpr (STORE) {
       put(p.W + at, next.w);
-      if constexpr (ADAM) {
-        put(p.first + at, next.first);
-        put(p.second + at, next.second);
-      }
+      if constexpr (kFirst) put(p.first + at, next.first);
+      if constexpr (kSecond) put(p.second + at, next.second);
+      if (averages) put(p.average_W + at, next.average);
     } else {
       finite = L::m_and(finite, next.finite);
-      if constexpr (STANDARDIZE) seen.feature(f, next.w);
+      if constexpr (STANDARDIZE) {
+        seen.feature(f, next.w);
+        if (averages) seen_average.feature(f, next.average);
+      }
     }
   }
+  const int at = v * L::N;
   if (!settings.fit_intercept) {
-    if constexpr (STANDARDIZE && !STORE) seen.intercept(L::load(p.intercept + v * L::N));
+    if constexpr (STANDARDIZE && !STORE) {
+      seen.intercept(L::load(p.intercept + at));
+      if (averages) seen_average.intercept(L::load(p.intercept + at));
+    }
   } else {
-    const int at = v * L::N;
-    const NewParameter<L, ADAM, false> next(s, gradients.of_intercept(), L::load(p.intercept + at),
-                                            ADAM ? p.intercept_first + at : nullptr,
-                                            ADAM ? p.intercept_second + at : nullptr, false);
+    const NewParameter<L, FORM, EXTRA, false> next(settings, s, gradients.of_intercept(), L::load(p.intercept + at),
+                                                   kFirst ? p.intercept_first + at : nullptr, kSecond ? p.intercept_second + at : nullptr,
+                                                   averages ? p.average_intercept + at : nullptr);
     if constexpr (STORE) {
       put(p.intercept + at, next.w);
-      if constexpr (ADAM) {
-        put(p.intercept_first + at, next.first);
-        put(p.intercept_second + at, next.second);
-      }
+      if constexpr (kFirst) put(p.intercept_first + at, next.first);
+      if constexpr (kSecond) put(p.intercept_second + at, next.second);
+      if (averages) put(p.average_intercept + at, next.average);
     } else {
       finite = L::m_and(finite, next.finite);
-      if constexpr (STANDARDIZE) seen.intercept(next.w);
+      if constexpr (STANDARDIZE) {
+        seen.intercept(next.w);
+        if (averages) seen_average.intercept(next.average);
+      }
     }
   }
-  if constexpr (STANDARDIZE && !STORE) finite = L::m_and(finite, seen.finite());
+  if constexpr (STANDARDIZE && !STORE) {
+    finite = L::m_and(finite, seen.finite());
+    if (averages) finite = L::m_and(finite, seen_average.finite());
+  }
   return finite;
 }
 
-template <class L, bool ADAM, bool STANDARDIZE>
-std::uint64_t step_of(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
-                      std::uint64_t alive) {
+template <class L>
+using StepVector = typename L::M (*)(const SolverSettings&, const StepScalars<L>&, const PanelState<typename L::T>&,
+                                     const BatchSums<typename L::T>&, int v, typename L::M keep);
+template <class L>
+struct StepVectors {
+  StepVector<L> probe, commit;
+};
+
+template <class L, Form FORM, bool EXTRA>
+StepVectors<L> step_vectors_of(bool standardize) {
+  if (standardize) return {&step_vector<L, FORM, EXTRA, true, false>, &step_vector<L, FORM, EXTRA, true, true>};
+  return {&step_vector<L, FORM, EXTRA, false, false>, &step_vector<L, FORM, EXTRA, false, true>};
+}
+
+template <class L>
+StepVectors<L> step_vectors(const SolverSettings& settings, const PanelState<typename L::T>& p) {
+  const bool extra = has_extra(settings, p), standardize = p.mean != nullptr;
+  switch (settings.solver) {
+    case Solver::sgd: return extra ? step_vectors_of<L, Form::sgd, true>(standardize) : step_vectors_of<L, Form::sgd, false>(standardize);
+    case Solver::momentum:
+    case Solver::nesterov: return step_vectors_of<L, Form::momentum, true>(standardize);
+    case Solver::adagrad:
+    case Solver::rmsprop: return step_vectors_of<L, Form::squares, true>(standardize);
+    case Solver::adam:
+    case Solver::adamw: break;
+  }
+  return extra ? step_vectors_of<L, Form::adam, true>(standardize) : step_vectors_of<L, Form::adam, false>(standardize);
+}
+
+enum class Phase { step, probe, commit };
+
+// probe, commit or both for the lanes of `wanted` that have rows in the batch, vector by vector while its arrays are in the cache. Returns
+// the lanes that diverged.
+template <class L>
+std::uint64_t phase_all(Phase phase, const SolverSettings& settings, const PanelState<typename L::T>& p,
+                        const BatchSums<typename L::T>& sums, std::uint64_t wanted, const double* clip_factor) {
   using D = typename L::Wide;
+  const StepVectors<L> step_vector = step_vectors<L>(settings, p);
   std::uint64_t diverged = 0;
   for (int v = 0; v < vectors_of(p); ++v) {
-    const StepScalars<L> s = step_scalars<L, ADAM>(settings, p, sums, v, alive);
+    const StepScalars<L> s = step_scalars<L>(settings, p, sums, v, wanted, clip_factor);
     if (!L::any(s.active)) continue;
-    const Gradients<L, STANDARDIZE> gradients(p, sums, v);
-    const auto finite = step_vector<L, ADAM, STANDARDIZE, false>(settings, s, gradients, p, v, L::m_none());
-    const auto keep = L::m_and(s.active, finite);
-    diverged |= L::bits(L::m_andnot(finite, s.active)) << (v * L::N);
-    step_vector<L, ADAM, STANDARDIZE, true>(settings, s, gradients, p, v, keep);
+    auto keep = s.active;
+    if (phase != Phase::commit) {
+      const auto finite = step_vector.probe(settings, s, p, sums, v, L::m_none());
+      keep = L::m_and(s.active, finite);
+      diverged |= L::bits(L::m_andnot(finite, s.active)) << (v * L::N);
+    }
+    if (phase == Phase::probe) continue;
+    step_vector.commit(settings, s, p, sums, v, keep);
     typename D::M wide_keep[L::kWide];
     L::widen_mask(keep, wide_keep);
     for (int h = 0; h < L::kWide; ++h) {
@@ -316,28 +517,87 @@ std::uint64_t step_of(const SolverSettings& settings, const PanelState<typename 
         D::store(to + at, D::select(wide_keep[h], value, D::load(to + at)));
       };
       put(p.updates, s.updates[h]);
-      if constexpr (ADAM) {
+      if (settings.solver == Solver::adam || settings.solver == Solver::adamw) {
         put(p.beta1_power, s.beta1_power[h]);
         put(p.beta2_power, s.beta2_power[h]);
       }
     }
-    if constexpr (STANDARDIZE) see_vector<L>(p, v);
+    if (p.mean != nullptr) see_vector<L>(p, v);
   }
   return diverged;
 }
 
+// Squared norms of one vector of lanes: the features in chunks of 256, each from +0, added in order; the intercept apart.
+template <class L, bool STANDARDIZE>
+void norms_of(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
+              double* squares, double* intercept_squares) {
+  using D = typename L::Wide;
+  for (int v = 0; v < vectors_of(p); ++v) {
+    typename D::V reciprocal[L::kWide], total[L::kWide], wide[L::kWide];
+    mean_factor<L>(p, sums, v, reciprocal);
+    const auto q = rounded<L>(reciprocal);
+    const Gradients<L, STANDARDIZE> gradients(p, sums, v);
+    for (int h = 0; h < L::kWide; ++h) total[h] = D::zero();
+    for (std::int64_t f0 = 0; f0 < p.n_features; f0 += kFeatureChunk) {
+      const std::int64_t f1 = f0 + kFeatureChunk < p.n_features ? f0 + kFeatureChunk : p.n_features;
+      typename D::V sum[L::kWide];
+      for (int h = 0; h < L::kWide; ++h) sum[h] = D::zero();
+      for (std::int64_t f = f0; f < f1; ++f) {
+        L::widen(L::mul(gradients.of_feature(f), q), wide);
+        for (int h = 0; h < L::kWide; ++h) sum[h] = D::fma(wide[h], wide[h], sum[h]);
+      }
+      for (int h = 0; h < L::kWide; ++h) total[h] = D::add(total[h], sum[h]);
+    }
+    L::widen(L::mul(gradients.of_intercept(), q), wide);
+    for (int h = 0; h < L::kWide; ++h) {
+      const int at = v * L::N + h * D::N;
+      D::store(squares + at, total[h]);
+      D::store(intercept_squares + at, settings.fit_intercept ? D::mul(wide[h], wide[h]) : D::zero());
+    }
+  }
+}
+
 template <class L>
-std::uint64_t step_all(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
-                       std::uint64_t alive) {
-  if (settings.solver == Solver::adam)
-    return p.mean != nullptr ? step_of<L, true, true>(settings, p, sums, alive) : step_of<L, true, false>(settings, p, sums, alive);
-  return p.mean != nullptr ? step_of<L, false, true>(settings, p, sums, alive) : step_of<L, false, false>(settings, p, sums, alive);
+void norms_all(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
+               double* squares, double* intercept_squares) {
+  return p.mean != nullptr ? norms_of<L, true>(settings, p, sums, squares, intercept_squares)
+                           : norms_of<L, false>(settings, p, sums, squares, intercept_squares);
+}
+
+template <class L>
+void norms(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums, double* squares,
+           double* intercept_squares) {
+  return p.n_vectors == kHalfVector ? norms_all<HalfOf<L>>(settings, p, sums, squares, intercept_squares)
+                                    : norms_all<L>(settings, p, sums, squares, intercept_squares);
+}
+
+template <class L>
+std::uint64_t phase_of_panel(Phase phase, const SolverSettings& settings, const PanelState<typename L::T>& p,
+                             const BatchSums<typename L::T>& sums, std::uint64_t wanted, const double* clip_factor) {
+  return p.n_vectors == kHalfVector ? phase_all<HalfOf<L>>(phase, settings, p, sums, wanted, clip_factor)
+                                    : phase_all<L>(phase, settings, p, sums, wanted, clip_factor);
+}
+
+template <class L>
+std::uint64_t probe(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
+                    std::uint64_t alive, const double* clip_factor) {
+  return phase_of_panel<L>(Phase::probe, settings, p, sums, alive, clip_factor);
+}
+
+template <class L>
+void commit(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
+            std::uint64_t keep, const double* clip_factor) {
+  phase_of_panel<L>(Phase::commit, settings, p, sums, keep, clip_factor);
 }
 
 template <class L>
 std::uint64_t step(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
                    std::uint64_t alive) {
-  return p.n_vectors == kHalfVector ? step_all<HalfOf<L>>(settings, p, sums, alive) : step_all<L>(settings, p, sums, alive);
+  if (!settings.any_clip_norm) return phase_of_panel<L>(Phase::step, settings, p, sums, alive, nullptr);
+  double squares[kMaxPanelVectors * L::N], intercept_squares[kMaxPanelVectors * L::N];
+  norms<L>(settings, p, sums, squares, intercept_squares);
+  clip_factors(squares, intercept_squares, p.hyper + static_cast<int>(Hyper::clip_norm) * p.lanes, p.lanes, 1, squares);
+  return phase_of_panel<L>(Phase::step, settings, p, sums, alive, squares);
 }
 
 template <class L>
@@ -348,10 +608,10 @@ void see(const PanelState<typename L::T>& p) {
 }  // namespace
 }  // namespace gradfold
 
-#define GRADFOLD_UPDATE_KERNELS(level)                                              \
-  namespace gradfold {                                                              \
-  extern const UpdateKernels<float> update_f32_##level;                             \
-  extern const UpdateKernels<double> update_f64_##level;                            \
-  const UpdateKernels<float> update_f32_##level = {&step<F32>, &see<F32>};          \
-  const UpdateKernels<double> update_f64_##level = {&step<F64>, &see<F64>};         \
+#define GRADFOLD_UPDATE_KERNELS(level)                                                                            \
+  namespace gradfold {                                                                                            \
+  extern const UpdateKernels<float> update_f32_##level;                                                           \
+  extern const UpdateKernels<double> update_f64_##level;                                                          \
+  const UpdateKernels<float> update_f32_##level = {&step<F32>, &norms<F32>, &probe<F32>, &commit<F32>, &see<F32>};   \
+  const UpdateKernels<double> update_f64_##level = {&step<F64>, &norms<F64>, &probe<F64>, &commit<F64>, &see<F64>};  \
   }

@@ -77,7 +77,19 @@ class train:
             coef_init: _Float64 | None,
             intercept_init: _Float64 | None,
             n_threads: int,
-        ) -> None: ...
+            hyper: dict[str, _Float64] = {},
+            first_epoch: int = 0,
+            held_out_weight: _Array | None = None,
+            validation: tuple[_Array, _Array, _Array | None] | None = None,
+            moments: tuple[_Float64, _Float64] | None = None,
+            track_train_loss: bool = False,
+            state: dict[str, _Array] | None = None,
+        ) -> None:
+            """`first_epoch`: the permutation's epoch of the first epoch walked. `held_out_weight` (n_rows,): weights of the
+            held-out losses, default `sample_weight`. `validation` (X, y, weight or None): every model is scored on all of
+            these rows instead of its split's own. `moments` (mean, scale), each (n_splits, n_features): standardise with
+            these; scale -1 marks a constant column. `state`: what `get_state` of a Trainer with the same arguments returned;
+            "position" and "history" may be left out, then the epochs begin anew."""
         def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
             """Train on: "done", "paused" (a limit was reached) or "interrupted" (`cancel`)."""
         def cancel(self) -> None:
@@ -89,9 +101,27 @@ class train:
         @property
         def epochs_done(self) -> int: ...
         @property
+        def steps_per_epoch(self) -> int: ...
+        @property
         def diverged_epoch(self) -> _Int64: ...
         @property
         def diverged_batch(self) -> _Int64: ...
+        def alive(self) -> npt.NDArray[np.bool_]:
+            """(n_models,): which models still train; False for finished and for diverged ones."""
+        def finish(self, mask: npt.NDArray[np.bool_]) -> None:
+            """These models leave for good: no training, no scoring (history is NaN). Their weights stay readable."""
+        def snapshot(self, mask: npt.NDArray[np.bool_]) -> None:
+            """Remember these models as they are now: weights and optimiser state; replaces what was remembered before."""
+        def restore(self, mask: npt.NDArray[np.bool_]) -> None:
+            """Make these models what `snapshot` remembered; ValueError names a model that was never remembered."""
+        def scale_learning_rate(self, factor: _Float64) -> None:
+            """Multiply each model's learning rate, whatever its schedule, from its next step on."""
+        def train_loss(self, reset: bool = True) -> _Float64:
+            """(n_models,): weighted mean loss over the training rows visited since the last reset, each at the weights of its
+            batch, without penalties; NaN where there is none. Needs `track_train_loss`."""
+        def get_state(self) -> dict[str, _Array]:
+            """Copies of all that is needed to go on with the same bits; the first axis of each is the model. After an
+            interrupt in mid-epoch without "position" and "history", since each model is then at a batch of its own."""
 
 # Their callers write their stubs as they need them.
 index: Any

@@ -1,0 +1,82 @@
+#include "train/layout.h"
+
+#include <algorithm>
+
+#include "gradient/gradient.h"
+#include "gradient/panels.h"
+
+namespace gradfold {
+namespace {
+
+using Models = std::vector<std::int64_t>;
+
+// `models` in panels of at most `most` vectors.
+void cut(const Models& models, const LayoutArgs& args, int most, double share, std::vector<PanelPlan>& plans) {
+  std::size_t at = 0;
+  for (int width : panel_widths(static_cast<std::int64_t>(models.size()), args.lanes, args.has_half, most)) {
+    PanelPlan plan{{}, width, panel_lanes(width, args.lanes), share};
+    const std::size_t n = std::min<std::size_t>(plan.lanes, models.size() - at);
+    plan.models.assign(models.begin() + at, models.begin() + at + n);
+    at += n;
+    plans.push_back(std::move(plan));
+  }
+}
+
+// The models of each split, splits in order; within a split as they come.
+std::vector<Models> by_split_of(const Models& models, const LayoutArgs& args) {
+  Models order = models;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return args.split_of_model[a] < args.split_of_model[b]; });
+  std::vector<Models> groups;
+  for (std::int64_t m : order) {
+    if (groups.empty() || args.split_of_model[groups.back().back()] != args.split_of_model[m]) groups.emplace_back();
+    groups.back().push_back(m);
+  }
+  return groups;
+}
+
+}  // namespace
+
+std::vector<PanelPlan> training_layout(const Models& models, const LayoutArgs& args) {
+  std::vector<PanelPlan> plans;
+  const std::vector<Models> groups = by_split_of(models, args);
+  auto vectors = [&](std::size_t n) { return static_cast<std::int64_t>((n + args.lanes - 1) / args.lanes); };
+  const std::int64_t unit = args.has_half ? args.lanes / 2 : args.lanes;  // lanes come in units of this
+  auto units = [unit](std::size_t n) { return static_cast<double>((static_cast<std::int64_t>(n) + unit - 1) / unit); };
+  double by_split = 0;
+  std::int64_t split_vectors = 0;
+  for (const Models& group : groups) {
+    by_split += units(group.size()) * args.fraction[args.split_of_model[group[0]]];
+    split_vectors += vectors(group.size());
+  }
+  auto widest = [&](std::int64_t n_vectors) {
+    return static_cast<int>(
+        std::min<std::int64_t>(kMaxPanelVectors, std::max<std::int64_t>(1, (n_vectors + args.n_threads - 1) / args.n_threads)));
+  };
+  if (groups.size() == 1 || by_split < 0.95 * units(models.size())) {
+    for (const Models& group : groups) cut(group, args, widest(split_vectors), args.fraction[args.split_of_model[group[0]]], plans);
+  } else {
+    cut(models, args, widest(vectors(models.size())), 1.0, plans);
+  }
+  return plans;
+}
+
+std::vector<PanelPlan> score_layout(const Models& models, const LayoutArgs& args, bool same_rows) {
+  std::vector<PanelPlan> plans;
+  const std::vector<Models> groups = by_split_of(models, args);
+  if (!same_rows && models.size() * 4 >= groups.size() * args.lanes) {
+    for (const Models& group : groups) cut(group, args, kMaxPanelVectors, 1.0 / static_cast<double>(groups.size()), plans);
+  } else {
+    Models all;
+    for (const Models& group : groups) all.insert(all.end(), group.begin(), group.end());
+    cut(all, args, kMaxPanelVectors, 1.0, plans);
+  }
+  return plans;
+}
+
+double panel_cost(const PanelPlan& plan, std::int64_t chunk_rows) {
+  const bool narrow = narrow_models(static_cast<std::int64_t>(plan.models.size()), plan.n_vectors, chunk_rows) > 0;
+  return plan.lanes * plan.share * (narrow ? 0.5 : 1.0);  // measured for four models in one vector
+}
+
+}  // namespace gradfold

@@ -1,0 +1,369 @@
+// Batches. Three plans share the panels, the kernels and hence the bits:
+//   by panel   each thread owns panels and walks all batches with them, without a barrier;
+//   by tile    fewer panels than threads: each panel's batch is split over the threads, by rows and then by features, with barriers;
+//   by chunk   for batches of more than one chunk: threads take (panel, chunk) items, sums are committed in chunk order, and
+//              whoever commits a batch's last chunk makes the step.
+#include <algorithm>
+#include <cstring>
+
+#include "threads/team.h"
+#include "train/trainer.h"
+
+namespace gradfold {
+namespace {
+
+// Shuffled rows are copied side by side before a thread's panels use them, so that they are gathered once and not once a panel.
+// A window of batches holds about kWindowBytes of them; a single batch is copied while it takes no more than kStageBytes.
+constexpr std::int64_t kWindowBytes = 512 * 1024;
+constexpr std::int64_t kStageBytes = 4 * 1024 * 1024;
+// Multiply-adds of a thread's part of one batch of one panel, between barriers, below which another thread costs more than it saves.
+constexpr double kTileWork = 1 << 19;
+
+}  // namespace
+
+template <class T>
+std::int64_t TrainerOf<T>::staged_values(const Permutation* order, std::int64_t rows) const {
+  return order == nullptr ? 0 : std::min(rows, kStageBytes / row_bytes()) * p_;
+}
+
+// Positions [begin, begin + n) of the epoch's order. Shuffled rows are copied side by side where the buffer has room.
+template <class T>
+void TrainerOf<T>::load_rows(const RowSource<T>& source, const Permutation* order, std::int64_t begin, std::int64_t n,
+                             RowBuffer<T>& rows) const {
+  rows.weight_of = source.weight;
+  if (order != nullptr)
+    permutation_fill(*order, begin, n, rows.ids.data());
+  else
+    for (std::int64_t i = 0; i < n; ++i) rows.ids[i] = begin + i;
+  const bool stage = order != nullptr && n * p_ <= rows.staged.size();
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t id = rows.ids[i];
+    rows.x[i] = source.X.row(id);
+    rows.y[i] = source.y[id];
+    if (source.weight != nullptr) rows.weight[i] = source.weight[id];
+  }
+  if (!stage) return;
+  for (std::int64_t i = 0; i < n; ++i) {
+    T* to = rows.staged.get() + i * p_;
+    std::memcpy(to, rows.x[i], sizeof(T) * p_);
+    rows.x[i] = to;
+  }
+}
+
+// Rows [at, at + n) of the buffer, one chunk at most, as a task for a panel; rows that no lane uses are left out, positions stay. Its
+// results go to `buffer`. n_rows is 0 when no row is used.
+template <class T>
+ChunkTask<T> TrainerOf<T>::chunk_task(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel,
+                                      bool gradient, ChunkBuffer<T>& buffer) const {
+  const std::uint64_t lanes_wanted = panel.lanes_wanted;
+  panel.roles->fill(rows.ids.data() + at, n, rows.weight_of, buffer.masks.data());
+  std::int64_t used = 0;
+  for (std::int64_t i = 0; i < n; ++i) used += (buffer.masks[i] & lanes_wanted) != 0;
+  const T* const* x = rows.x.data() + at;
+  const T* y = rows.y.data() + at;
+  const T* weight = rows.weight_of != nullptr ? rows.weight.data() + at : nullptr;
+  const bool loss = !gradient || a_.track_train_loss;
+  if (used < n) {
+    std::int64_t kept = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      buffer.masks[kept] = buffer.masks[i];
+      buffer.x[kept] = x[i];
+      buffer.y[kept] = y[i];
+      if (weight != nullptr) buffer.weight[kept] = weight[i];
+      kept += (buffer.masks[kept] & lanes_wanted) != 0;
+    }
+    x = buffer.x.data();
+    y = buffer.y.data();
+    if (weight != nullptr) weight = buffer.weight.data();
+  }
+  return {used,
+          x,
+          y,
+          weight,
+          buffer.masks.data(),
+          p_,
+          panel.n_vectors,
+          panel.W,
+          panel.intercept,
+          gradient ? buffer.grad.get() : nullptr,
+          buffer.grad_intercept.get(),
+          buffer.count.get(),
+          loss ? buffer.loss.get() : nullptr,
+          loss ? buffer.weight_sum.get() : nullptr,
+          buffer.scratch.get(),
+          narrow_models(panel.n_models, panel.n_vectors, used),
+          buffer.narrow.get(),
+          &stop_};
+}
+
+// Runs such a task. Returns false when it was abandoned, and sets *any to whether a row was used.
+template <class T>
+bool TrainerOf<T>::run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel, bool gradient,
+                             ChunkBuffer<T>& buffer, bool* any) const {
+  const ChunkTask<T> task = chunk_task(rows, at, n, panel, gradient, buffer);
+  *any = task.n_rows > 0;
+  return !*any || gradient_kernels<T>(level_).chunk(a_.loss, task);
+}
+
+template <class T>
+PanelView<T> TrainerOf<T>::view(const TrainPanel<T>& panel) const {
+  return {&panel.roles, panel.alive, static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, panel.kernel_W(),
+          panel.kernel_intercept()};
+}
+
+// Ends a batch of a panel: `loss` and `weight` are the batch's sums for train_loss(), read only when it is tracked.
+template <class T>
+void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, std::int64_t epoch,
+                        std::int64_t batch) {
+  const std::uint64_t lost = update_kernels<T>(level_).step(settings_, state_of(panel), sums, panel.alive);
+  if (lost != 0) {
+    for (std::size_t l = 0; l < panel.models.size(); ++l)
+      if (lost >> l & 1) {
+        progress_.diverged_epoch[panel.models[l]] = epoch;
+        progress_.diverged_batch[panel.models[l]] = batch;
+      }
+    panel.alive &= ~lost;
+  }
+  if (!a_.track_train_loss) return;
+  for (int l = 0; l < panel.lanes; ++l)
+    if (panel.alive >> l & 1) {  // a batch that made its model diverge was not made
+      panel.train_loss[l] += loss[l];
+      panel.train_weight[l] += weight[l];
+    }
+}
+
+template <class T>
+void TrainerOf<T>::add_chunk(const TrainPanel<T>& panel, const ChunkBuffer<T>& chunk, BatchTotals& totals) const {
+  for (std::int64_t i = 0; i < p_ * panel.lanes; ++i) totals.grad[i] += static_cast<double>(chunk.grad[i]);
+  for (int l = 0; l < panel.lanes; ++l) {
+    totals.grad_intercept[l] += static_cast<double>(chunk.grad_intercept[l]);
+    totals.count[l] += static_cast<double>(chunk.count[l]);
+  }
+  if (!a_.track_train_loss) return;
+  for (int l = 0; l < panel.lanes; ++l) {
+    totals.loss[l] += chunk.loss[l];
+    totals.weight_sum[l] += chunk.weight_sum[l];
+  }
+}
+
+// Batches [b0, b1) of an epoch, for all panels.
+template <class T>
+void TrainerOf<T>::walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Poll& poll) {
+  std::int64_t n_alive = 0;
+  for (const TrainPanel<T>& panel : panels_) n_alive += __builtin_popcountll(panel.alive);
+  if (n_alive == 0) return;
+  Permutation order;
+  if (!natural_order_)
+    order = make_permutation(n_, a_.seed, static_cast<std::uint32_t>(a_.first_epoch + epoch), kStreamBatches);
+  const Permutation* shuffled = natural_order_ ? nullptr : &order;
+  const double multiply_adds = 2.0 * static_cast<double>(std::min(n_, (b1 - b0) * a_.batch_size)) * static_cast<double>(p_) *
+                               static_cast<double>(n_alive);
+  const int useful = static_cast<int>(std::min<double>(a_.n_threads, std::max(1.0, multiply_adds / kThreadWork)));
+  // By chunk balances better where there are chunks enough to hand out; by panel needs no hand-over at all.
+  const std::int64_t chunks = (std::min(a_.batch_size, n_) + kRowChunk - 1) / kRowChunk;
+  const int by_tile = tile_threads(chunks);
+  if (useful > 1 && chunks >= 2)
+    walk_by_chunk(epoch, b0, b1, shuffled, useful, poll);
+  else if (by_tile > 1)
+    walk_by_tile(epoch, b0, b1, shuffled, by_tile, poll);
+  else
+    walk_by_panel(epoch, b0, b1, shuffled, std::min<int>(useful, static_cast<int>(panels_.size())), poll);
+}
+
+// Threads worth having on one panel at a time: a batch is then four barriers, so each thread must have enough of it.
+template <class T>
+int TrainerOf<T>::tile_threads(std::int64_t chunks) const {
+  if (chunks > 1 || a_.n_threads <= static_cast<int>(panels_.size())) return 1;
+  // A narrow panel on one thread does about as much as eight threads on the vector it fills badly.
+  for (const TrainPanel<T>& panel : panels_)
+    if (narrow_models(static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, std::min(a_.batch_size, n_)) > 0 && a_.n_threads < 8)
+      return 1;
+  const double work = 2.0 * static_cast<double>(std::min(a_.batch_size, n_)) * static_cast<double>(p_) *
+                      static_cast<double>(panels_.front().lanes);
+  return static_cast<int>(std::min({static_cast<double>(a_.n_threads), static_cast<double>((p_ + 15) / 16), work / kTileWork}));
+}
+
+// Few models: the threads share each panel, in forward by rows and in the gradient by features.
+template <class T>
+void TrainerOf<T>::walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads,
+                  const Poll& poll) {
+  const GradientKernels<T>& kernels = gradient_kernels<T>(level_);
+  const std::int64_t B = std::min(a_.batch_size, n_);
+  int widest = 0;
+  for (const TrainPanel<T>& panel : panels_) widest = std::max(widest, panel.lanes);
+  // Everything that can fail is made here: a thread that threw between two barriers would leave the others waiting.
+  std::vector<RowBuffer<T>> rows;
+  std::vector<ChunkBuffer<T>> buffers;
+  for (int t = 0; t < n_threads; ++t) {
+    rows.emplace_back(B, 0);
+    buffers.emplace_back(p_, widest, t == 0);
+  }
+  ChunkBuffer<T>& result = buffers[0];
+  AlignedArray<T> z(B * widest);
+  AlignedArray<double> count(widest);
+  Barrier barrier(n_threads);
+  bool select = false, leave = false;  // written by thread 0 between two barriers
+  run_team(n_threads, [&](int t) {
+    const std::int64_t f0 = (p_ * t / n_threads + 15) / 16 * 16, f1 = t + 1 == n_threads ? p_ : (p_ * (t + 1) / n_threads + 15) / 16 * 16;
+    for (std::int64_t b = b0; b < b1; ++b) {
+      const std::int64_t begin = b * B, n = std::min(B, n_ - begin);
+      load_rows(training_rows(), order, begin, n, rows[t]);
+      for (TrainPanel<T>& panel : panels_) {
+        if (panel.alive == 0) continue;
+        ChunkTask<T> task = chunk_task(rows[t], 0, n, view(panel), true, buffers[t]);
+        if (task.n_rows == 0) continue;  // the same for every thread
+        task.grad = result.grad.get();
+        ChunkTask<T> part = task;
+        const std::int64_t r0 = task.n_rows * t / n_threads;
+        part.n_rows = task.n_rows * (t + 1) / n_threads - r0;
+        part.x += r0;
+        if (part.n_rows > 0) kernels.forward(part, z.get() + r0 * panel.lanes);
+        barrier.wait();
+        if (t == 0) {
+          select = kernels.residual(a_.loss, task, z.get());
+          leave = cancelled();
+        }
+        barrier.wait();
+        if (leave) return;
+        if (f0 < f1) kernels.gradient(task, z.get(), select, f0, f1);
+        barrier.wait();
+        if (t == 0) {
+          for (int l = 0; l < panel.lanes; ++l) count[l] = static_cast<double>(result.count[l]);
+          step(panel, {result.grad.get(), result.grad_intercept.get(), nullptr, nullptr, count.get()}, result.loss.get(),
+               result.weight_sum.get(), epoch, b);
+        }
+        barrier.wait();
+      }
+    }
+  }, poll);
+}
+
+template <class T>
+void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads,
+                   const Poll& poll) {
+  const std::vector<std::vector<TrainPanel<T>*>> groups = share_out(n_threads);
+  const std::int64_t B = a_.batch_size;
+  const bool one_chunk = B <= kRowChunk || n_ <= kRowChunk;
+  // A window is a run of whole batches whose rows are loaded together; a batch of several chunks is walked chunk by chunk.
+  const std::int64_t window_rows = std::min(kRowChunk, kWindowBytes / row_bytes());
+  const std::int64_t window = one_chunk ? std::max<std::int64_t>(1, window_rows / std::min(B, n_)) : 1;
+  run_team(static_cast<int>(groups.size()), [&](int thread) {
+    const auto& group = groups[thread];
+    int widest = 0;
+    for (const TrainPanel<T>* panel : group) widest = std::max(widest, panel->lanes);
+    const std::int64_t capacity = one_chunk ? std::min(n_, window * std::min(B, n_)) : kRowChunk;
+    RowBuffer<T> rows(capacity, staged_values(order, capacity));
+    ChunkBuffer<T> chunk(p_, widest, true);
+    BatchTotals totals(one_chunk ? 0 : p_, widest);
+    bool any = false;
+    if (one_chunk) {
+      for (std::int64_t w0 = b0; w0 < b1; w0 += window) {
+        const std::int64_t w1 = std::min(b1, w0 + window);
+        const std::int64_t begin = w0 * B, end = std::min(n_, w1 * B);
+        load_rows(training_rows(), order, begin, end - begin, rows);
+        for (TrainPanel<T>* panel : group) {
+          for (std::int64_t b = w0; b < w1 && panel->alive != 0; ++b) {
+            const std::int64_t at = b * B - begin;
+            if (!run_chunk(rows, at, std::min(B, n_ - b * B), view(*panel), true, chunk, &any))
+              return;
+            if (!any) continue;
+            for (int l = 0; l < panel->lanes; ++l) totals.count[l] = static_cast<double>(chunk.count[l]);
+            step(*panel, {chunk.grad.get(), chunk.grad_intercept.get(), nullptr, nullptr, totals.count.get()}, chunk.loss.get(),
+                 chunk.weight_sum.get(), epoch, b);
+          }
+          if (cancelled()) return;
+        }
+      }
+      return;
+    }
+    for (std::int64_t b = b0; b < b1; ++b) {
+      const std::int64_t begin = b * B, end = std::min(n_, begin + B);
+      for (TrainPanel<T>* panel : group) {
+        if (panel->alive == 0) continue;
+        totals.clear(p_, panel->lanes);
+        for (std::int64_t c = begin; c < end; c += kRowChunk) {
+          const std::int64_t n = std::min(kRowChunk, end - c);
+          load_rows(training_rows(), order, c, n, rows);
+          if (!run_chunk(rows, 0, n, view(*panel), true, chunk, &any))
+            return;
+          if (any) add_chunk(*panel, chunk, totals);
+        }
+        step(*panel, {nullptr, nullptr, totals.grad.get(), totals.grad_intercept.get(), totals.count.get()}, totals.loss.get(),
+             totals.weight_sum.get(), epoch, b);
+      }
+    }
+  }, poll);
+}
+
+// Items are (batch, panel, chunk), in this order. An item of a batch starts only when its panel's step of the batch before is
+// committed; with several panels that is long past.
+template <class T>
+void TrainerOf<T>::walk_by_chunk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads,
+                   const Poll& poll) {
+  const std::int64_t B = std::min(a_.batch_size, n_);
+  const std::int64_t chunks_full = (B + kRowChunk - 1) / kRowChunk;  // the last batch may have fewer: its items are empty
+  const std::int64_t n_panels = static_cast<std::int64_t>(panels_.size());
+  const std::int64_t per_batch = n_panels * chunks_full;
+  const std::int64_t n_items = (b1 - b0) * per_batch;
+  int widest = 0;
+  for (const TrainPanel<T>& panel : panels_) widest = std::max(widest, panel.lanes);
+  BatchTotals totals(p_, widest);
+  OrderedItems items;
+  run_team(n_threads, [&](int) {
+    RowBuffer<T> rows(kRowChunk, staged_values(order, kRowChunk));
+    ChunkBuffer<T> chunk(p_, widest, true);
+    for (std::int64_t item = items.take(); item < n_items; item = items.take()) {
+      const std::int64_t b = b0 + item / per_batch;
+      const std::int64_t at = item % per_batch / chunks_full;
+      const std::int64_t c = item % chunks_full;
+      TrainPanel<T>& panel = panels_[at];
+      if (b > b0) items.reached(item - c - per_batch + chunks_full);  // the step of this panel's batch before
+      const std::int64_t end = std::min(n_, (b + 1) * B);
+      const std::int64_t begin = std::min(end, b * B + c * kRowChunk);
+      const std::int64_t n = std::min(kRowChunk, end - begin);
+      bool any = false;
+      if (n > 0 && panel.alive != 0 && !cancelled()) {
+        load_rows(training_rows(), order, begin, n, rows);
+        run_chunk(rows, 0, n, view(panel), true, chunk, &any);
+      }
+      items.turn(item);
+      // Once cancelled nothing is stored any more, so an abandoned chunk cannot reach a step.
+      if (!abandoned_) abandoned_ = cancelled();
+      if (!abandoned_) {
+        if (c == 0) totals.clear(p_, panel.lanes);
+        if (any) add_chunk(panel, chunk, totals);
+        if (c + 1 == chunks_full && panel.alive != 0)
+          step(panel, {nullptr, nullptr, totals.grad.get(), totals.grad_intercept.get(), totals.count.get()}, totals.loss.get(),
+               totals.weight_sum.get(), epoch, b);
+      }
+      items.done(item);
+    }
+  }, poll);
+}
+
+// Panels over threads, heaviest first onto the lightest thread.
+template <class T>
+std::vector<std::vector<TrainPanel<T>*>> TrainerOf<T>::share_out(int n_threads) {
+  std::vector<TrainPanel<T>*> order;
+  for (TrainPanel<T>& panel : panels_) order.push_back(&panel);
+  std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) { return a->cost > b->cost; });
+  std::vector<std::vector<TrainPanel<T>*>> groups(n_threads);
+  std::vector<double> load(n_threads, 0.0);
+  for (TrainPanel<T>* panel : order) {
+    const auto lightest = std::min_element(load.begin(), load.end()) - load.begin();
+    groups[lightest].push_back(panel);
+    load[lightest] += panel->cost;
+  }
+  return groups;
+}
+
+#define GRADFOLD_INSTANTIATE(T)                                                                                                     \
+  template void TrainerOf<T>::walk(std::int64_t, std::int64_t, std::int64_t, const Poll&);                                          \
+  template void TrainerOf<T>::load_rows(const RowSource<T>&, const Permutation*, std::int64_t, std::int64_t, RowBuffer<T>&) const;  \
+  template bool TrainerOf<T>::run_chunk(const RowBuffer<T>&, std::int64_t, std::int64_t, const PanelView<T>&, bool,                 \
+                                        ChunkBuffer<T>&, bool*) const;
+GRADFOLD_INSTANTIATE(float)
+GRADFOLD_INSTANTIATE(double)
+#undef GRADFOLD_INSTANTIATE
+
+}  // namespace gradfold
