@@ -35,6 +35,7 @@ void register_levels(py::module_& m);
 void register_simd(py::module_& m);
 void register_index(py::module_& m);
 void register_gradient(py::module_& m);
+void register_metrics(py::module_& m);
 void register_train(py::module_& m);
 void register_roofline(py::module_& m);
 

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, m) {
   gradfold::register_index(m);
   gradfold::register_simd(m);
   gradfold::register_gradient(m);
+  gradfold::register_metrics(m);
   gradfold::register_train(m);
   gradfold::register_roofline(m);
 }

@@ -11,11 +11,15 @@ __version__ = "0.1.0"
 _LAZY = {
     "fit": "gradfold.train",
     "grid": "gradfold.candidates",
+    "sample": "gradfold._sample",
+    "uniform": "gradfold._sample",
+    "log_uniform": "gradfold._sample",
+    "choice": "gradfold._sample",
     "Candidates": "gradfold.candidates",
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
-_SUBMODULES = ("index", "loss", "gradient")
+_SUBMODULES = ("index", "loss", "gradient", "metrics")
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 

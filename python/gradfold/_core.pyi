@@ -125,4 +125,5 @@ class train:
 
 # Their callers write their stubs as they need them.
 index: Any
+metrics: Any
 simd: Any

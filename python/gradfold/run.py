@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _check, _core, _storage
+from gradfold import _held_out as _scored
 from gradfold import loss as _loss
 from gradfold.candidates import Candidates
 
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from gradfold.index import Folds
+    from gradfold.metrics import Calibration
 
 Array = npt.NDArray[Any]
-
-SCORINGS = ("neg_log_loss", "accuracy", "neg_mean_squared_error", "r2")
 
 _FORMAT, _FORMAT_VERSION = "gradfold-run", 1
 # The arrays of a saved run; those that are None are left out of the file.
@@ -319,10 +319,10 @@ class Run:
 
         Parameters
         ----------
-        scoring : {"neg_log_loss", "accuracy", "neg_mean_squared_error", "r2"}, optional
-            Names as in scikit-learn. Default: minus `held_out_loss`. Rows count with their `sample_weight`. A named
-            one is computed from the held-out predictions of the weights the run holds, in float64, without holding
-            more than a few blocks of rows.
+        scoring : str, optional
+            A name of `gradfold.metrics.SCORINGS`: scikit-learn's names, the names of `metric` for gains, and `neg_` with
+            the name for errors. Default: minus `held_out_loss`. Rows count with their `sample_weight`. A named one is
+            computed from the held-out predictions of the weights the run holds, in float64, a block at a time.
 
         Returns
         -------
@@ -338,38 +338,62 @@ class Run:
         """
         if scoring is None:
             return np.asarray(-self.held_out_loss)
-        name = _check.choice("scoring", scoring, SCORINGS)
-        if (self.loss == "log_loss") != (name in ("neg_log_loss", "accuracy")):
-            raise ValueError(f"scoring: got {name!r}, which does not suit loss={self.loss!r}")
-        X, y, weight, folds = self._held_out()
-        threads = _check.threads(n_threads)
-        out = np.full((self.n_candidates, self.n_splits), np.nan)
-        for split in range(self.n_splits):
-            rows = folds.score_indices(split)
-            if weight is not None:
-                rows = rows[weight[rows] > 0]
-            if len(rows) == 0:
-                continue
-            models = np.arange(self.n_candidates) * self.n_splits + split
-            total, centre, spread = 0.0, 0.0, 0.0
-            if name == "r2":
-                w = _weights(weight, rows)
-                centre = float(np.average(y[rows].astype(np.float64), weights=w))
-                spread = float(w @ (y[rows].astype(np.float64) - centre) ** 2)
-            value = np.zeros(self.n_candidates)
-            for chunk in _row_chunks(rows, X):
-                raw = _raw(X[chunk], self.coef[models], self.intercept[models], threads).astype(np.float64)
-                w = _weights(weight, chunk)
-                with np.errstate(over="ignore", invalid="ignore"):  # of diverged models, whose scores are NaN below
-                    value += w @ _pointwise(name, y[chunk].astype(np.float64)[:, None], raw)
-                total += float(w.sum())
-            if name == "r2":
-                # As scikit-learn: a constant target scores 1 if it is met exactly and 0 if not.
-                out[:, split] = 1 + value / spread if spread > 0 else np.where(value == 0, 1.0, 0.0)
-            else:
-                out[:, split] = value / total
-        out[self.diverged.reshape(out.shape)] = np.nan
-        return out
+        return _scored.scores(self, scoring, n_threads=n_threads)
+
+    def metric(self, name: str, *, n_threads: int | None = None, **options: Any) -> Array:
+        """A held-out metric of each candidate and split, with its own sign; shape (n_candidates, n_splits).
+
+        Parameters
+        ----------
+        name : str
+            One of `gradfold.metrics.NAMES`, whose formulas stand in ``docs/metrics.md``.
+        **options
+            `average`, `multi_class`, `beta`, `k` and `threshold`, as for `gradfold.metrics.evaluate`; `threshold` may be
+            an array (n_candidates, n_splits), as `calibrate` returns it.
+
+        Returns
+        -------
+        ndarray of float64
+            Two more axes for "confusion_matrix". NaN for a model that diverged or scores no row of positive weight.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `gradfold.metrics.evaluate`.
+        RuntimeError
+            The run was loaded from a file, or has no splits.
+        """
+        return _scored.metric(self, name, n_threads=n_threads, **options)
+
+    def calibrate(
+        self, by: str = "accuracy", *, target: float | None = None, beta: float = 1.0, n_threads: int | None = None
+    ) -> Calibration:
+        """The threshold of each candidate and split that is best on its held-out rows, and what it reaches there.
+
+        The value is optimistic: threshold and value come from the same rows. Judge a threshold on other rows, or on the
+        held-out rows of other splits.
+
+        Parameters
+        ----------
+        by : {"accuracy", "f_beta", "precision_at_recall", "recall_at_precision"}
+            What is greatest; the last two among the thresholds that reach the recall, or precision, `target`.
+        target, beta, n_threads
+            As for `gradfold.metrics.calibrate`.
+
+        Returns
+        -------
+        Calibration
+            `threshold` on the scale of raw predictions, to be used as ``raw_prediction > threshold``, and `value`, both
+            (n_candidates, n_splits). NaN for a model that diverged or scores no row of positive weight.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `gradfold.metrics.calibrate`.
+        RuntimeError
+            The run is no binary classifier, was loaded from a file, or has no splits.
+        """
+        return _scored.calibrate(self, by=by, target=target, beta=beta, n_threads=n_threads)
 
     def _held_out(self) -> tuple[Array, Array, Array | None, Folds]:
         if self._data is None:
@@ -555,19 +579,6 @@ def _row_chunks(rows: Array, X: Array) -> Iterable[Array]:
     step = max(1, _GATHER_BYTES // (X.shape[1] * X.itemsize))
     for a in range(0, len(rows), step):
         yield rows[a : a + step]
-
-
-def _weights(weight: Array | None, rows: Array) -> Array:
-    return np.ones(len(rows)) if weight is None else weight[rows].astype(np.float64)
-
-
-def _pointwise(scoring: str, y: Array, raw: Array) -> Array:
-    if scoring == "accuracy":
-        return np.asarray((raw > 0) == (y > 0), dtype=np.float64)
-    if scoring == "neg_log_loss":
-        t = np.where(y > 0, -raw, raw)
-        return np.asarray(-(np.maximum(t, 0) + np.log1p(np.exp(-np.abs(raw)))))
-    return np.asarray(-((y - raw) ** 2))
 
 
 def _text(labels: Array) -> Array:

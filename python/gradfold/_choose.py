@@ -1,0 +1,246 @@
+"""Choosing among candidates: the one-standard-error rule, two warnings, and the rungs of successive halving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradfold import _check
+from gradfold import loss as _loss
+
+if TYPE_CHECKING:
+    from gradfold.run import Run
+
+Array = npt.NDArray[Any]
+
+# A larger value is a simpler model, everything else being equal.
+PENALTIES = ("l2", "l1", "weight_decay")
+
+# Where an axis of a grid ends for good, so that the best candidate may well stand there. All others end at 0.
+_DOMAIN_ENDS = {"batch_size": 1.0, "average": 1.0}
+# Numbers that are names: a larger seed is no further in any direction.
+_NO_DIRECTION = ("init_seed", "seed")
+_EDGE_VALUES = 3  # an axis of two values has nothing but ends
+
+NOISE_LEVEL = 0.001
+_NOISE_ROWS = 4096
+
+
+def standard_error(values: Array) -> Array:
+    """The standard error of the mean over splits, shape (n_candidates,); NaN for fewer than two splits.
+
+    ``s / √k`` with s² the unbiased variance over the k splits, as in Breiman et al. (1984) and glmnet. It takes the
+    splits for independent, which overlapping training sets are not; that is how the one-standard-error rule is
+    defined, and no more than a rule.
+    """
+    n_splits = values.shape[1]
+    if n_splits < 2:
+        return np.full(len(values), np.nan)
+    return np.asarray(values.std(axis=1, ddof=1) / math.sqrt(n_splits))
+
+
+def one_standard_error(mean: npt.ArrayLike, standard_error: npt.ArrayLike, params: Sequence[Mapping[str, Any]]) -> int:
+    """The simplest candidate whose mean is at most one standard error above the best one's.
+
+    Parameters
+    ----------
+    mean : array_like of shape (n_candidates,)
+        Lower is better (for a score: its negative). NaN is never chosen.
+    standard_error : array_like of shape (n_candidates,)
+        Of each mean. Only that of the best candidate is used; where it is NaN (one split), the best is chosen.
+    params : sequence of mappings, one for each candidate
+        Simpler is what has larger penalties. A candidate competes with the best one if each of its `l2`, `l1` and
+        `weight_decay` is at least the best one's and all its other parameters are the same, since a learning rate or
+        a batch size says nothing about simplicity. Among those within one standard error, the one of the largest l2
+        is chosen, then of the largest l1, then of the largest weight_decay, then of the lowest mean, then the first.
+
+    Returns
+    -------
+    int
+        The candidate; 0 if every mean is NaN.
+
+    References
+    ----------
+    L. Breiman, J. Friedman, R. Olshen, C. Stone, "Classification and regression trees", 1984, section 3.4.3.
+    """
+    values = np.asarray(mean, np.float64)
+    ranked = np.where(np.isnan(values), np.inf, values)
+    best = int(np.argmin(ranked))
+    margin = float(np.asarray(standard_error, np.float64)[best])
+    if not np.isfinite(ranked[best]) or not margin > 0:
+        return best
+    limit = ranked[best] + margin
+
+    def penalties(row: Mapping[str, Any]) -> tuple[float, ...]:
+        return tuple(float(row.get(name, 0.0)) for name in PENALTIES)
+
+    def others(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name not in PENALTIES}
+
+    least, same = penalties(params[best]), others(params[best])
+    chosen, key = best, (least, -ranked[best])
+    for candidate, row in enumerate(params):
+        own = penalties(row)
+        if ranked[candidate] > limit or others(row) != same or any(a < b for a, b in zip(own, least)):
+            continue
+        if (own, -ranked[candidate]) > key:
+            chosen, key = candidate, (own, -ranked[candidate])
+    return chosen
+
+
+def edge_warning(candidates: Sequence[Mapping[str, Any]] | None, best: int) -> str | None:
+    """The text of a warning if the best candidate stands at an edge of the grid, else None.
+
+    It does if one of its numbers is the smallest or the largest of at least three values of that parameter. The end
+    of a parameter's domain is no edge (l2 = 0), nor is a seed's. Candidates that were drawn (`gradfold.sample`) have
+    no edge: among n draws the best is the smallest or the largest with a probability of 2/n, whatever the data.
+    """
+    if candidates is None or len(candidates) < _EDGE_VALUES or getattr(candidates, "drawn", False):
+        return None
+    edges = []
+    for name, value in candidates[best].items():
+        column = [row.get(name) for row in candidates]
+        if name in _NO_DIRECTION or not all(_is_number(v) for v in column):
+            continue
+        values = sorted({float(v) for v in column})  # type: ignore[arg-type]
+        if len(values) < _EDGE_VALUES:
+            continue
+        if float(value) == values[-1]:
+            edges.append(f"{name}={value!r} is the largest of {len(values)} values, larger ones may be better")
+        elif float(value) == values[0] and values[0] > _DOMAIN_ENDS.get(name, 0.0):
+            edges.append(f"{name}={value!r} is the smallest of {len(values)} values, smaller ones may be better")
+    return f"the best candidate is at an edge of the grid: {'; '.join(edges)}" if edges else None
+
+
+def noise_warning(mean: npt.ArrayLike, variance: npt.ArrayLike, count: npt.ArrayLike) -> str | None:
+    """The text of a warning if the splits' held-out losses differ by more than their noise, else None.
+
+    The test is Welch's heteroscedastic analysis of variance [1]_: are the mean losses of the splits equal, given the
+    variance of the loss from row to row within each split? With k splits, weights ``w = n / s²``, ``W = Σ w`` and
+    ``x̃ = Σ w·x / W``,
+
+        F = (Σ w·(x − x̃)² / (k − 1)) / (1 + 2·(k − 2)/(k² − 1) · Λ),   Λ = Σ (1 − w/W)² / (n − 1),
+
+    has about an F distribution with k − 1 and (k² − 1)/(3Λ) degrees of freedom. The warning comes at a p-value below
+    0.001. Then the splits are not alike (groups of rows that belong together, a drift in time, a split with rows of
+    another kind), and the mean over them, with its standard error, is not what it seems.
+
+    Parameters
+    ----------
+    mean, variance, count : array_like of shape (n_splits,)
+        Of one candidate's losses of the rows that each split scores: mean, unbiased variance, and number of rows
+        (with weights: the effective one). Splits with a value that is not finite, with fewer than two rows or without
+        any variance are left out; fewer than two splits are no test.
+
+    References
+    ----------
+    .. [1] B. L. Welch, "On the comparison of several mean values: an alternative approach", Biometrika 38, 1951.
+    """
+    x, s2, n = (np.asarray(values, np.float64) for values in (mean, variance, count))
+    used = np.isfinite(x) & np.isfinite(s2) & (n >= 2) & (s2 > 0)
+    p_value = _welch(x[used], s2[used], n[used])
+    if p_value is None or p_value >= NOISE_LEVEL:
+        return None
+    low, high = (int(np.flatnonzero(used)[place]) for place in (x[used].argmin(), x[used].argmax()))
+    return (
+        f"the splits' held-out losses differ by more than their noise (Welch's test, p = {p_value:.1g}): "
+        f"{x[low]:.4g} in split {low}, {x[high]:.4g} in split {high}; are there groups of rows, or a drift?"
+    )
+
+
+def _welch(x: Array, s2: Array, n: Array) -> float | None:
+    """The p-value of Welch's test, None for fewer than two splits."""
+    k = len(x)
+    if k < 2:
+        return None
+    from scipy.special import fdtrc  # scipy.stats takes a second to import
+
+    w = n / s2
+    share = w / w.sum()
+    centre = float((share * x).sum())
+    spread = float(((1 - share) ** 2 / (n - 1)).sum())
+    between = float((w * (x - centre) ** 2).sum()) / (k - 1)
+    statistic = between / (1 + 2 * (k - 2) / (k * k - 1) * spread)
+    return float(fdtrc(k - 1, (k * k - 1) / (3 * spread), statistic))
+
+
+def fold_noise(run: Run, candidate: int) -> tuple[Array, Array, Array]:
+    """What `noise_warning` asks for: mean, variance and number of the losses of the rows that each split scores.
+
+    At most 4,096 rows of a split, evenly spaced, are looked at: enough to see what matters, and no pass over X. With
+    sample weights, mean and variance are weighted and the number is Kish's ``(Σw)² / Σw²``.
+
+    Returns
+    -------
+    mean, variance, count : ndarray of float64, shape (n_splits,)
+    """
+    X, y, weight, folds = run._held_out()
+    loss = _loss.get(run.loss)
+    mean, variance, count = np.full(run.n_splits, np.nan), np.full(run.n_splits, np.nan), np.zeros(run.n_splits)
+    for split in range(run.n_splits):
+        rows = folds.score_indices(split)
+        if weight is not None:
+            rows = rows[weight[rows] > 0]
+        if len(rows) < 2:
+            continue
+        rows = rows[np.arange(min(len(rows), _NOISE_ROWS)) * len(rows) // min(len(rows), _NOISE_ROWS)]
+        m = candidate * run.n_splits + split
+        coef, intercept = run.coef[m].astype(np.float64), np.asarray(run.intercept[m], np.float64)
+        with np.errstate(all="ignore"):  # a diverged model's loss is not finite, and leaves the test
+            values = loss.loss(y[rows].astype(np.float64), X[rows].astype(np.float64) @ coef.T + intercept)
+            w = np.ones(len(rows)) if weight is None else weight[rows].astype(np.float64)
+            w /= w.sum()
+            mean[split] = (w * values).sum()
+            count[split] = 1 / (w * w).sum()
+            variance[split] = (w * (values - mean[split]) ** 2).sum() * count[split] / max(count[split] - 1, 1e-300)
+    return mean, variance, count
+
+
+def halving_rungs(n_candidates: int, epochs: int, factor: int, min_epochs: int) -> list[tuple[int, int]]:
+    """Where successive halving stops to look, and how many candidates go on from there.
+
+    After ``min_epochs · factor^i`` epochs, i = 0, 1, 2, …, the best ``⌈n / factor⌉`` of the n candidates that are
+    left go on, until one is left or the epochs end.
+
+    Parameters
+    ----------
+    n_candidates, epochs : int
+        At least 1.
+    factor : int
+        At least 2.
+    min_epochs : int
+        At least 1, and less than `epochs`.
+
+    Returns
+    -------
+    list of (epoch, n_left)
+        In order; the rungs lie before the last epoch. Empty for one candidate.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A number out of its range, or no integer.
+
+    References
+    ----------
+    K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016.
+    """
+    eta = _check.integer("halving: factor", factor, 2)
+    epoch = _check.integer("halving: min_epochs", min_epochs, 1)
+    if epoch >= epochs:
+        raise ValueError(f"halving: got min_epochs={epoch} with epochs={epochs}, wanted fewer than epochs")
+    rungs = []
+    left = n_candidates
+    while left > 1 and epoch < epochs:
+        left = -(-left // eta)
+        rungs.append((epoch, left))
+        epoch *= eta
+    return rungs
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
