@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,7 @@ from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.multiclass import check_classification_targets
 
 from gradfold import _check
-from gradfold.run import _raw
-from gradfold.sklearn import _compat, _engine, _estimators, _translate
+from gradfold.sklearn import _compat, _engine, _estimators, _scoring, _translate
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +30,6 @@ _SUPPORTED = (
     "SGDClassifier or SGDRegressor of gradfold.sklearn or sklearn.linear_model, or a Pipeline of a StandardScaler and "
     "one of them"
 )
-_SCORE_BYTES = 64 << 20  # raw predictions held at once
 
 
 @dataclass
@@ -340,66 +338,39 @@ class _Search:
     ) -> list[dict[str, Any]]:
         """What scikit-learn's `_format_results` takes, candidate after candidate, split after split."""
         search = self.search
-        # A function of the user's own may look at the estimator and at X; what scikit-learn makes of a name or of a
-        # metric only asks for predictions, which are computed here for many models at once.
-        opaque = callable(search.scoring) and not hasattr(search.scoring, "_score_func")
-        opaque |= isinstance(search.scoring, Mapping) and any(
-            callable(value) and not hasattr(value, "_score_func") for value in search.scoring.values()
-        )
+        judge = _scoring.Judge(search.scoring, scorer, search.error_score, data)
         sides = ("test_scores", "train_scores") if search.return_train_score else ("test_scores",)
         out: list[list[dict[str, Any]]] = [[{} for _ in splits] for _ in candidates]
+        loss = f"{self.reading.prefix}loss"
         for s, (train, test) in enumerate(splits):
+            alive = [c for c in range(len(candidates)) if models[c][s].error is None]
             for side, rows in zip(sides, (test, train)):
-                X = _safe_indexing(self.X, rows) if opaque else data.X[rows]
+                started = time.monotonic()
                 y = _safe_indexing(self.y, rows)
                 extra = _compat.check_method_params(self.X, dict(score_params), rows)
-                alive = [c for c in range(len(candidates)) if models[c][s].error is None]
-                raw = _raw_predictions([models[c][s] for c in alive], X, data.n_threads) if not opaque else None
-                for c in alive:
-                    started = time.monotonic()
-                    if raw is None:
-                        estimator = self._estimator(candidates[c], models[c][s], scalers[s])
-                    else:
-                        estimator = self._stand_in(candidates[c], models[c][s], next(raw))
-                    score = _compat.score(estimator, X, y, scorer, extra, search.error_score)
+                if judge.opaque:
+                    X = _safe_indexing(self.X, rows)
+                    scores = [
+                        judge.ask(self._estimator(candidates[c], models[c][s], scalers[s]), X, y, extra) for c in alive
+                    ]
+                else:
+                    losses = [candidates[c].get(loss, self.reading.sgd.loss) for c in alive]
+                    scores = judge.scores([models[c][s] for c in alive], losses, rows, y, extra)
+                each = (time.monotonic() - started) / max(1, len(alive))
+                for c, score in zip(alive, scores):
                     entry = out[c][s]
                     entry[side] = score
                     entry["fit_time"] = fit_time
-                    entry["score_time"] = entry.get("score_time", 0.0) + time.monotonic() - started
+                    entry["score_time"] = entry.get("score_time", 0.0) + each
         every = [entry for row in out for entry in row]
         like = next(entry for entry in every if entry)
+        error = search.error_score
         for entry in every:
             if not entry:  # a failed fit
                 entry.update(fit_time=fit_time, score_time=0.0)
                 for side in sides:
-                    known = like[side]
-                    entry[side] = dict.fromkeys(known, search.error_score) if isinstance(known, dict) else search.error_score
+                    entry[side] = dict.fromkeys(like[side], error) if isinstance(like[side], dict) else error
         return every
-
-    def _stand_in(self, point: Mapping[str, Any], model: _engine.Model, raw: Array) -> Any:
-        """An estimator whose raw predictions are known."""
-        kind = _KnownRegressor if model.classes is None else _KnownClassifier
-        prefix = self.reading.prefix
-        loss = point.get(f"{prefix}loss", self.reading.sgd.loss)
-        estimator = kind(loss=loss)
-        _estimators.set_fitted(estimator, model, one_row=model.classes is None)
-        estimator.n_features_in_ = model.coef.shape[1]
-        estimator._known = raw
-        return estimator
-
-
-class _KnownClassifier(linear_model.SGDClassifier):  # type: ignore[misc]
-    """A classifier whose decision function has been computed; X is not looked at."""
-
-    def decision_function(self, X: Any) -> Array:
-        return self._known.copy()  # type: ignore[no-any-return]  # scikit-learn's predict_proba works in place
-
-
-class _KnownRegressor(linear_model.SGDRegressor):  # type: ignore[misc]
-    """A regressor whose predictions have been computed; X is not looked at."""
-
-    def predict(self, X: Any) -> Array:
-        return self._known.copy()  # type: ignore[no-any-return]
 
 
 def _moments(scalers: Sequence[Any]) -> tuple[Array, Array] | None:
@@ -410,24 +381,6 @@ def _moments(scalers: Sequence[Any]) -> tuple[Array, Array] | None:
     # StandardScaler gives a constant column the scale 1, and leaves its tiny variance as it was computed.
     scale = np.stack([np.where((s.scale_ == 1) & (s.var_ != 1), -1.0, s.scale_) for s in scalers])
     return mean, scale
-
-
-def _raw_predictions(models: Sequence[_engine.Model], X: Array, n_threads: int) -> Iterator[Array]:
-    """Each model's raw predictions in turn, shape (n_rows,) or (n_rows, n_outputs), computed in blocks of models."""
-    at = 0
-    while at < len(models):
-        outputs = len(models[at].coef)
-        step = max(1, _SCORE_BYTES // max(1, X.nbytes // X.shape[1] * outputs))
-        block = models[at : at + step]
-        at += len(block)
-        coef = np.concatenate([model.coef for model in block])
-        raw = _raw(np.ascontiguousarray(X), coef, np.concatenate([model.intercept for model in block]), n_threads)
-        place = 0
-        for model in block:
-            n = len(model.coef)
-            part = raw[:, place : place + n]
-            yield np.ascontiguousarray(part[:, 0] if n == 1 else part)
-            place += n
 
 
 class GridSearchCV(_SearchMixin, model_selection.GridSearchCV):  # type: ignore[misc]
@@ -443,8 +396,9 @@ class GridSearchCV(_SearchMixin, model_selection.GridSearchCV):  # type: ignore[
         epsilon, average, max_iter and the stopping criterion train in one pass; each further combination of loss,
         solver, batch_size, shuffle, fit_intercept, random_state, class_weight and early stopping is one more pass.
     scoring, refit, cv, verbose, error_score, return_train_score
-        As in scikit-learn. The splits are those of scikit-learn's own splitters, row for row. Scores come from
-        scikit-learn's own scorers.
+        As in scikit-learn. The splits are those of scikit-learn's own splitters, row for row. Common scores are
+        computed for all models at once and equal scikit-learn's to 1e-12; any other comes from scikit-learn's own
+        scorer, and a function of your own gets a fitted estimator.
     n_jobs : int, optional
         Threads; None and -1 are all processors. No result depends on it.
     pre_dispatch : ignored
