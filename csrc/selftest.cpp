@@ -1,11 +1,13 @@
 // Calls every kernel on every supported level and compares the bits with the serial level. No Python: built with
 // -fsanitize=address,undefined this finds what a Python test cannot.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -115,7 +117,7 @@ Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_fo
 }
 
 template <class T>
-Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads) {
+TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads) {
   TrainArgs<T> a{};
   a.X = {q.X.data(), q.n, q.p};
   a.y = q.y.data();
@@ -135,15 +137,75 @@ Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, b
   a.fit_intercept = true;
   a.standardize = standardize;
   a.n_threads = n_threads;
-  auto trainer = make_trainer(std::move(a));
-  if (trainer->advance(-1, -1, {}) != Status::done) return {};
+  return a;
+}
+
+template <class T>
+Bytes results(const Problem<T>& q, const Trainer& trainer) {
   std::vector<T> coef(q.m * q.p), intercept(q.m);
-  trainer->coef(coef.data());
-  trainer->intercept(intercept.data());
+  trainer.coef(coef.data());
+  trainer.intercept(intercept.data());
   Bytes out;
   append(out, coef);
   append(out, intercept);
-  for (const auto& epoch : trainer->history()) append(out, epoch);
+  for (const auto& epoch : trainer.history()) append(out, epoch);
+  return out;
+}
+
+template <class T>
+Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads) {
+  auto trainer = make_trainer(train_args(q, solver, batch_size, standardize, shuffle, n_threads));
+  if (trainer->advance(-1, -1, {}) != Status::done) return {};
+  return results(q, *trainer);
+}
+
+// A training in which models finish one after the other, are remembered and restored, and which is saved and continued in between.
+template <class T>
+Bytes control_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool validate, int n_threads) {
+  auto args = [&] {
+    TrainArgs<T> a = train_args(q, solver, batch_size, true, true, n_threads);
+    a.track_train_loss = true;
+    a.epochs = 3;
+    if (solver == Solver::adam) a.hyper[static_cast<int>(Hyper::average)].assign(q.m, 3.0);
+    if (validate) {
+      a.validation_X = a.X;
+      a.validation_y = a.y;
+    }
+    return a;
+  };
+  auto trainer = make_trainer(args());
+  const auto mask = [&q](auto&& of) {
+    std::unique_ptr<bool[]> chosen(new bool[q.m]);
+    for (std::int64_t k = 0; k < q.m; ++k) chosen[k] = of(k);
+    return chosen;
+  };
+  const auto remembered = mask([](std::int64_t k) { return k % 2 == 0; });
+  trainer->snapshot(remembered.get());
+  Bytes out;
+  std::vector<double> loss(q.m);
+  for (std::int64_t part = 1; part <= 4; ++part) {
+    trainer->advance(2, -1, {});
+    trainer->finish(mask([&](std::int64_t k) { return k * 4 < q.m * part && k % 7 != 3; }).get());
+    trainer->scale_learning_rate(std::vector<double>(q.m, 0.5).data());
+    trainer->train_loss(loss.data(), part % 2 == 0);
+    append(out, loss);
+    if (part == 3) trainer->restore(remembered.get());
+    const TrainArgs<T> again = args();
+    auto saved = std::make_shared<SavedState>();
+    std::vector<void*> arrays;
+    for (const StateField& field : state_fields<T>(again)) {
+      saved->arrays[field.name].resize(q.m * field.height * (field.type == 't' ? sizeof(T) : 8));
+      arrays.push_back(saved->arrays[field.name].data());
+    }
+    saved->progress = trainer->state(arrays);
+    TrainArgs<T> next = again;
+    next.state = saved;
+    if (part % 2 == 0) trainer = make_trainer(std::move(next));
+    if (part == 2) trainer->snapshot(remembered.get());
+  }
+  trainer->advance(-1, -1, {});
+  const Bytes ended = results(q, *trainer);
+  out.insert(out.end(), ended.begin(), ended.end());
   return out;
 }
 
@@ -165,6 +227,19 @@ void kernels(const char* type) {
           same_on_all_levels("train " + name + " batch " + std::to_string(batch), [&] {
             return train_bytes<T>(q, solver, batch, flags & 1, true, 1 + 2 * (flags & 1));
           });
+        }
+  }
+  for (const auto& shape : {std::array<std::int64_t, 3>{300, 5, 60}, {1100, 9, 23}, {40, 300, 9}, {2100, 1, 100}}) {
+    const Problem<T> q(shape[0], shape[1], shape[2], 12);
+    for (Solver solver : {Solver::sgd, Solver::adam})
+      for (std::int64_t batch : {std::int64_t{16}, std::int64_t{1030}})
+        for (int flags = 0; flags < 2; ++flags) {
+          if (batch < 100 && q.n > 1000) continue;
+          const std::string name = std::string("finishing models ") + type + " " + std::to_string(q.n) + "x" + std::to_string(q.p) + " batch " +
+                                   std::to_string(batch);
+          const Bytes alone = control_bytes<T>(q, solver, batch, flags, 1);
+          check(!alone.empty() && control_bytes<T>(q, solver, batch, flags, 5) == alone, name + " on 5 threads");
+          same_on_all_levels(name, [&] { return control_bytes<T>(q, solver, batch, flags, 1 + 4 * flags); });
         }
   }
   std::vector<T> values(1000, T(1));

@@ -64,6 +64,22 @@ BREAKAGES = (
         "solo_is_batched",
     ),
     Breakage(
+        "a model that is moved loses a moment",
+        "1 solo = batched",
+        "adam finds its second moment again soon enough",
+        "csrc/train/panel.h",
+        (('    f("second", second, n_features);\n', ""),),
+        "models_that_finish",
+    ),
+    Breakage(
+        "a shared panel leaves features to nobody",
+        "2 any number of threads",
+        "rounding down is as good as rounding up",
+        "csrc/train/walk.cpp",
+        (("(p_ * (t + 1) / n_threads + 15) / 16 * 16", "p_ * (t + 1) / n_threads / 16 * 16"),),
+        "threads_that_share_a_panel",
+    ),
+    Breakage(
         "the cut of a batch depends on the plan",
         "2 any number of threads",
         "smaller chunks balance better when threads share a batch",

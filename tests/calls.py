@@ -148,8 +148,8 @@ def loss_gradient(q, *, reduction="mean", rows=None, with_loss=True, use_splits=
 
 
 def trainer(q, *, solver="sgd", epochs=2, batch_size=64, shuffle=True, seed=7, fit_intercept=True, standardize=False,
-            warm=False, n_threads=1):
-    """A Trainer of a problem's models."""
+            warm=False, n_threads=1, **control):
+    """A Trainer of a problem's models; ``control`` is passed on as it is."""
     return _core.train.Trainer(
         X=q.X, y=q.y, sample_weight=q.sample_weight, ids=q.splits.ids, conditions=q.splits.conditions,
         split_of_model=q.split_of_model, loss=q.loss, solver=solver, l1=q.l1, l2=q.l2,
@@ -157,7 +157,7 @@ def trainer(q, *, solver="sgd", epochs=2, batch_size=64, shuffle=True, seed=7, f
         epochs=epochs, batch_size=batch_size, shuffle=shuffle, seed=seed, fit_intercept=fit_intercept,
         standardize=standardize, coef_init=np.ascontiguousarray(q.W.T, np.float64) if warm else None,
         intercept_init=np.asarray(q.intercept, np.float64) if warm and q.intercept is not None else None,
-        n_threads=n_threads, hyper=q.hyper,
+        n_threads=n_threads, hyper=q.hyper, **control,
     )
 
 

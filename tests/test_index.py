@@ -16,6 +16,7 @@ from gradfold.index import (
     Folds,
     Permutation,
     from_splits,
+    group_kfold,
     holdout,
     kfold,
     leave_one_out,
@@ -590,6 +591,120 @@ def test_a_rare_class_warns():
     assert sorted(np.bincount(folds.ids[0]).tolist()) == [4, 4, 5, 5, 5]
 
 
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+
+def grouped(seed, n, n_groups, n_classes=3):
+    """Groups whose sizes differ much, each with its own mixture of classes."""
+    rng = np.random.default_rng(seed)
+    share = rng.pareto(1.2, n_groups) + 0.1
+    groups = rng.choice(n_groups, n, p=share / share.sum())
+    groups[:n_groups] = np.arange(n_groups)[:n]  # every group has a row
+    mixture = rng.dirichlet(np.ones(n_classes), n_groups).cumsum(axis=1)
+    return groups, (mixture[groups] < rng.random((n, 1))).sum(axis=1)
+
+
+def spread(y, fold, k):
+    """What StratifiedGroupKFold looks at: the mean over classes of the standard deviation of the folds' shares."""
+    codes = np.unique(y, return_inverse=True)[1]
+    counts = np.zeros((k, codes.max() + 1))
+    np.add.at(counts, (fold, codes), 1)
+    return float((counts / counts.sum(axis=0)).std(axis=0).mean())
+
+
+def folds_of(splitter, y, groups):
+    out = np.full(len(groups), -1)
+    for s, (_, test) in enumerate(splitter.split(np.zeros(len(groups)), y, groups)):
+        out[test] = s
+    return out
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 300), SEEDS, st.booleans(), st.booleans(), st.data())
+@pytest.mark.filterwarnings("ignore:y. class")
+def test_groups_stay_whole_and_no_fold_is_empty(draw, n, seed, shuffle, stratified, data):
+    n_groups = data.draw(st.integers(2, n))
+    k = data.draw(st.integers(2, n_groups))
+    groups, y = grouped(draw, n, n_groups)
+    options = {"shuffle": shuffle, "seed": seed, "y": y if stratified else None}
+    folds = group_kfold(groups, k, **options)
+    assert folds.n_splits == k and (folds.score_sizes > 0).all() and folds.score_sizes.sum() == n
+    pairs = np.unique(np.stack([groups, folds.ids[0]]), axis=1)
+    assert pairs.shape[1] == n_groups  # each group in one fold
+    # Neither the order of the rows nor what the labels are called matters, only how they sort.
+    shuffled = np.random.default_rng(draw).permutation(n)
+    options["y"] = [f"c{c}" for c in y[shuffled]] if stratified else None
+    again = group_kfold([f"{g:05d}" for g in groups[shuffled]], k, **options)
+    assert np.array_equal(again.ids[0], folds.ids[0][shuffled])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 200), st.one_of(st.none(), SEEDS), st.data())
+def test_groups_by_size_are_no_less_level_than_greedy(draw, n, seed, data):
+    n_groups = data.draw(st.integers(2, n))
+    k = data.draw(st.integers(2, n_groups))
+    groups, _ = grouped(draw, n, n_groups)
+    greedy = reference.group_ids(groups.tolist(), k, seed)
+    folds = group_kfold(groups, k, shuffle=seed is not None, seed=seed or 0)
+    before, after = np.bincount(greedy, minlength=k), folds.score_sizes
+    assert np.ptp(after) <= np.ptp(before)
+    if np.ptp(before) <= 1:
+        assert folds.ids[0].tolist() == greedy
+
+
+def test_groups_are_levelled_where_greedy_is_not():
+    """Sizes 8 7 6 5 4 in two folds: greedy gives 17 and 13, one exchange 15 and 15."""
+    groups = np.repeat(np.arange(5), [8, 7, 6, 5, 4])
+    assert np.ptp(np.bincount(reference.group_ids(groups.tolist(), 2, 0))) == 4
+    assert group_kfold(groups, 2).score_sizes.tolist() == [15, 15]
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.filterwarnings("ignore:y. class")
+@pytest.mark.parametrize("seed", range(20))
+def test_group_balance_beside_scikit_learn(seed):
+    selection = pytest.importorskip("sklearn.model_selection")
+    rng = np.random.default_rng(seed)
+    n, k = int(rng.integers(100, 1500)), int(rng.choice([2, 3, 5]))
+    groups, y = grouped(seed, n, int(rng.integers(15, 80)), int(rng.integers(2, 6)))
+    peer = folds_of(selection.StratifiedGroupKFold(k, shuffle=True, random_state=seed), y, groups)
+    ours = group_kfold(groups, k, y=y, seed=seed)
+    assert spread(y, ours.ids[0], k) <= spread(y, peer, k) + 1e-12
+    plain = folds_of(selection.GroupKFold(k), y, groups)
+    assert np.ptp(group_kfold(groups, k, seed=seed).score_sizes) <= np.ptp(np.bincount(plain))
+
+
+def test_many_groups_beside_scikit_learn():
+    selection = pytest.importorskip("sklearn.model_selection")
+    groups, y = grouped(3, 20_000, 1500, 4)  # above the number of groups up to which every pair is tried
+    peer = folds_of(selection.StratifiedGroupKFold(5, shuffle=True, random_state=0), y, groups)
+    assert spread(y, group_kfold(groups, 5, y=y).ids[0], 5) <= spread(y, peer, 5)
+
+
+def test_groups_of_many_kinds_and_numbers():
+    base = np.array([2, 0, 1, 3, 3, 2, 0, 1, 2, 3] * 30)
+    expected = group_kfold(base, 3, seed=4)
+    for labels in (base.tolist(), base / 4, base.astype("U3"), np.array(list("wxyz"), dtype=object)[base], base.astype("M8[D]")):
+        assert group_kfold(labels, 3, seed=4) == expected
+    each = group_kfold(np.arange(700), 700)  # leave one group out; ids of two bytes
+    assert each.ids.dtype == np.uint16 and (each.score_sizes == 1).all()
+    assert len({group_kfold(np.arange(60) // 2, 3, seed=s).digest() for s in range(20)}) == 20
+    assert len({group_kfold(np.arange(60) // 2, 3, y=np.arange(60) % 3, seed=s).digest() for s in range(20)}) == 20
+    assert len({group_kfold(np.arange(60) // 2, 3, shuffle=False, seed=s).digest() for s in range(5)}) == 1
+
+
+def test_pinned_groups():
+    """The same folds on every machine: these numbers are part of the format."""
+    groups, y = np.arange(3000) ** 2 % 211, np.arange(3000) % 7
+    assert group_kfold(groups, 5, seed=3).digest() == PINNED_GROUPS
+    assert group_kfold(groups, 5, y=y, seed=3).digest() == PINNED_STRATIFIED_GROUPS
+    assert group_kfold(np.arange(6000) // 4, 5, y=np.arange(6000) % 7, seed=3).digest() == PINNED_MANY_GROUPS
+
+
+def test_group_kfold_warns_of_a_rare_class():
+    with pytest.warns(UserWarning, match="class 1 has 2 rows, fewer than n_splits = 3") as caught:
+        group_kfold(np.arange(12), 3, y=[1, 1] + [0] * 10)
+    assert caught[0].filename == __file__
+
+
 # ---- scikit-learn as a peer -----------------------------------------------------------------------------------------
 
 
@@ -779,6 +894,17 @@ def test_bad_from_splits(splits, error, text):
         (lambda: holdout(10, 0.01), ValueError, "fractions: got 0.01 of 10 rows"),
         (lambda: holdout(10, 0.5, stratify=[1, 2]), ValueError, "stratify: got 2 labels, wanted n_rows = 10"),
         (lambda: leave_one_out(1), ValueError, "n_rows: got 1"),
+        (lambda: group_kfold([0, 0, 1, 1], 3), ValueError, "n_splits: got 3, wanted at most the number of groups, 2"),
+        (lambda: group_kfold([0, 1], 3), ValueError, "n_splits: got 3, wanted at most the number of rows, 2"),
+        (lambda: group_kfold([0, 1, 2], 1), ValueError, "n_splits: got 1"),
+        (lambda: group_kfold([], 2), ValueError, "groups: got no label"),
+        (lambda: group_kfold([[0], [1]], 2), ValueError, r"groups: got shape \(2, 1\)"),
+        (lambda: group_kfold([0.0, np.nan, 1.0], 2), ValueError, "groups: got nan in row 1, wanted group labels"),
+        (lambda: group_kfold(np.array([0, None, 1], object), 2), TypeError, "groups: got labels that do not sort"),
+        (lambda: group_kfold([0, 1, 2], 2, y=[0, 1]), ValueError, "y: got 2 labels, wanted 3, one for each row of groups"),
+        (lambda: group_kfold([0, 1, 2], 2, y=[0, 1, np.nan]), ValueError, "y: got nan in row 2"),
+        (lambda: group_kfold([0, 1, 2], 2, seed=-1), ValueError, "seed: got -1"),
+        (lambda: group_kfold([0, 1, 2], 2, shuffle=0), TypeError, "shuffle: got 0"),
         (lambda: time_series(5, 5), ValueError, "n_splits: got 5"),
         (lambda: time_series(10, 3, gap=9), ValueError, "no training row"),
         (lambda: time_series(10, 3, gap=-1), ValueError, "gap: got -1"),
@@ -800,6 +926,11 @@ def test_the_bindings_refuse_codes_that_lie():
     ):
         with pytest.raises(ValueError, match="codes"):
             _core.index.stratified(np.array(codes, np.int32), c, r, 2, True, 0, 0, out)
+        with pytest.raises(ValueError, match="codes"):
+            _core.index.group_kfold(np.array(codes, np.int32), c, r, None, 2, True, 0, out)
+        with pytest.raises(ValueError, match="codes"):
+            lying = (np.array(codes, np.int32), c, r)
+            _core.index.group_kfold(np.array([0, 0, 1, 1], np.int32), counts, rank, lying, 2, True, 0, out)
 
 
 PINNED_10 = [0, 2, 6, 3, 5, 7, 9, 4, 8, 1]
@@ -807,3 +938,6 @@ PINNED_1500 = [671, 827, 633, 419, 1168, 959]
 PINNED_10M = [9533381, 1424445, 9433088, 816573]
 PINNED_1T = [786599532158, 663667799957, 886577211927]
 PINNED_DIGEST = "55020ce0771bc67f645d041f2d3a4f099c79638f49843a00b0bd9345bc937d28"
+PINNED_GROUPS = "4ef519501fd2b1d055a49d1623a0f2f74a5519aabc62c0710802d7f4cdef5a8a"
+PINNED_STRATIFIED_GROUPS = "d94ca90454bd3032e97675a6d29840d1b900de19c3b3d4be14ff44253d911b1f"
+PINNED_MANY_GROUPS = "7bd48cfec0d4d8d32b185f7064ab928b3fbcc25a9c73467bbd99710742567b4d"

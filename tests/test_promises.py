@@ -175,6 +175,25 @@ def test_solo_is_batched_among_models_that_diverge(every, tame, wild):
         assert_same(train_bytes(q.of_models([k]), **options), [t.of(k)])
 
 
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("n_threads", [1, 5])
+def test_solo_is_batched_among_models_that_finish(each_level, solver, n_threads):
+    """Half of the models leave at a time, so those that stay are moved from panel to panel; nobody notices."""
+    q = calls.problem(14, n=250, p=7, m=100, dtype=np.float32)
+    options = {"solver": solver, "standardize": True, "epochs": 6, "batch_size": 16}
+    t = calls.trainer(q, n_threads=n_threads, **options)
+    order = np.random.default_rng(2).permutation(100)
+    for left, steps in ((50, 5), (75, 16), (88, 1), (97, 30)):
+        t.advance(max_steps=steps)
+        mask = np.zeros(100, bool)
+        mask[order[:left]] = True
+        t.finish(mask)
+    assert t.advance() == "done"
+    got = calls.read(t)
+    for k in order[97:]:
+        assert_same(train_bytes(q.of_models([k]), **options), [got.of(k)], f"model {k}")
+
+
 # ---- 2. any number of threads ------------------------------------------------------------------------------------
 
 

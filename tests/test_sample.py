@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import index as reference
 
 import gradfold as gf
 from gradfold import _sample
+from reference import index as reference
 
 
 def test_a_table_of_candidates() -> None:

@@ -113,3 +113,60 @@ class Split:
         return seconds(peer, 3) / seconds(lambda: self.time_folds_and_all_indices(kind, n_rows), 3)
 
     track_scikit_learn.unit = "times as fast"
+
+
+class GroupSplit:
+    """Whole groups. The stratified peer is slow, so it gets the smaller problem, and its balance is compared too."""
+
+    params = (["group_kfold", "stratified"], [200_000, 10_000_000])
+    param_names = ["kind", "n_rows"]
+    timeout = 300
+
+    def setup(self, kind: str, n_rows: int) -> None:
+        if kind == "stratified" and n_rows > 200_000:
+            raise NotImplementedError("scikit-learn takes minutes")
+        rng = np.random.default_rng(0)
+        self.groups = rng.integers(0, 10_000, n_rows)
+        self.y = rng.integers(0, 5, n_rows) if kind == "stratified" else None
+
+    def ours(self) -> index.Folds:
+        return index.group_kfold(self.groups, 5, y=self.y)
+
+    def time_folds(self, kind: str, n_rows: int) -> None:
+        self.ours()
+
+    def track_scikit_learn(self, kind: str, n_rows: int) -> float:
+        """Both sides hand out the index arrays of every split."""
+        splits = self.peer(kind, n_rows)
+
+        def mine() -> None:
+            for _ in self.ours().split():
+                pass
+
+        return seconds(lambda: list(splits()), 1) / seconds(mine, 3)
+
+    def track_imbalance(self, kind: str, n_rows: int) -> float:
+        """Mean over classes of the standard deviation of the folds' shares, ours over scikit-learn's: below 1 is better."""
+        if self.y is None:
+            raise NotImplementedError("of the stratified kind")
+        theirs = np.zeros(n_rows, dtype=np.int64)
+        for fold, (_, test) in enumerate(self.peer(kind, n_rows)()):
+            theirs[test] = fold
+        sides = []
+        for folds in (self.ours().ids[0], theirs):
+            counts = np.zeros((5, 5))
+            np.add.at(counts, (folds, self.y), 1)
+            sides.append((counts / counts.sum(axis=0)).std(axis=0).mean())
+        return float(sides[0] / sides[1])
+
+    def peer(self, kind: str, n_rows: int) -> Callable[[], Any]:
+        try:
+            from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+        except ImportError as error:
+            raise NotImplementedError("scikit-learn is not installed") from error
+        X = np.zeros(n_rows, dtype=np.int8)
+        splitter = GroupKFold(5) if kind == "group_kfold" else StratifiedGroupKFold(5, shuffle=True, random_state=0)
+        return lambda: splitter.split(X, self.y, self.groups)
+
+    track_scikit_learn.unit = "times as fast"
+    track_imbalance.unit = "of scikit-learn's"

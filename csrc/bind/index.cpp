@@ -6,6 +6,7 @@
 
 #include "bind/arrays.h"
 #include "index/folds.h"
+#include "index/groups.h"
 #include "index/labels.h"
 #include "index/permutation.h"
 #include "index/philox.h"
@@ -224,6 +225,27 @@ void stratified(const py::array& codes, const py::array& counts, const py::array
   });
 }
 
+// y: None, or (codes, counts, rank) of the classes to balance.
+void group_kfold(const py::array& codes, const py::array& counts, const py::array& rank, const py::object& y,
+                 std::int64_t n_splits, bool shuffle, std::uint64_t seed, const py::array& out) {
+  with_id_type(out, "out", [&](auto id) {
+    using Id = decltype(id);
+    Id* ids = write_array<Id>(out, "out", {-1});
+    const std::int64_t n_rows = out.shape(0);
+    check_n_splits(n_splits, n_rows, static_cast<Id>(~Id{0}));
+    const Classes groups = checked_classes(codes, counts, rank, n_rows);
+    if (n_splits > groups.n_classes) wrong_value("n_splits", text(n_splits), "at most the groups, " + text(groups.n_classes));
+    Classes classes{};
+    if (!y.is_none()) {
+      const auto arrays = y.cast<std::tuple<py::array, py::array, py::array>>();
+      classes = checked_classes(std::get<0>(arrays), std::get<1>(arrays), std::get<2>(arrays), n_rows);
+    }
+    const bool stratified = !y.is_none();
+    const NoGil released;
+    assign_groups(groups, stratified ? &classes : nullptr, n_splits, {shuffle, seed, 0}, ids);
+  });
+}
+
 PartSizes checked_parts(std::int64_t train, std::int64_t validation, std::int64_t test, std::int64_t n_rows) {
   if (train < 1 || validation < 0 || test < 1 || train > n_rows || validation > n_rows - train || test != n_rows - train - validation)
     wrong_value("sizes", "(" + text(train) + ", " + text(validation) + ", " + text(test) + ")",
@@ -289,6 +311,8 @@ void register_index(py::module_& m) {
           py::arg("out"));
   sub.def("stratified", &stratified, py::arg("codes"), py::arg("counts"), py::arg("rank"), py::arg("n_splits"),
           py::arg("shuffle"), py::arg("seed"), py::arg("repeat"), py::arg("out"));
+  sub.def("group_kfold", &group_kfold, py::arg("codes"), py::arg("counts"), py::arg("rank"), py::arg("y"),
+          py::arg("n_splits"), py::arg("shuffle"), py::arg("seed"), py::arg("out"));
   sub.def("holdout", &holdout, py::arg("train"), py::arg("validation"), py::arg("test"), py::arg("shuffle"),
           py::arg("seed"), py::arg("out"));
   sub.def("stratified_holdout", &stratified_holdout, py::arg("codes"), py::arg("counts"), py::arg("rank"),

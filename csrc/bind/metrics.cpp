@@ -84,16 +84,16 @@ void bind_probability_sums(const py::array& raw, const py::object& codes, const 
 }
 
 void bind_label_counts(const py::array& raw, const py::object& codes, const py::object& weight, const py::object& threshold,
-                       std::int64_t k, const py::object& hits, const py::object& predicted, const py::object& seen,
-                       const py::object& confusion, const py::object& top, const py::object& invalid, int n_threads) {
+                       std::int64_t k, const py::object& hits, const py::object& predicted, const py::object& confusion,
+                       const py::object& top, const py::object& invalid, int n_threads) {
   with_raw(raw, [&](const auto& r) {
     const std::int32_t* c = read_codes(codes, r.n_rows, r.n_outputs);
     const double* w = read_weight(weight, r.n_rows);
     const double* t = read_array<double>(threshold, "threshold", {r.n_models});
     const std::int64_t m = r.n_models, n_labels = r.n_outputs == 1 ? 2 : r.n_outputs;
+    if (r.n_outputs == 1 && confusion.is_none()) wrong_type("confusion", "None", "an array, for one output");
     const LabelCounts out{write_array<double>(hits, "hits", {m, n_labels}),
                           write_array<double>(predicted, "predicted", {m, n_labels}),
-                          write_array<double>(seen, "seen", {m, n_labels}),
                           confusion.is_none() ? nullptr : write_array<double>(confusion, "confusion", {m, n_labels, n_labels}),
                           write_array<double>(top, "top", {m}),
                           write_array<std::uint8_t>(invalid, "invalid", {m})};
@@ -154,8 +154,8 @@ void register_metrics(py::module_& m) {
   auto sub = m.def_submodule("metrics", "sums, counts and rankings of raw predictions");
   sub.def("regression_sums", &bind_regression_sums, "raw"_a, "y"_a, "weight"_a, "sums"_a, "n_threads"_a);
   sub.def("probability_sums", &bind_probability_sums, "raw"_a, "codes"_a, "weight"_a, "link"_a, "sums"_a, "n_threads"_a);
-  sub.def("label_counts", &bind_label_counts, "raw"_a, "codes"_a, "weight"_a, "threshold"_a, "k"_a, "hits"_a, "predicted"_a, "seen"_a,
-          "confusion"_a, "top"_a, "invalid"_a, "n_threads"_a);
+  sub.def("label_counts", &bind_label_counts, "raw"_a, "codes"_a, "weight"_a, "threshold"_a, "k"_a, "hits"_a, "predicted"_a, "confusion"_a,
+          "top"_a, "invalid"_a, "n_threads"_a);
   sub.def("softmax", &bind_softmax, "raw"_a, "out"_a, "n_threads"_a);
   sub.def("ranking", &bind_ranking, "raw"_a, "output"_a, "rows"_a, "positive"_a, "weight"_a, "auc"_a, "average_precision"_a,
           "n_threads"_a);

@@ -211,34 +211,66 @@ void probability_sums(const RawPredictions<T>& raw, const std::int32_t* codes, c
   });
 }
 
+namespace {
+
+// One output: the four cells of a block of models, each a sum in row order; a row adds +0 to the cells that it is not in.
+template <class T>
+void binary_counts(const RawPredictions<T>& raw, const std::int32_t* codes, const double* weight, const double* threshold,
+                   const LabelCounts& out, const MetricJob& job, std::int64_t first, std::int64_t last) {
+  const std::int64_t n = last - first;
+  double cells[2][2][kModels] = {}, cut[kModels] = {}, z[kModels] = {}, nans[kModels] = {};
+  for (std::int64_t m = 0; m < n; ++m) {
+    cut[m] = threshold[first + m];
+    for (int c = 0; c < 4; ++c) cells[c >> 1][c & 1][m] = out.confusion[4 * (first + m) + c];
+  }
+  for (std::int64_t i = 0; i < raw.n_rows; ++i) {
+    if (i % kChunk == 0 && job.stop->load(std::memory_order_relaxed)) return;
+    const double w = weight ? weight[i] : 1.0;
+    double(&cell)[2][kModels] = cells[codes[i]];
+    for (std::int64_t m = 0; m < n; ++m) z[m] = static_cast<double>(*raw.at(i, 0, first + m));
+    for (std::int64_t m = 0; m < kModels; ++m) {
+      const bool positive = z[m] > cut[m];
+      cell[0][m] += positive ? 0.0 : w;
+      cell[1][m] += positive ? w : 0.0;
+      nans[m] += z[m] != z[m] ? 1.0 : 0.0;
+    }
+  }
+  for (std::int64_t m = 0; m < n; ++m) {
+    for (int c = 0; c < 4; ++c) out.confusion[4 * (first + m) + c] = cells[c >> 1][c & 1][m];
+    for (int label = 0; label < 2; ++label) {
+      out.hits[2 * (first + m) + label] = cells[label][label][m];
+      out.predicted[2 * (first + m) + label] = cells[0][label][m] + cells[1][label][m];
+    }
+    out.invalid[first + m] |= nans[m] > 0;
+  }
+}
+
+}  // namespace
+
 template <class T>
 void label_counts(const RawPredictions<T>& raw, const std::int32_t* codes, const double* weight, const double* threshold,
                   std::int64_t k, const LabelCounts& out, const MetricJob& job) {
-  const std::int64_t n_outputs = raw.n_outputs, n_labels = n_outputs == 1 ? 2 : n_outputs;
+  const std::int64_t n_labels = raw.n_outputs;
   for_model_blocks(job, raw.n_models, kModels, [&](std::int64_t first, std::int64_t last) {
+    if (n_labels == 1) return binary_counts(raw, codes, weight, threshold, out, job, first, last);
     for (std::int64_t i = 0; i < raw.n_rows; ++i) {
       if (i % kChunk == 0 && job.stop->load(std::memory_order_relaxed)) return;
       const double w = weight ? weight[i] : 1.0;
       const std::int64_t label = codes[i];
       for (std::int64_t m = first; m < last; ++m) {
         std::int64_t guess = 0, ahead = 0;  // ahead: outputs that come before the label's own
-        const T own = *raw.at(i, n_outputs == 1 ? 0 : label, m);
-        if (n_outputs == 1) {
-          guess = static_cast<double>(own) > threshold[m];
-          ahead = guess != label;
-          out.invalid[m] |= own != own;
-        } else {
-          T high = *raw.at(i, 0, m);
-          for (std::int64_t o = 0; o < n_outputs; ++o) {
-            const T z = *raw.at(i, o, m);
-            if (z > high) high = z, guess = o;
-            ahead += z > own || (z == own && o > label);
-            out.invalid[m] |= z != z;
-          }
+        const T own = *raw.at(i, label, m);
+        T high = *raw.at(i, 0, m);
+        bool nan = false;
+        for (std::int64_t o = 0; o < n_labels; ++o) {
+          const T z = *raw.at(i, o, m);
+          if (z > high) high = z, guess = o;
+          ahead += z > own || (z == own && o > label);
+          nan |= z != z;
         }
+        out.invalid[m] |= nan;
         if (guess == label) out.hits[m * n_labels + label] += w;
         out.predicted[m * n_labels + guess] += w;
-        out.seen[m * n_labels + guess] += 1;
         if (out.confusion) out.confusion[(m * n_labels + label) * n_labels + guess] += w;
         if (ahead < k) out.top[m] += w;
       }

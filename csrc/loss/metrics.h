@@ -42,12 +42,12 @@ template <class T>
 void probability_sums(const RawPredictions<T>& raw, const std::int32_t* codes, const double* weight, Link link, double* sums,
                       const MetricJob& job);
 
-// What was predicted, by label: hits and predicted (n_models, n_labels) in weight, seen the same unweighted, confusion (n_models,
-// n_labels, n_labels) or nullptr, top (n_models): the weight of rows whose label is among the `k` largest outputs, of equal ones the
-// higher output first, as scikit-learn has it. The label of one output is z > threshold[model], of several the first maximum.
+// What was predicted, in weight: hits and predicted (n_models, n_labels), confusion (n_models, n_labels, n_labels), or nullptr for
+// several outputs. top (n_models), for several outputs only: the rows whose label is among the `k` largest outputs, of equal ones
+// the higher output first, as scikit-learn has it. The label of one output is z > threshold[model], of several the first maximum.
 // invalid[model] is set where a raw prediction is NaN.
 struct LabelCounts {
-  double *hits, *predicted, *seen, *confusion, *top;
+  double *hits, *predicted, *confusion, *top;
   std::uint8_t* invalid;
 };
 template <class T>

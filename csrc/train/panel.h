@@ -89,7 +89,7 @@ struct TrainPanel {
 };
 
 template <class T>
-inline bool any_average(const TrainArgs<T>& args) {
+bool any_average(const TrainArgs<T>& args) {
   const std::vector<double>& values = args.hyper[static_cast<int>(Hyper::average)];
   return std::any_of(values.begin(), values.end(), [](double v) { return v > 0; });
 }

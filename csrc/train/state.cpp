@@ -59,7 +59,8 @@ template <class T>
 void TrainerOf<T>::scale_learning_rate(const double* factor) {
   set_up();
   for (TrainPanel<T>& panel : panels_)
-    for (std::size_t l = 0; l < panel.models.size(); ++l) panel.rate_scale[l] *= factor[panel.models[l]];
+    for (std::size_t l = 0; l < panel.models.size(); ++l)
+      if (panel.alive >> l & 1) panel.rate_scale[l] *= factor[panel.models[l]];
 }
 
 template <class T>

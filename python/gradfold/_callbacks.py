@@ -80,7 +80,7 @@ def read(value: object) -> list[Callback]:
         return [value]
     if isinstance(value, (str, bytes)) or not _check.iterable(value):
         raise TypeError(f"callbacks: got {_check.describe(value)}, wanted a callable or a list of them")
-    found = list(value)  # type: ignore[call-overload]
+    found: list[Callback] = list(value)  # type: ignore[call-overload]
     for one in found:
         if not callable(one):
             raise TypeError(f"callbacks: got {_check.describe(one)} in the list, wanted callables")

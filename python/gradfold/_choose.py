@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+class ChoiceWarning(UserWarning):
+    """A choice among candidates that may not be what it seems: at the grid's edge, or among splits that are not alike."""
+
+
 # A larger value is a simpler model, everything else being equal.
 PENALTIES = ("l2", "l1", "weight_decay")
 
@@ -116,88 +120,92 @@ def edge_warning(candidates: Sequence[Mapping[str, Any]] | None, best: int) -> s
     return f"the best candidate is at an edge of the grid: {'; '.join(edges)}" if edges else None
 
 
-def noise_warning(mean: npt.ArrayLike, variance: npt.ArrayLike, count: npt.ArrayLike) -> str | None:
+def noise_warning(mean: npt.ArrayLike, rank: npt.ArrayLike, count: npt.ArrayLike) -> str | None:
     """The text of a warning if the splits' held-out losses differ by more than their noise, else None.
 
-    The test is Welch's heteroscedastic analysis of variance [1]_: are the mean losses of the splits equal, given the
-    variance of the loss from row to row within each split? With k splits, weights ``w = n / s²``, ``W = Σ w`` and
-    ``x̃ = Σ w·x / W``,
+    The test is Kruskal and Wallis's [1]_: do the losses of the rows have the same distribution in every split? With n_j
+    rows in split j, and r̄_j the mean of their ranks among all rows (ties share the mean rank), shifted and scaled so that
+    all ranks together have mean 0 and variance 1,
 
-        F = (Σ w·(x − x̃)² / (k − 1)) / (1 + 2·(k − 2)/(k² − 1) · Λ),   Λ = Σ (1 − w/W)² / (n − 1),
+        H = Σ n_j · r̄_j²
 
-    has about an F distribution with k − 1 and (k² − 1)/(3Λ) degrees of freedom. The warning comes at a p-value below
-    0.001. Then the splits are not alike (groups of rows that belong together, a drift in time, a split with rows of
-    another kind), and the mean over them, with its standard error, is not what it seems.
+    has about a χ² distribution with k − 1 degrees of freedom, whatever that of the losses. The warning comes at a p-value
+    below 0.001. Then the splits are not alike (groups of rows that belong together, a drift in time, a split with rows
+    of another kind), and the mean over them, with its standard error, is not what it seems.
 
     Parameters
     ----------
-    mean, variance, count : array_like of shape (n_splits,)
-        Of one candidate's losses of the rows that each split scores: mean, unbiased variance, and number of rows
-        (with weights: the effective one). Splits with a value that is not finite, with fewer than two rows or without
-        any variance are left out; fewer than two splits are no test.
+    mean, rank, count : array_like of shape (n_splits,)
+        Of one candidate, as `fold_noise` gives them: each split's mean loss, mean standardised rank, and number of rows.
+        A split without a row, or whose rank is NaN, is left out; fewer than two splits are no test.
 
     References
     ----------
-    .. [1] B. L. Welch, "On the comparison of several mean values: an alternative approach", Biometrika 38, 1951.
+    .. [1] W. H. Kruskal, W. A. Wallis, "Use of ranks in one-criterion variance analysis", Journal of the American
+       Statistical Association 47, 1952.
     """
-    x, s2, n = (np.asarray(values, np.float64) for values in (mean, variance, count))
-    used = np.isfinite(x) & np.isfinite(s2) & (n >= 2) & (s2 > 0)
-    p_value = _welch(x[used], s2[used], n[used])
-    if p_value is None or p_value >= NOISE_LEVEL:
+    x, r, n = (np.asarray(values, np.float64) for values in (mean, rank, count))
+    used = np.isfinite(r) & (n > 0)
+    if used.sum() < 2:
         return None
-    low, high = (int(np.flatnonzero(used)[place]) for place in (x[used].argmin(), x[used].argmax()))
+    from scipy.special import chdtrc  # scipy.stats takes a second to import
+
+    p_value = float(chdtrc(used.sum() - 1, (n[used] * r[used] ** 2).sum()))
+    if not p_value < NOISE_LEVEL:
+        return None
+    low, high = (int(np.flatnonzero(used)[place]) for place in (r[used].argmin(), r[used].argmax()))
     return (
-        f"the splits' held-out losses differ by more than their noise (Welch's test, p = {p_value:.1g}): "
+        f"the splits' held-out losses differ by more than their noise (Kruskal-Wallis test, p = {p_value:.1g}): "
         f"{x[low]:.4g} in split {low}, {x[high]:.4g} in split {high}; are there groups of rows, or a drift?"
     )
 
 
-def _welch(x: Array, s2: Array, n: Array) -> float | None:
-    """The p-value of Welch's test, None for fewer than two splits."""
-    k = len(x)
-    if k < 2:
-        return None
-    from scipy.special import fdtrc  # scipy.stats takes a second to import
-
-    w = n / s2
-    share = w / w.sum()
-    centre = float((share * x).sum())
-    spread = float(((1 - share) ** 2 / (n - 1)).sum())
-    between = float((w * (x - centre) ** 2).sum()) / (k - 1)
-    statistic = between / (1 + 2 * (k - 2) / (k * k - 1) * spread)
-    return float(fdtrc(k - 1, (k * k - 1) / (3 * spread), statistic))
-
-
 def fold_noise(run: Run, candidate: int) -> tuple[Array, Array, Array]:
-    """What `noise_warning` asks for: mean, variance and number of the losses of the rows that each split scores.
+    """What `noise_warning` asks for, from the losses of the rows that each split scores.
 
-    At most 4,096 rows of a split, evenly spaced, are looked at: enough to see what matters, and no pass over X. With
-    sample weights, mean and variance are weighted and the number is Kish's ``(Σw)² / Σw²``.
+    At most 4,096 rows of a split, evenly spaced, are looked at: enough to see what matters, and no pass over X. Rows of
+    weight 0 are left out; otherwise weights do not count. A split with a loss that is not finite has no rank.
 
     Returns
     -------
-    mean, variance, count : ndarray of float64, shape (n_splits,)
+    mean, rank, count : ndarray of float64, shape (n_splits,)
+        Mean loss and mean standardised rank of a split's rows, and their number.
     """
     X, y, weight, folds = run._held_out()
     loss = _loss.get(run.loss)
-    mean, variance, count = np.full(run.n_splits, np.nan), np.full(run.n_splits, np.nan), np.zeros(run.n_splits)
+    groups = []
     for split in range(run.n_splits):
         rows = folds.score_indices(split)
         if weight is not None:
             rows = rows[weight[rows] > 0]
-        if len(rows) < 2:
+        rows = rows[np.arange(min(len(rows), _NOISE_ROWS)) * len(rows) // max(1, min(len(rows), _NOISE_ROWS))]
+        if len(rows) == 0:
+            groups.append(np.empty(0))
             continue
-        rows = rows[np.arange(min(len(rows), _NOISE_ROWS)) * len(rows) // min(len(rows), _NOISE_ROWS)]
         m = candidate * run.n_splits + split
         coef, intercept = run.coef[m].astype(np.float64), np.asarray(run.intercept[m], np.float64)
-        with np.errstate(all="ignore"):  # a diverged model's loss is not finite, and leaves the test
-            values = loss.loss(y[rows].astype(np.float64), X[rows].astype(np.float64) @ coef.T + intercept)
-            w = np.ones(len(rows)) if weight is None else weight[rows].astype(np.float64)
-            w /= w.sum()
-            mean[split] = (w * values).sum()
-            count[split] = 1 / (w * w).sum()
-            variance[split] = (w * (values - mean[split]) ** 2).sum() * count[split] / max(count[split] - 1, 1e-300)
-    return mean, variance, count
+        with np.errstate(all="ignore"):  # of a diverged model
+            values = loss.loss(y[rows].astype(np.float64), run._rows(X, rows, split).astype(np.float64) @ coef.T + intercept)
+        groups.append(values if np.isfinite(values).all() else np.empty(0))
+    return standardized_ranks(groups)
+
+
+def standardized_ranks(groups: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """Mean value, mean standardised rank (NaN for an empty group), and number of values of each group."""
+    count = np.array([len(group) for group in groups], np.float64)
+    mean = np.array([group.mean() if len(group) else np.nan for group in groups])
+    rank = np.full(len(groups), np.nan)
+    values = np.concatenate([*groups, np.empty(0)])
+    if len(values) > 1:
+        _, place, times = np.unique(values, return_inverse=True, return_counts=True)
+        ranks = (np.cumsum(times) - (times - 1) / 2)[place.reshape(-1)]
+        spread = ranks.std(ddof=1)
+        ranks = (ranks - ranks.mean()) / (spread if spread > 0 else 1.0)
+        ends = np.cumsum(count).astype(np.int64)
+        for j, (end, n) in enumerate(zip(ends, count, strict=True)):
+            if n:
+                rank[j] = ranks[end - int(n) : end].mean()
+    return mean, rank, count
 
 
 def halving_rungs(n_candidates: int, epochs: int, factor: int, min_epochs: int) -> list[tuple[int, int]]:

@@ -99,7 +99,7 @@ def calibrate(
         found = metrics.calibrated(problem, whole, criterion)
         out.threshold[place], out.value[place] = found
 
-    _each_block(run, threads, lambda problem: metrics._BLOCK_BYTES // (problem.n_rows * run.coef.itemsize), block)
+    _each_block(run, threads, lambda problem: metrics.block_models(_column_bytes(run, problem, True)), block)
     for array in out:
         array[run.diverged.reshape(array.shape)] = np.nan
     return out
@@ -110,9 +110,7 @@ def _evaluate(run: Run, work: metrics.Evaluation, threshold: Array, n_threads: i
     n_outputs = _n_outputs(run)
 
     def at_once(problem: metrics.Problem) -> int:
-        column = n_outputs * run.coef.itemsize
-        rows = problem.n_rows if work.whole else min(problem.n_rows, _rows_at_once(run))
-        return work.models_at_once(problem, rows * column)
+        return work.models_at_once(problem, _column_bytes(run, problem, work.whole))
 
     def block(problem: metrics.Problem, models: Array, raw: Any, place: tuple[slice, int]) -> None:
         gathered = work.start(problem, len(models), threshold[place])
@@ -167,7 +165,7 @@ def _raw(run: Run, X: Array, rows: Array, models: Array, n_threads: int) -> Iter
     coef = run.coef[models].reshape(-1, X.shape[1])
     intercept = run.intercept[models].reshape(-1)
     for a, b in _chunks(run, len(rows)):
-        z = raw_prediction(X[rows[a:b]], coef, intercept, n_threads)
+        z = raw_prediction(run._rows(X, rows[a:b], int(models[0]) % run.n_splits), coef, intercept, n_threads)
         yield a, z.reshape(b - a, len(models), n_outputs).transpose(0, 2, 1)
 
 
@@ -175,8 +173,10 @@ def _chunks(run: Run, n_rows: int) -> Iterable[tuple[int, int]]:
     return metrics.row_chunks(n_rows, run.coef.shape[-1] * run.coef.itemsize, _CHUNK_BYTES)
 
 
-def _rows_at_once(run: Run) -> int:
-    return next(iter(_chunks(run, 2**62)))[1]
+def _column_bytes(run: Run, problem: metrics.Problem, whole: bool) -> int:
+    """What the raw predictions of one model take: those of a chunk of rows, and of all rows if they are gathered."""
+    chunk = next(iter(_chunks(run, problem.n_rows)))[1]
+    return (chunk + (problem.n_rows if whole else 0)) * _n_outputs(run) * run.coef.itemsize
 
 
 def _shape(run: Run) -> tuple[int, int]:

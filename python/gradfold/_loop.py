@@ -334,8 +334,8 @@ class _Loop:
         return Trained(
             status,
             self.epoch,
-            np.array(self.history).reshape(-1, n),
-            np.array(self.train_history).reshape(-1, n) if self.watch.track_train_loss else None,
+            np.array(self.history).reshape(len(self.history), n),
+            np.array(self.train_history).reshape(len(self.train_history), n) if self.watch.track_train_loss else None,
             self._values().copy(),
             best_epoch,
             self.epochs_trained,
@@ -356,5 +356,5 @@ def _diverged(trainer: Any) -> Mask:
 
 
 def _last_held_out(trainer: Any) -> Array:
-    return np.asarray(trainer.history()[-1])
+    return np.asarray(trainer.history(trainer.epochs_done - 1)[0])
 

@@ -32,7 +32,7 @@ LEARNING_RATES = {  # of `learning_rate=None`
 }
 AUTO_SOLVER = "adam"
 
-_USE_LOSS_EPSILON = ("huber", "epsilon_insensitive", "squared_epsilon_insensitive")
+USE_LOSS_EPSILON = ("huber", "epsilon_insensitive", "squared_epsilon_insensitive")
 
 
 @dataclass
@@ -204,7 +204,8 @@ def _range_test(
 def steps_per_epoch(problem: Problem, row: dict[str, Any]) -> int:
     """⌈n / B⌉."""
     assert problem.X is not None
-    return -(-len(problem.X) // min(row["batch_size"], len(problem.X)))
+    n_rows, batch_size = len(problem.X), int(row["batch_size"])
+    return -(-n_rows // min(batch_size, n_rows))
 
 
 def make_trainer(
@@ -242,7 +243,7 @@ def make_trainer(
     # Only what differs from the trainer's own defaults is passed: a plain fit calls it as plainly.
     if hyper:
         extra["hyper"] = hyper
-    if rows[0]["loss"] in _USE_LOSS_EPSILON:
+    if rows[0]["loss"] in USE_LOSS_EPSILON:
         extra["loss_epsilon"] = column("loss_epsilon")
     if own.held_out_weight is not None:
         extra["held_out_weight"] = own.held_out_weight

@@ -266,7 +266,7 @@ def labels(y: object, n_rows: int, classes: Array | None, dtype: np.dtype[Any], 
     if (out < 0).any():
         row = int((out < 0).argmax())
         raise ValueError(
-            f"{argument}: got the label {array[row]!r} at row {row}, wanted one of those in fit: "
+            f"{argument}: got the label {array[row : row + 1].tolist()[0]!r} at row {row}, wanted one of those in fit: "
             f"{', '.join(map(repr, known[:5]))}{', …' if len(known) > 5 else ''}"
         )
     return out.astype(dtype)

@@ -1,6 +1,6 @@
 """`init_seed`: normal initial weights, the same bits on every machine.
 
-Draws come from Philox in a stream of their own, and the Box-Muller transform [1]_ makes them normal with the kernels'
+Draws come from Philox with counters of their own, and the Box-Muller transform [1]_ makes them normal with the kernels'
 own log and cos; the square root is correctly rounded everywhere.
 
 .. [1] G. E. P. Box, M. E. Muller, "A note on the generation of random normal deviates", Ann. Math. Stat. 29 (1958).
@@ -17,7 +17,7 @@ from gradfold import _core
 
 Array = npt.NDArray[Any]
 
-_STREAM = 2**31 + 16  # beside those of batch order, folds and classes
+_COUNTER = 1  # the last word of the counter, which is 0 in all other draws of the library
 
 
 def normal(n: int, seed: int, scale: float) -> npt.NDArray[np.float64]:
@@ -25,7 +25,7 @@ def normal(n: int, seed: int, scale: float) -> npt.NDArray[np.float64]:
     blocks = (n + 1) // 2
     counters = np.zeros((blocks, 4), np.uint32)
     counters[:, 0] = np.arange(blocks)
-    counters[:, 1] = _STREAM
+    counters[:, 3] = _COUNTER
     keys = np.empty((blocks, 2), np.uint32)
     keys[:] = seed & 0xFFFFFFFF, seed >> 32
     words = np.empty((blocks, 4), np.uint32)

@@ -3,8 +3,8 @@
 Two things live here. :class:`Permutation` is a keyed permutation of ``0 .. n-1`` with random access, an exact inverse
 and constant memory; the order in which rows are visited comes from it. :class:`Folds` says which rows every split
 trains on and which it scores, as small ids, so that no index array is kept and no row is copied; the functions
-:func:`kfold`, :func:`stratified_kfold`, :func:`holdout`, :func:`leave_one_out`, :func:`time_series` and
-:func:`from_splits` make one.
+:func:`kfold`, :func:`stratified_kfold`, :func:`group_kfold`, :func:`holdout`, :func:`leave_one_out`,
+:func:`time_series` and :func:`from_splits` make one.
 
 Every draw is a function of (seed, epoch, stream): the same integers on every machine, level and thread count.
 """
@@ -26,6 +26,7 @@ __all__ = [
     "Folds",
     "Permutation",
     "from_splits",
+    "group_kfold",
     "holdout",
     "kfold",
     "leave_one_out",
@@ -626,6 +627,16 @@ def _stratified_kfold(
     shuffled = _flag("shuffle", shuffle)
     key = _seed(seed)
     repeats = _n_repeats(n_repeats, shuffled)
+    _warn_of_small_classes(labels, k, stacklevel + 1)
+    # scikit-learn orders the classes by first appearance, the shuffled form sorts them.
+    rank = labels.rank if shuffled else np.arange(labels.rank.size, dtype=np.int64)
+    ids = np.empty((repeats, labels.n_rows), dtype=_id_type(k))
+    for r in range(repeats):
+        _core.index.stratified(labels.codes, labels.counts, rank, k, shuffled, key, r, ids[r])
+    return _make(ids, _partition_conditions(k, repeats), repeats)
+
+
+def _warn_of_small_classes(labels: _Labels, k: int, stacklevel: int) -> None:
     small = np.flatnonzero(labels.counts < k)
     if small.size:
         rarest = small[np.argmin(labels.counts[small])]
@@ -636,12 +647,73 @@ def _stratified_kfold(
             UserWarning,
             stacklevel=stacklevel,
         )
-    # scikit-learn orders the classes by first appearance, the shuffled form sorts them.
-    rank = labels.rank if shuffled else np.arange(labels.rank.size, dtype=np.int64)
-    ids = np.empty((repeats, labels.n_rows), dtype=_id_type(k))
-    for r in range(repeats):
-        _core.index.stratified(labels.codes, labels.counts, rank, k, shuffled, key, r, ids[r])
-    return _make(ids, _partition_conditions(k, repeats), repeats)
+
+
+def group_kfold(
+    groups: npt.ArrayLike, n_splits: int, *, y: npt.ArrayLike | None = None, shuffle: bool = True, seed: int = 0
+) -> Folds:
+    """k folds that keep every group whole: no group has rows on both sides of a split.
+
+    Parameters
+    ----------
+    groups : array-like, shape (n_rows,)
+        Group labels of any type that sorts: integers, booleans, floats, strings, objects.
+    n_splits : int
+        Number of folds, 2 to the number of groups.
+    y : array-like, shape (n_rows,), optional
+        Class labels: the folds then share each class as evenly as the groups allow, instead of the rows.
+    shuffle : bool, default True
+        Whether groups that weigh the same are taken in an order that `seed` draws, or in that of their labels.
+    seed : int, default 0
+        0 to 2**64 - 1.
+
+    Returns
+    -------
+    Folds
+        Every fold has at least one group. Memory is O(n_rows).
+
+    Raises
+    ------
+    TypeError, ValueError
+        Fewer groups than folds; NaN among the groups or labels; another number of labels than of groups; numbers of a
+        wrong type or out of range.
+
+    Warns
+    -----
+    UserWarning
+        A class has fewer rows than there are folds.
+
+    Notes
+    -----
+    Groups go to folds one by one, the largest first, each to the smallest fold, which is the greedy rule of R. L.
+    Graham, "Bounds on multiprocessing timing anomalies" (1969); then the largest and the smallest fold exchange groups
+    while that levels them. With `y` a group is the vector of its shares of the classes, it goes to the fold that holds
+    least of these classes, and groups move or change places while that lowers the sum over classes of the standard
+    deviation of the folds' shares. Both give the same folds on every machine. Groups that all differ in size leave
+    little to chance: then few folds depend on `seed`.
+
+    Examples
+    --------
+    >>> folds = group_kfold(["a", "a", "b", "c", "c", "b", "d"], 2)
+    >>> sorted(folds.score_sizes.tolist())
+    [3, 4]
+    """
+    labels = _labels("groups", groups, "group labels")
+    k = _n_splits(n_splits, labels.n_rows)
+    shuffled = _flag("shuffle", shuffle)
+    key = _seed(seed)
+    if k > labels.counts.size:
+        raise ValueError(f"n_splits: got {k}, wanted at most the number of groups, {labels.counts.size}")
+    classes = None
+    if y is not None:
+        target = _labels("y", y)
+        if target.n_rows != labels.n_rows:
+            raise ValueError(f"y: got {target.n_rows} labels, wanted {labels.n_rows}, one for each row of groups")
+        _warn_of_small_classes(target, k, 3)
+        classes = (target.codes, target.counts, target.rank)
+    ids = np.empty((1, labels.n_rows), dtype=_id_type(k))
+    _core.index.group_kfold(labels.codes, labels.counts, labels.rank, classes, k, shuffled, key, ids[0])
+    return _make(ids, _partition_conditions(k))
 
 
 def holdout(
@@ -900,7 +972,7 @@ class _Labels(NamedTuple):
         return int(self.codes.size)
 
 
-def _labels(name: str, y: npt.ArrayLike) -> _Labels:
+def _labels(name: str, y: npt.ArrayLike, wanted: str = "class labels") -> _Labels:
     """Labels of any type as codes, in O(n) for fixed-width types."""
     labels = _check.plain_array(name, y, "one label a row")
     if labels.ndim != 1:
@@ -925,7 +997,7 @@ def _labels(name: str, y: npt.ArrayLike) -> _Labels:
         missing = np.flatnonzero(names != names)
         if missing.size:
             what = f"{names[missing[0]]} in row {int(first_row[missing[0]])}"
-            raise ValueError(f"{name}: got {what}, wanted class labels")
+            raise ValueError(f"{name}: got {what}, wanted {wanted}")
     _, rank = np.unique(values[first_row], return_inverse=True)
     return _Labels(codes, counts, rank.astype(np.int64).reshape(-1), names.tolist())
 

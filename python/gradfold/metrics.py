@@ -165,12 +165,12 @@ class _Labels(_Gather):
 
     @staticmethod
     def bytes_per_model(problem: Problem) -> int:
-        return 24 * problem.n_labels + 64
+        return 16 * problem.n_labels + 96
 
     def allocate(self) -> None:
         shape = (self.n_models, self.problem.n_labels)
-        self.hits, self.predicted, self.seen = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        self.confusion = np.zeros((*shape, shape[1])) if self.with_confusion else None
+        self.hits, self.predicted = np.zeros(shape), np.zeros(shape)
+        self.confusion = np.zeros((*shape, shape[1])) if self.with_confusion or shape[1] == 2 else None
         self.top = np.zeros(self.n_models)
         self.invalid = np.zeros(self.n_models, np.uint8)
         self.threshold = np.zeros(self.n_models)
@@ -179,7 +179,7 @@ class _Labels(_Gather):
         p = self.problem
         _core.metrics.label_counts(
             raw, self.rows(p.codes, raw, first), self.rows(p.weight, raw, first), self.threshold, self.k,
-            self.hits, self.predicted, self.seen, self.confusion, self.top, self.invalid, p.n_threads,
+            self.hits, self.predicted, self.confusion, self.top, self.invalid, p.n_threads,
         )  # fmt: skip
 
 
@@ -188,7 +188,7 @@ class _Confusion(_Labels):
 
     @staticmethod
     def bytes_per_model(problem: Problem) -> int:
-        return 8 * problem.n_labels**2 + 24 * problem.n_labels + 64
+        return 8 * problem.n_labels**2 + 16 * problem.n_labels + 64
 
 
 class _Ranking(_Gather):
@@ -284,11 +284,11 @@ def _averaged(g: _Labels, options: Options, above: Array, below: Array) -> Array
     average = options.average or ("binary" if p.n_outputs == 1 else "macro")
     if average == "binary":
         return _ratio(above[:, 1], below[:, 1])
-    present = (g.seen > 0) | (p.support > 0)  # a label that is neither in y nor predicted is no label, as in scikit-learn
+    present = (g.predicted > 0) | (p.support > 0)  # a label that is neither in y nor predicted is no label, as in scikit-learn
     if average == "micro":
         return _ratio(_row_sums(np.where(present, above, 0)), _row_sums(np.where(present, below, 0)))
     weight = np.where(present, p.support, 0) if average == "weighted" else present.astype(np.float64)
-    return _row_sums(_ratio(above, below) * weight) / _row_sums(weight)
+    return np.asarray(_row_sums(_ratio(above, below) * weight) / _row_sums(weight))
 
 
 def _precision(g: _Labels, options: Options) -> Array:
@@ -313,11 +313,17 @@ def _false_positive_rate(g: _Labels, options: Options) -> Array:
 
 
 def _accuracy(g: _Labels, options: Options) -> Array:
-    return _row_sums(g.hits) / g.problem.support.cumsum()[-1]
+    return np.asarray(_row_sums(g.hits) / g.problem.support.cumsum()[-1])
+
+
+def _top_k(g: _Labels, options: Options) -> Array:
+    if g.problem.n_outputs == 1:
+        return _accuracy(g, options) if options.k == 1 else np.ones(g.n_models)
+    return np.asarray(g.top / g.problem.total)
 
 
 def _misclassification(g: _Labels, options: Options) -> Array:
-    return _row_sums(g.predicted - g.hits) / g.problem.support.cumsum()[-1]
+    return np.asarray(_row_sums(g.predicted - g.hits) / g.problem.support.cumsum()[-1])
 
 
 def _recalls(g: _Labels) -> Array:
@@ -328,13 +334,13 @@ def _recalls(g: _Labels) -> Array:
 
 def _balanced_accuracy(g: _Labels, options: Options) -> Array:
     recalls = _recalls(g)
-    return _row_sums(recalls) / recalls.shape[1]
+    return np.asarray(_row_sums(recalls) / recalls.shape[1])
 
 
 def _g_mean(g: _Labels, options: Options) -> Array:
     recalls = _recalls(g)
     with np.errstate(divide="ignore"):
-        return np.exp(_row_sums(np.log(recalls)) / recalls.shape[1])
+        return np.asarray(np.exp(_row_sums(np.log(recalls)) / recalls.shape[1]))
 
 
 def _mcc(g: _Labels, options: Options) -> Array:
@@ -399,7 +405,7 @@ _METRICS: dict[str, _Metric] = {
     "f1": _Metric(_Labels, lambda g, o: _f_beta(g, o._replace(beta=1.0)), "label"),
     "mcc": _Metric(_Labels, _mcc, "label"),
     "g_mean": _Metric(_Labels, _g_mean, "label"),
-    "top_k_accuracy": _Metric(_Labels, lambda g, _: g.top / g.problem.support.cumsum()[-1], "label"),
+    "top_k_accuracy": _Metric(_Labels, _top_k, "label"),
     "confusion_matrix": _Metric(_Confusion, lambda g, _: g.confusion, "label"),
     "roc_auc": _Metric(_RocAuc, lambda g, _: g.result, "ranking"),
     "average_precision": _Metric(_AveragePrecision, lambda g, _: g.result, "ranking"),
@@ -491,8 +497,7 @@ class Evaluation:
 
     def models_at_once(self, problem: Problem, row_bytes: int) -> int:
         """How many models a block may have; `row_bytes` is what the raw predictions of a model take."""
-        each = _METRICS[self.metric].gather.bytes_per_model(problem) + row_bytes
-        return max(1, _BLOCK_BYTES // max(each, 1))
+        return block_models(_METRICS[self.metric].gather.bytes_per_model(problem) + row_bytes)
 
     def start(self, problem: Problem, n_models: int, threshold: Array) -> _Gather:
         """What gathers the raw predictions of a block of models."""
@@ -512,6 +517,11 @@ class Evaluation:
         if isinstance(gathered, _Labels):
             out[gathered.invalid != 0] = np.nan
         return out
+
+
+def block_models(bytes_per_model: int) -> int:
+    """How many models a block may have, at least one."""
+    return max(1, _BLOCK_BYTES // max(bytes_per_model, 1))
 
 
 def read_options(average: object, multi_class: object, beta: object, k: object) -> Options:

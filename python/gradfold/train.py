@@ -582,13 +582,10 @@ class _Fitter:
                 np.ones(shape[0], np.bool_),
             )  # fmt: skip
         data = None
-        if problem.validation is not None and problem.X is not None:
-            v = problem.validation
-            data = (v.X, v.y, v.sample_weight)
-        elif problem.X is not None and problem.target is not None:
+        if problem.X is not None and problem.target is not None:
             data = (problem.X, problem.target.y, problem.sample_weight)
         first = settings.params[0]
-        train_history = None if trained.train_history is None else trained.train_history.reshape(-1, *shape)
+        train_history = None if trained.train_history is None else trained.train_history.reshape(trained.epochs, *shape)
         rates = self.rates if self.rates is not None and self.rates.shape == shape else np.full(shape, np.nan)
         return Run(
             candidates=self.table,
@@ -623,7 +620,7 @@ class _Fitter:
             coef=coef,
             intercept=intercept,
             steps=steps,
-            history=trained.history.reshape(-1, *shape),
+            history=trained.history.reshape(len(trained.history), *shape),
             held_out_loss=trained.held_out.reshape(shape),
             diverged_epoch=diverged_epoch,
             diverged_batch=diverged_batch,
@@ -697,8 +694,10 @@ def _settle_losses(params: list[dict[str, Any]], problem: Problem, control: _Con
 def _shown(row: dict[str, Any], table: Candidates | None) -> dict[str, Any]:
     """What `Run.params` says of a candidate: what it may differ in, and what is not as by default."""
     own = () if table is None else table.names
-    always = ("l1", "l2", "learning_rate", "schedule")
+    always: tuple[str, ...] = ("l1", "l2", "learning_rate", "schedule")
     elsewhere = ("batch_size", "solver", "loss")  # in Run.settings, Run.solver and Run.loss
+    if row["loss"] in _plan.USE_LOSS_EPSILON:
+        always += ("loss_epsilon",)
     return {
         name: row[name]
         for name in DEFAULTS

@@ -105,6 +105,21 @@ def stratified_ids(y: Sequence[Any], k: int, seed: int, repeat: int) -> list[int
     return folds
 
 
+def group_ids(groups: Sequence[Any], k: int, seed: int | None) -> list[int]:
+    """Greedy by size, before any exchange; `seed` None: equal sizes by label."""
+    size = Counter(groups)
+    labels = sorted(size)
+    p = list(range(len(labels))) if seed is None else [Permutation(len(labels), seed, stream=1)[i] for i in range(len(labels))]
+    key = dict(zip(labels, p))
+    order = sorted(labels, key=lambda g: (-size[g], key[g]))
+    fold: dict[Any, int] = {}
+    rows = [0] * k
+    for g in order:
+        fold[g] = min(range(k), key=lambda f: (rows[f], f))
+        rows[fold[g]] += size[g]
+    return [fold[g] for g in groups]
+
+
 def holdout_ids(n: int, shares: Sequence[float], seed: int, y: Sequence[Any] | None = None) -> list[int]:
     """Ids of a hold-out into (train, test) or (train, validation, test)."""
     held = [floor(share * n + 0.5) for share in shares[1:]]

@@ -33,6 +33,7 @@ class Trained:
     history: np.ndarray
     diverged_epoch: np.ndarray
     diverged_batch: np.ndarray
+    train_loss: np.ndarray  # of each epoch, like ``history``
 
 
 def moments(X, weight, trains):
@@ -53,7 +54,8 @@ def held_out_loss(loss, y, z, weight, scores):
 
 
 def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedule, epochs, batch_size, order,
-              fit_intercept, standardize, coef_init, intercept_init, max_steps):
+              fit_intercept, standardize, coef_init, intercept_init, max_steps,
+              held_out_weight=None, validation=None):
     """Train one model whose role of every row is ``role``; ``order(epoch)`` is the order in which rows are visited."""
     n, p = X.shape
     trains, scores = (role == TRAIN) & (weight > 0), role == SCORE
@@ -68,7 +70,11 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
     of_features, of_intercept = update.solver(solver, p), update.solver(solver, 1)
     horizon = epochs * -(-n // batch_size)
     steps, visited, history, diverged = 0, 0, [], (-1, -1)
+    if validation is not None:
+        validation = ((np.asarray(validation[0], np.float64) - mean) / scale, *validation[1:], np.ones(len(validation[0]), bool))
+    train_losses = []
     for epoch in range(epochs):
+        summed = weighed = 0.0
         rows = np.arange(n) if batch_size >= n else np.asarray(order(epoch))
         for batch, start in enumerate(range(0, n, batch_size)):
             if diverged != (-1, -1) or visited == max_steps:
@@ -78,7 +84,8 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
             if not kept:
                 continue
             x = Z[kept]
-            residual = weight[kept] * point.gradient(loss, y[kept], x @ w + b)
+            before = x @ w + b
+            residual = weight[kept] * point.gradient(loss, y[kept], before)
             q = 1 / (len(kept) * (S / N))
             g = residual @ x * q + l2 * w
             g_b = np.array([residual.sum() * q]) if fit_intercept else np.zeros(1)
@@ -92,20 +99,27 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
                 break
             w, b, of_features, of_intercept = next_w, next_b, next_features, next_intercept
             steps += 1
+            summed, weighed = summed + weight[kept] @ point.value(loss, y[kept], before), weighed + weight[kept].sum()
         if visited == max_steps:
             break
-        z = Z @ w + b
-        history.append(np.nan if diverged != (-1, -1) else held_out_loss(loss, y, z, weight, scores))
-    return Trained(w / scale, b - mean @ (w / scale), steps, np.array(history), *diverged)
+        if validation is not None:
+            on, of, by, which = validation
+        else:
+            on, of, by, which = Z, y, weight if held_out_weight is None else held_out_weight, scores
+        history.append(np.nan if diverged != (-1, -1) else held_out_loss(loss, of, on @ w + b, by, which))
+        train_losses.append(summed / weighed if weighed > 0 else np.nan)
+    return Trained(w / scale, b - mean @ (w / scale), steps, np.array(history), *diverged, np.array(train_losses))
 
 
 def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1, l2, learning_rate, schedule, epochs,
           batch_size, order=None, fit_intercept=True, standardize=False, coef_init=None, intercept_init=None,
-          max_steps=-1):
+          max_steps=-1, held_out_weight=None, validation=None):
     """Train every model; ``roles`` (m, n) and the four hyper-parameters (m,) hold one entry per model.
 
     ``order(epoch)`` gives the rows in the order of the epoch; None is their natural order. ``max_steps`` stops every
-    model after that many batches, updates or not.
+    model after that many batches, updates or not. ``held_out_weight`` (n,) and ``validation`` (X, y, weight) are other
+    weights and other rows for the held-out losses. ``train_loss`` of the result holds the weighted mean loss of the
+    rows that each epoch trained on, every batch at the weights before its update.
     """
     X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     n, p = X.shape
@@ -118,6 +132,7 @@ def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1,
                 order=order or (lambda epoch: np.arange(n)), fit_intercept=fit_intercept, standardize=standardize,
                 coef_init=np.zeros(p) if coef_init is None else np.asarray(coef_init[k], np.float64),
                 intercept_init=0.0 if intercept_init is None else float(intercept_init[k]), max_steps=max_steps,
+                held_out_weight=held_out_weight, validation=validation,
             )
             for k in range(len(roles))
         ]
@@ -128,4 +143,5 @@ def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1,
         history=np.array([t.history for t in models]).T,
         diverged_epoch=np.array([t.diverged_epoch for t in models]),
         diverged_batch=np.array([t.diverged_batch for t in models]),
+        train_loss=np.array([t.train_loss for t in models]).T,
     )
