@@ -117,7 +117,8 @@ Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_fo
 }
 
 template <class T>
-TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads) {
+TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads,
+                        bool rich) {
   TrainArgs<T> a{};
   a.X = {q.X.data(), q.n, q.p};
   a.y = q.y.data();
@@ -127,7 +128,20 @@ TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_s
   a.l1.assign(q.m, 1e-3);
   a.l2.assign(q.m, 1e-2);
   a.learning_rate.assign(q.m, 0.05);
-  for (std::int64_t i = 0; i < q.m; ++i) a.schedule.push_back(i % 2);
+  for (std::int64_t i = 0; i < q.m; ++i) a.schedule.push_back(i % kSchedules);
+  auto hyper = [&](Hyper h, double even, double odd) {
+    for (std::int64_t i = 0; i < q.m; ++i) a.hyper[static_cast<int>(h)].push_back(i % 2 == 0 ? even : odd);
+  };
+  if (rich) {
+    hyper(Hyper::momentum, 0.9, 0.5);
+    hyper(Hyper::beta1, 0.9, 0);
+    hyper(Hyper::rho, 0.99, 0.5);
+    hyper(Hyper::clip_norm, HUGE_VAL, 0.05);
+    hyper(Hyper::clip_value, 0.01, HUGE_VAL);
+    hyper(Hyper::average, 2, 0);
+    hyper(Hyper::warmup, 0, 1.5);
+    hyper(Hyper::decay_epochs, 10, 0.5);
+  }
   a.loss = Loss::log_loss;
   a.solver = solver;
   a.epochs = 2;
@@ -153,8 +167,9 @@ Bytes results(const Problem<T>& q, const Trainer& trainer) {
 }
 
 template <class T>
-Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads) {
-  auto trainer = make_trainer(train_args(q, solver, batch_size, standardize, shuffle, n_threads));
+Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads,
+                  bool rich = false) {
+  auto trainer = make_trainer(train_args(q, solver, batch_size, standardize, shuffle, n_threads, rich));
   if (trainer->advance(-1, -1, {}) != Status::done) return {};
   return results(q, *trainer);
 }
@@ -163,7 +178,7 @@ Bytes train_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, b
 template <class T>
 Bytes control_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool validate, int n_threads) {
   auto args = [&] {
-    TrainArgs<T> a = train_args(q, solver, batch_size, true, true, n_threads);
+    TrainArgs<T> a = train_args(q, solver, batch_size, true, true, n_threads, false);
     a.track_train_loss = true;
     a.epochs = 3;
     if (solver == Solver::adam) a.hyper[static_cast<int>(Hyper::average)].assign(q.m, 3.0);
@@ -209,6 +224,72 @@ Bytes control_bytes(const Problem<T>& q, Solver solver, std::int64_t batch_size,
   return out;
 }
 
+constexpr Solver kSolvers[] = {Solver::sgd,     Solver::momentum, Solver::nesterov, Solver::adagrad,
+                               Solver::rmsprop, Solver::adam,     Solver::adamw};
+
+// A panel of two whole vectors of models, stepped three times on made-up gradient sums: at once, or in its parts.
+template <class T>
+Bytes parts_bytes(const Problem<T>& q, Solver solver) {
+  const int of_vector = gradient_kernels<T>(current_level()).lanes;
+  const int n_vectors = 2;
+  const std::int64_t lanes = panel_lanes(n_vectors, of_vector), p = q.p;
+  auto run = [&](bool in_parts) {
+    auto zeros = [](std::int64_t n) { return std::vector<T>(n, T(0)); };
+    auto numbers = [&](std::int64_t n, double v) { return std::vector<double>(n, v); };
+    auto W = zeros(p * lanes), first = W, second = W, average = W, grad = W;
+    auto b = zeros(lanes), b_first = b, b_second = b, b_average = b, grad_b = b;
+    auto lr = numbers(lanes, 0.1), scale = numbers(lanes, 1), l1 = numbers(lanes, 1e-3), l2 = numbers(lanes, 1e-2), weight = scale;
+    auto updates = numbers(lanes, 0), power1 = scale, power2 = scale, count = numbers(lanes, 5);
+    std::vector<std::int64_t> schedule(lanes, 0);
+    std::vector<double> hyper;
+    for (int h = 0; h < kHypers; ++h) hyper.insert(hyper.end(), lanes, hyper_default(solver, static_cast<Hyper>(h)));
+    for (std::int64_t l = 0; l < lanes; l += 2) {
+      hyper[static_cast<int>(Hyper::clip_norm) * lanes + l] = 0.5;
+      hyper[static_cast<int>(Hyper::average) * lanes + l] = 1;
+    }
+    const PanelState<T> state{p, n_vectors, static_cast<int>(lanes), W.data(), first.data(), second.data(), b.data(), b_first.data(),
+                              b_second.data(), average.data(), b_average.data(), lr.data(), scale.data(), schedule.data(), l1.data(),
+                              l2.data(), hyper.data(), weight.data(), updates.data(), power1.data(), power2.data(),
+                              nullptr, nullptr, nullptr, nullptr, nullptr};
+    const SolverSettings settings{solver, true, true, true, true, false, 10, 5};
+    const UpdateKernels<T>& kernels = update_kernels<T>(current_level());
+    const std::uint64_t all = lanes == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
+    std::uint64_t lost = 0;
+    for (int step = 0; step < 3; ++step) {
+      for (std::int64_t f = 0; f < p; ++f)
+        for (std::int64_t l = 0; l < lanes; ++l) grad[f * lanes + l] = q.W[(f * 7 + l + step) % (q.p * q.m)];
+      for (std::int64_t l = 0; l < lanes; ++l) grad_b[l] = q.b[(l + step) % q.m];
+      if (step == 1) grad[3 % lanes] = std::numeric_limits<T>::infinity();
+      const BatchSums<T> sums{grad.data(), grad_b.data(), nullptr, nullptr, count.data()};
+      if (!in_parts) {
+        lost |= kernels.step(settings, state, sums, all & ~lost);
+      } else {
+        std::vector<double> squares(lanes), squares_b(lanes);
+        kernels.norms(settings, state, sums, squares.data(), squares_b.data());
+        clip_factors(squares.data(), squares_b.data(), hyper.data() + static_cast<int>(Hyper::clip_norm) * lanes, lanes, 1, squares.data());
+        const std::uint64_t now = kernels.probe(settings, state, sums, all & ~lost, squares.data());
+        lost |= now;
+        kernels.commit(settings, state, sums, all & ~lost, squares.data());
+      }
+    }
+    check(lost == (std::uint64_t{1} << 3 % lanes), "the lane of an infinite gradient diverges, and no other");
+    Bytes bytes;
+    for (const auto* array : {&W, &first, &second, &average, &b, &b_first, &b_second, &b_average}) append(bytes, *array);
+    for (const auto* array : {&updates, &power1, &power2}) append(bytes, *array);
+    return bytes;
+  };
+  check(run(true) == run(false), "norms, probe and commit are a step");
+  return {};  // levels differ in lanes, so there is nothing to compare between them here
+}
+
+// Two outputs of one model have one norm, and one factor.
+void joint_clipping() {
+  const double squares[] = {9, 7, 1, 1}, intercepts[] = {0, 9, 0, 2}, clip[] = {1, 1, 2, 2};
+  double factor[4];
+  clip_factors(squares, intercepts, clip, 2, 2, factor);
+  check(factor[0] == 0.2 && factor[1] == 0.2 && factor[2] == 1 && factor[3] == 1, "clip_factors joins the outputs of a model");
+}
+
 template <class T>
 void kernels(const char* type) {
   const std::int64_t shapes[][3] = {{40, 1, 1}, {33, 7, 3}, {700, 20, 17}, {1100, 9, 50}, {70, 257, 5}, {120, 1500, 8}};
@@ -220,6 +301,13 @@ void kernels(const char* type) {
         same_on_all_levels("loss_gradient " + name + " flags " + std::to_string(flags), [&] {
           return gradient_bytes<T>(q, loss, flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1));
         });
+    for (Solver solver : kSolvers)
+      for (int flags = 0; flags < 2; ++flags)
+        same_on_all_levels("train, clipped and averaged, " + name + " solver " + std::to_string(static_cast<int>(solver)), [&] {
+          return train_bytes<T>(q, solver, q.n > 1024 ? 1030 : 16, flags & 1, true, 1 + (flags & 1), true);
+        });
+    for (Solver solver : kSolvers)
+      same_on_all_levels("parts of a step " + name, [&] { return parts_bytes<T>(q, solver); });
     for (Solver solver : {Solver::sgd, Solver::adam})
       for (std::int64_t batch : {std::int64_t{1}, std::int64_t{16}, std::int64_t{1030}, q.n})
         for (int flags = 0; flags < 2; ++flags) {
@@ -341,6 +429,7 @@ int main() {
   maths();
   index();
   folds();
+  joint_clipping();
   kernels<float>("float32");
   kernels<double>("float64");
   std::printf("digest %016llx\n", static_cast<unsigned long long>(digest));

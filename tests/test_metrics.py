@@ -173,6 +173,7 @@ def test_threshold_of_each_model():
         close(found[m], sk.recall_score(y, raw[:, 0, m] > cut, sample_weight=w))
 
 
+@settings(max_examples=40)
 @given(SEEDS, st.integers(1, 3000), st.booleans(), st.sampled_from([np.float32, np.float64]))
 @example(0, 600, True, np.float64)  # above the limit of the radix sort, with ties
 @example(1, 2500, False, np.float64)
@@ -307,6 +308,7 @@ def test_top_k_breaks_ties_as_scikit_learn():
 # ---- regression -----------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(SEEDS, st.integers(2, 3000), st.booleans(), st.sampled_from([np.float32, np.float64]), st.booleans())
 def test_regression_metrics_are_scikit_learns(seed, n, weighted, dtype, constant):
     rng = np.random.default_rng(seed)

@@ -29,7 +29,7 @@ def expected(q, *, solver="sgd", epochs=2, batch_size=64, shuffle=True, seed=7, 
         learning_rate=q.learning_rate, schedule=q.schedule, epochs=epochs, batch_size=batch_size,
         order=(lambda epoch: Permutation(len(q.X), seed, epoch=epoch)[:]) if shuffle else None,
         fit_intercept=fit_intercept, standardize=standardize, coef_init=q.W.T if warm else None,
-        intercept_init=q.intercept if warm else None,
+        intercept_init=q.intercept if warm else None, hyper=q.hyper,
     )
 
 

@@ -437,15 +437,21 @@ def test_state_arrays_are_copies():
 
 def test_an_interrupted_training_has_state_but_no_position():
     q = calls.problem(124, n=20_000, p=20, m=60, dtype=np.float32, weights="ones")
-    t = calls.trainer(q, epochs=100_000, n_threads=2)
-    worker = threading.Thread(target=t.advance)
-    worker.start()
-    time.sleep(0.2)
-    t.cancel()
-    worker.join(timeout=30)
-    state = t.get_state()
+    one = q.X[:1].copy(), q.y[:1].copy(), None  # hardly any scoring: the interrupt should come in mid-epoch
+    for attempt in range(20):
+        t = calls.trainer(q, epochs=100_000, n_threads=2, validation=one)
+        t.advance(max_steps=1)
+        worker = threading.Thread(target=t.advance)
+        worker.start()
+        time.sleep(0.05 * (attempt + 1))
+        t.cancel()
+        worker.join(timeout=60)
+        state = t.get_state()
+        assert state["W"].tobytes() == t.coef().tobytes() and t.steps().min() > 0
+        if "position" not in state:
+            break
+        assert (t.steps() == state["position"]).all()  # between two epochs
     assert "position" not in state and "history" not in state
-    assert state["W"].tobytes() == t.coef().tobytes() and t.steps().min() > 0
 
 
 # ---- misuse --------------------------------------------------------------------------------------------------------------

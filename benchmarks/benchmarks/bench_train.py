@@ -56,8 +56,8 @@ class Fit:
 
 
 class Halving:
-    """A third of the candidates goes on after 1, 3 and 9 epochs of 27: the time beside that of a search in which all stay to the end. Models
-    that finish leave their panels. In model-epochs it is 0.11; the five models that are left for 18 epochs do not fill a vector on each core."""
+    """A third of the candidates goes on after 1, 3 and 9 epochs of 27: the time beside that of a search in which all stay to the end.
+    Models that finish leave their panels. In model-epochs it is 0.11; the five models left for 18 epochs fill no vector on each core."""
 
     params = ["sgd", "adam"]
     param_names = ["solver"]

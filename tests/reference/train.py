@@ -13,7 +13,6 @@ Where the design leaves something open, this file chooses:
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,8 +53,7 @@ def held_out_loss(loss, y, z, weight, scores):
 
 
 def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedule, epochs, batch_size, order,
-              fit_intercept, standardize, coef_init, intercept_init, max_steps,
-              held_out_weight=None, validation=None):
+              fit_intercept, standardize, coef_init, intercept_init, max_steps, hyper, held_out_weight, validation):
     """Train one model whose role of every row is ``role``; ``order(epoch)`` is the order in which rows are visited."""
     n, p = X.shape
     trains, scores = (role == TRAIN) & (weight > 0), role == SCORE
@@ -67,12 +65,15 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
         Z[np.ix_(trains, np.ptp(X[trains], axis=0) == 0)] = 0.0
     w = coef_init * scale
     b = intercept_init + mean @ coef_init if fit_intercept else 0.0
-    of_features, of_intercept = update.solver(solver, p), update.solver(solver, 1)
-    horizon = epochs * -(-n // batch_size)
-    steps, visited, history, diverged = 0, 0, [], (-1, -1)
+    model = update.Optimiser(
+        w, b, solver=solver, schedule=schedule, learning_rate=learning_rate, l1=l1, l2=l2, hyper=hyper, epochs=epochs,
+        epoch_steps=-(-n // batch_size), fit_intercept=fit_intercept,
+    )
     if validation is not None:
-        validation = ((np.asarray(validation[0], np.float64) - mean) / scale, *validation[1:], np.ones(len(validation[0]), bool))
-    train_losses = []
+        on = (np.asarray(validation[0], np.float64) - mean) / scale, *validation[1:], np.ones(len(validation[0]), bool)
+    else:
+        on = Z, y, weight if held_out_weight is None else held_out_weight, scores
+    visited, history, train_losses, diverged = 0, [], [], (-1, -1)
     for epoch in range(epochs):
         summed = weighed = 0.0
         rows = np.arange(n) if batch_size >= n else np.asarray(order(epoch))
@@ -84,37 +85,31 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
             if not kept:
                 continue
             x = Z[kept]
-            before = x @ w + b
-            residual = weight[kept] * point.gradient(loss, y[kept], before)
+            z = x @ model.w + model.b
+            residual = weight[kept] * point.gradient(loss, y[kept], z)
             q = 1 / (len(kept) * (S / N))
-            g = residual @ x * q + l2 * w
-            g_b = np.array([residual.sum() * q]) if fit_intercept else np.zeros(1)
-            rate = update.learning_rate(schedule, learning_rate, steps, horizon)
-            next_features, next_intercept = copy.deepcopy((of_features, of_intercept))
-            next_w = next_features.step(w, g, rate, l1)
-            next_b = next_intercept.step(np.array([b]), g_b, rate, 0.0)[0] if fit_intercept else b
-            if not (np.isfinite(g).all() and np.isfinite(g_b).all() and np.isfinite(next_w).all()
-                    and np.isfinite(next_b) and next_features.finite() and next_intercept.finite()):
+            if not model.step(residual @ x * q, residual.sum() * q):
                 diverged = (epoch, batch)
                 break
-            w, b, of_features, of_intercept = next_w, next_b, next_features, next_intercept
-            steps += 1
-            summed, weighed = summed + weight[kept] @ point.value(loss, y[kept], before), weighed + weight[kept].sum()
+            summed += weight[kept] @ point.value(loss, y[kept], z)
+            weighed += weight[kept].sum()
         if visited == max_steps:
             break
-        if validation is not None:
-            on, of, by, which = validation
-        else:
-            on, of, by, which = Z, y, weight if held_out_weight is None else held_out_weight, scores
-        history.append(np.nan if diverged != (-1, -1) else held_out_loss(loss, of, on @ w + b, by, which))
+        w, b = model.average_w, model.average_b
+        score_x, score_y, score_weight, score_rows = on
+        score = held_out_loss(loss, score_y, score_x @ w + b, score_weight, score_rows)
+        history.append(np.nan if diverged != (-1, -1) else score)
         train_losses.append(summed / weighed if weighed > 0 else np.nan)
-    return Trained(w / scale, b - mean @ (w / scale), steps, np.array(history), *diverged, np.array(train_losses))
+    w, b = model.average_w, model.average_b
+    coef = w / scale
+    return Trained(coef, b - mean @ coef, model.t, np.array(history), *diverged, np.array(train_losses))
 
 
 def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1, l2, learning_rate, schedule, epochs,
           batch_size, order=None, fit_intercept=True, standardize=False, coef_init=None, intercept_init=None,
-          max_steps=-1, held_out_weight=None, validation=None):
-    """Train every model; ``roles`` (m, n) and the four hyper-parameters (m,) hold one entry per model.
+          max_steps=-1, hyper=None, held_out_weight=None, validation=None):
+    """Train every model; ``roles`` (m, n), the four hyper-parameters (m,) and those of the dict ``hyper``
+    hold one entry per model.
 
     ``order(epoch)`` gives the rows in the order of the epoch; None is their natural order. ``max_steps`` stops every
     model after that many batches, updates or not. ``held_out_weight`` (n,) and ``validation`` (X, y, weight) are other
@@ -132,7 +127,8 @@ def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1,
                 order=order or (lambda epoch: np.arange(n)), fit_intercept=fit_intercept, standardize=standardize,
                 coef_init=np.zeros(p) if coef_init is None else np.asarray(coef_init[k], np.float64),
                 intercept_init=0.0 if intercept_init is None else float(intercept_init[k]), max_steps=max_steps,
-                held_out_weight=held_out_weight, validation=validation,
+                hyper={name: values[k] for name, values in (hyper or {}).items()}, held_out_weight=held_out_weight,
+                validation=validation,
             )
             for k in range(len(roles))
         ]

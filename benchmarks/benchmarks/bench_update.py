@@ -1,0 +1,49 @@
+"""The update step of each solver: batches of one row, so that nearly all the time goes into stepping the weights of many models."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from gradfold import _core
+
+N_ROWS, N_FEATURES, N_MODELS, EPOCHS = 200, 200, 480, 2
+
+
+class Update:
+    params = (
+        ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"], ["plain", "clipped and averaged"], ["float32", "float64"]
+    )
+    param_names = ["solver", "with", "dtype"]
+    timeout = 120
+
+    def setup(self, solver: str, extras: str, dtype: str) -> None:
+        rng = np.random.default_rng(0)
+        self.X = rng.standard_normal((N_ROWS, N_FEATURES)).astype(dtype)
+        self.y = (self.X[:, 0] > 0).astype(dtype)
+        self.hyper = {}
+        if extras != "plain":
+            self.hyper = {"clip_norm": np.full(N_MODELS, 0.1), "average": np.ones(N_MODELS)}
+
+    def train(self, solver: str) -> None:
+        ones = np.ones(N_MODELS)
+        trainer = _core.train.Trainer(
+            X=self.X, y=self.y, sample_weight=None, ids=np.zeros((1, N_ROWS), np.uint8),
+            conditions=np.array([[[0, 1, 2, 0, 1]]], np.int64), split_of_model=np.zeros(N_MODELS, np.int64), loss="log_loss",
+            solver=solver, l1=0 * ones, l2=1e-4 * ones, learning_rate=0.01 * ones, schedule=np.zeros(N_MODELS, np.int32), epochs=EPOCHS,
+            batch_size=1, shuffle=True, seed=0, fit_intercept=True, standardize=False, coef_init=None, intercept_init=None, n_threads=1,
+            hyper=self.hyper,
+        )
+        if trainer.advance() != "done" or (trainer.diverged_epoch >= 0).any():
+            raise RuntimeError("the benchmark's models diverged")
+
+    def track_weight_time(self, solver: str, extras: str, dtype: str) -> float:
+        best = np.inf
+        for _ in range(5):
+            start = time.perf_counter()
+            self.train(solver)
+            best = min(best, time.perf_counter() - start)
+        return best / (EPOCHS * N_ROWS * N_FEATURES * N_MODELS) * 1e9
+
+    track_weight_time.unit = "ns a weight and step, with its row's gradient"
