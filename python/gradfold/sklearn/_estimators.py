@@ -311,7 +311,7 @@ learning_rate, eta0, power_t, early_stopping, validation_fraction, n_iter_no_cha
             raise ValueError(f"The number of classes has to be greater than one; got {len(known)} class")
         unknown = np.setdiff1d(y, known)
         if len(unknown):
-            raise ValueError(f"y: got the label {unknown[0]!r}, wanted one of classes")
+            raise ValueError(f"y: got the label {unknown.tolist()[0]!r}, wanted one of classes")
         start = self._go_on(len(known) if len(known) > 2 else 1, X.shape)
         self._fit_rows(X, np.searchsorted(known, y), known, sample_weight, start, max_iter=1)
         return self
