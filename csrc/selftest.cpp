@@ -55,6 +55,7 @@ void same_on_all_levels(const std::string& what, const std::function<Bytes()>& r
 template <class T>
 struct Problem {
   std::int64_t n, p, m;
+  std::int64_t outputs = 1;  // of a training
   std::vector<T> X, y, w, W, b;
   std::vector<std::uint8_t> ids;
   std::vector<FoldCondition> conditions;
@@ -82,32 +83,43 @@ struct Problem {
 };
 
 template <class T>
-Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_folds, bool poison, int n_threads) {
+Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_folds, bool poison, int n_threads, std::int64_t outputs = 1) {
   std::vector<T> X = q.X;
   if (poison)  // the skipped rows and fold 3's rows
     for (std::int64_t i = 0; i < q.n; ++i)
       if (q.ids[i] == 255) X[i * q.p] = std::numeric_limits<T>::quiet_NaN();
+  // Of several outputs the weights are those of one, turned around for each next output.
+  std::vector<T> W, b, y = q.y;
+  for (std::int64_t f = 0; f < q.p; ++f)
+    for (std::int64_t k = 0; k < outputs; ++k)
+      for (std::int64_t i = 0; i < q.m; ++i) W.push_back(q.W[f * q.m + (i + k) % q.m] * static_cast<T>(1 - k % 3));
+  for (std::int64_t k = 0; k < outputs; ++k) b.insert(b.end(), q.b.begin(), q.b.end());
+  if (outputs > 1)  // class codes, and out of range on the skipped rows
+    for (std::int64_t i = 0; i < q.n; ++i) y[i] = static_cast<T>(q.ids[i] == 255 && with_folds ? outputs + 5 : i * 7 % outputs);
+  const std::vector<double> epsilon(q.m, 0.25);
   std::vector<double> loss_out(q.m, -1);
-  std::vector<T> grad(q.p * q.m, T(-1)), grad_b(q.m, T(-1));
+  std::vector<T> grad(q.p * outputs * q.m, T(-1)), grad_b(outputs * q.m, T(-1));
   LossGradientArgs<T> args{};
   args.X = {X.data(), q.n, q.p};
-  args.y = q.y.data();
+  args.y = y.data();
   args.weight = weighted ? q.w.data() : nullptr;
   args.n_positions = q.n;
   args.folds = with_folds ? &q.folds : nullptr;
   args.split_of_model = q.split_of_model.data();
   args.n_models = q.m;
-  args.W = q.W.data();
-  args.intercept = q.b.data();
+  args.n_outputs = outputs;
+  args.W = W.data();
+  args.intercept = b.data();
   args.loss = loss;
+  args.loss_epsilon = weighted ? epsilon.data() : nullptr;
   args.mean = true;
   args.loss_out = loss_out.data();
   args.grad_W = grad.data();
   args.grad_intercept = grad_b.data();
   args.n_threads = n_threads;
   loss_gradient(args);
-  std::vector<T> z(q.n * q.m);
-  raw_prediction(DenseRows<T>{X.data(), q.n, q.p}, q.W.data(), q.b.data(), q.m, z.data(), n_threads);
+  std::vector<T> z(q.n * outputs * q.m);
+  raw_prediction(DenseRows<T>{X.data(), q.n, q.p}, W.data(), b.data(), outputs * q.m, z.data(), n_threads);
   Bytes out;
   append(out, loss_out);
   append(out, grad);
@@ -142,7 +154,8 @@ TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_s
     hyper(Hyper::warmup, 0, 1.5);
     hyper(Hyper::decay_epochs, 10, 0.5);
   }
-  a.loss = Loss::log_loss;
+  a.loss = q.outputs > 1 ? Loss::multinomial : Loss::log_loss;
+  a.n_outputs = q.outputs;
   a.solver = solver;
   a.epochs = 2;
   a.batch_size = batch_size;
@@ -156,7 +169,7 @@ TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_s
 
 template <class T>
 Bytes results(const Problem<T>& q, const Trainer& trainer) {
-  std::vector<T> coef(q.m * q.p), intercept(q.m);
+  std::vector<T> coef(q.m * q.outputs * q.p), intercept(q.m * q.outputs);
   trainer.coef(coef.data());
   trainer.intercept(intercept.data());
   Bytes out;
@@ -296,11 +309,18 @@ void kernels(const char* type) {
   for (const auto& shape : shapes) {
     const Problem<T> q(shape[0], shape[1], shape[2], 11);
     const std::string name = std::string(type) + " " + std::to_string(q.n) + "x" + std::to_string(q.p) + "x" + std::to_string(q.m);
-    for (Loss loss : {Loss::squared_error, Loss::log_loss})
+    for (int loss = 0; loss < static_cast<int>(Loss::multinomial); ++loss)
       for (int flags = 0; flags < 8; ++flags)
         same_on_all_levels("loss_gradient " + name + " flags " + std::to_string(flags), [&] {
-          return gradient_bytes<T>(q, loss, flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1));
+          return gradient_bytes<T>(q, static_cast<Loss>(loss), flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1));
         });
+    for (std::int64_t outputs : {2, 3, 10, 101})
+      for (int flags = 0; flags < 8; ++flags) {
+        if (outputs * q.p * q.m > 100'000) continue;  // the serial level is slow
+        same_on_all_levels("multinomial " + name + " outputs " + std::to_string(outputs) + " flags " + std::to_string(flags), [&] {
+          return gradient_bytes<T>(q, Loss::multinomial, flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1), outputs);
+        });
+      }
     for (Solver solver : kSolvers)
       for (int flags = 0; flags < 2; ++flags)
         same_on_all_levels("train, clipped and averaged, " + name + " solver " + std::to_string(static_cast<int>(solver)), [&] {
@@ -317,8 +337,16 @@ void kernels(const char* type) {
           });
         }
   }
-  for (const auto& shape : {std::array<std::int64_t, 3>{300, 5, 60}, {1100, 9, 23}, {40, 300, 9}, {2100, 1, 100}}) {
-    const Problem<T> q(shape[0], shape[1], shape[2], 12);
+  // The last number is that of the outputs.
+  for (const auto& shape : {std::array<std::int64_t, 4>{300, 5, 60, 1}, {1100, 9, 23, 1}, {40, 300, 9, 1}, {2100, 1, 100, 1},
+                            {300, 5, 30, 3}, {1100, 9, 7, 10}, {40, 30, 2, 101}}) {
+    Problem<T> q(shape[0], shape[1], shape[2], 12);
+    q.outputs = shape[3];
+    for (std::int64_t i = 0; i < q.n && q.outputs > 1; ++i) q.y[i] = static_cast<T>(q.ids[i] == 255 ? -1 : i * 7 % q.outputs);
+    if (q.outputs > 1)
+      for (Solver solver : kSolvers)
+        same_on_all_levels("train outputs, clipped and averaged, " + std::to_string(q.outputs),
+                           [&] { return train_bytes<T>(q, solver, q.n > 1024 ? 1030 : 16, true, true, 3, true); });
     for (Solver solver : {Solver::sgd, Solver::adam})
       for (std::int64_t batch : {std::int64_t{16}, std::int64_t{1030}})
         for (int flags = 0; flags < 2; ++flags) {

@@ -9,6 +9,7 @@ import numpy as np
 
 import splits
 from gradfold import _core
+from reference import loss as point
 
 SCHEDULES = {
     name: code
@@ -36,12 +37,13 @@ class Problem:
     splits: splits.Splits
     split_of_model: np.ndarray
     loss: str
-    W: np.ndarray  # (p, m), where loss_gradient is taken and training starts if `warm`
-    intercept: np.ndarray | None
+    W: np.ndarray  # (p, m), or (p, n_outputs, m), where loss_gradient is taken and training starts if `warm`
+    intercept: np.ndarray | None  # (m,) or (n_outputs, m)
     l1: np.ndarray = field(default=None)
     l2: np.ndarray = field(default=None)
     learning_rate: np.ndarray = field(default=None)
     schedule: list[str] = field(default=None)
+    loss_epsilon: np.ndarray | None = None  # (m,)
     hyper: dict[str, np.ndarray] = field(default_factory=dict)  # further hyper-parameters, (m,) each
 
     def __repr__(self):
@@ -63,12 +65,13 @@ class Problem:
         return replace(
             self,
             split_of_model=self.split_of_model[models],
-            W=np.ascontiguousarray(self.W[:, models]),
-            intercept=None if self.intercept is None else self.intercept[models],
+            W=np.ascontiguousarray(self.W[..., models]),
+            intercept=None if self.intercept is None else np.ascontiguousarray(self.intercept[..., models]),
             l1=self.l1[models],
             l2=self.l2[models],
             learning_rate=self.learning_rate[models],
             schedule=[self.schedule[k] for k in models],
+            loss_epsilon=None if self.loss_epsilon is None else self.loss_epsilon[models],
             hyper={name: values[models] for name, values in self.hyper.items()},
         )
 
@@ -79,7 +82,8 @@ class Problem:
         return replace(one, splits=own, split_of_model=np.zeros(1, np.int64))
 
 
-def problem(seed, *, n, p, m, dtype=np.float64, kind="kfold", loss="log_loss", weights="zeros", intercept=True):
+def problem(seed, *, n, p, m, dtype=np.float64, kind="kfold", loss="log_loss", weights="zeros", intercept=True,
+            n_classes=3):
     """A random problem whose every model has a training row of positive weight.
 
     ``weights``: "none", "ones", "integers", or "zeros" (random, about a fifth of them 0).
@@ -89,7 +93,11 @@ def problem(seed, *, n, p, m, dtype=np.float64, kind="kfold", loss="log_loss", w
     X = rng.standard_normal((n, p)).astype(dtype)
     truth = rng.standard_normal(p) / np.sqrt(p)
     z = X @ truth + 0.3
-    if loss == "log_loss":
+    outputs = (n_classes,) if loss == "multinomial" else ()
+    if loss == "multinomial":
+        noisy = X @ (rng.standard_normal((p, n_classes)) / np.sqrt(p)) + rng.gumbel(size=(n, n_classes))
+        y = noisy.argmax(axis=1).astype(dtype)
+    elif loss in point.BINARY:
         y = (rng.random(n) < 1 / (1 + np.exp(-2 * z))).astype(dtype)
     else:
         y = (z + 0.3 * rng.standard_normal(n)).astype(dtype)
@@ -115,12 +123,13 @@ def problem(seed, *, n, p, m, dtype=np.float64, kind="kfold", loss="log_loss", w
         splits=of_rows,
         split_of_model=split_of_model,
         loss=loss,
-        W=(rng.standard_normal((p, m)) / np.sqrt(p)).astype(dtype),
-        intercept=rng.standard_normal(m).astype(dtype) if intercept else None,
+        W=(rng.standard_normal((p, *outputs, m)) / np.sqrt(p)).astype(dtype),
+        intercept=rng.standard_normal((*outputs, m)).astype(dtype) if intercept else None,
         l1=np.where(rng.random(m) < 0.5, 0, 10 ** rng.uniform(-4, -1.5, m)),
         l2=np.where(rng.random(m) < 0.2, 0, 10 ** rng.uniform(-5, -1, m)),
         learning_rate=10 ** rng.uniform(-2.5, -1, m),
         schedule=[str(s) for s in rng.choice(["constant", "cosine"], m)],
+        loss_epsilon=rng.uniform(0.05, 0.5, m) if loss in point.WITH_EPSILON else None,
     )
 
 
@@ -135,14 +144,14 @@ def poisoned(shape, dtype, seed=0):
 
 def loss_gradient(q, *, reduction="mean", rows=None, with_loss=True, use_splits=True, n_threads=1):
     """(loss or None, grad_W, grad_intercept or None) of a problem's models, from poisoned outputs."""
-    p, m = q.W.shape
-    loss = poisoned(m, np.float64) if with_loss else None
-    grad_W = poisoned((p, m), q.X.dtype)
-    grad_intercept = poisoned(m, q.X.dtype) if q.intercept is not None else None
+    loss = poisoned(q.n_models, np.float64) if with_loss else None
+    grad_W = poisoned(q.W.shape, q.X.dtype)
+    grad_intercept = poisoned(q.W.shape[1:], q.X.dtype) if q.intercept is not None else None
     _core.gradient.loss_gradient(
         q.X, q.y, q.W, q.intercept, q.loss, reduction == "mean", rows,
         q.splits.ids if use_splits else None, q.splits.conditions if use_splits else None,
         q.split_of_model if use_splits else None, q.sample_weight, loss, grad_W, grad_intercept, n_threads,
+        q.loss_epsilon,
     )
     return loss, grad_W, grad_intercept
 
@@ -150,14 +159,16 @@ def loss_gradient(q, *, reduction="mean", rows=None, with_loss=True, use_splits=
 def trainer(q, *, solver="sgd", epochs=2, batch_size=64, shuffle=True, seed=7, fit_intercept=True, standardize=False,
             warm=False, n_threads=1, **control):
     """A Trainer of a problem's models; ``control`` is passed on as it is."""
+    if q.loss == "multinomial":
+        control = {"n_outputs": q.W.shape[1], **control}
     return _core.train.Trainer(
         X=q.X, y=q.y, sample_weight=q.sample_weight, ids=q.splits.ids, conditions=q.splits.conditions,
         split_of_model=q.split_of_model, loss=q.loss, solver=solver, l1=q.l1, l2=q.l2,
         learning_rate=q.learning_rate, schedule=np.array([SCHEDULES[s] for s in q.schedule], np.int32),
         epochs=epochs, batch_size=batch_size, shuffle=shuffle, seed=seed, fit_intercept=fit_intercept,
         standardize=standardize, coef_init=np.ascontiguousarray(q.W.T, np.float64) if warm else None,
-        intercept_init=np.asarray(q.intercept, np.float64) if warm and q.intercept is not None else None,
-        n_threads=n_threads, hyper=q.hyper, **control,
+        intercept_init=np.ascontiguousarray(q.intercept.T, np.float64) if warm and q.intercept is not None else None,
+        n_threads=n_threads, hyper=q.hyper, loss_epsilon=q.loss_epsilon, **control,
     )
 
 

@@ -242,3 +242,40 @@ def test_every_hyper_parameter_reaches_its_models() -> None:
         assert both.coef[2:].tobytes() == one.coef.tobytes(), name
         assert both.coef[:2].tobytes() != one.coef.tobytes(), name
         assert one.params[0][name] == value
+
+
+@pytest.mark.parametrize("kind", ["labels", "numbers"])
+def test_losses_side_by_side(kind: str) -> None:
+    """Losses of one kind are compared by a score; each candidate is as alone, and the refit has the best one's loss."""
+    names = {
+        "labels": ["log_loss", "hinge", "squared_hinge", "modified_huber", "perceptron"],
+        "numbers": ["squared_error", "huber", "epsilon_insensitive", "squared_epsilon_insensitive"],
+    }[kind]
+    X, y = getattr(fits, kind)()
+    scoring = "accuracy" if kind == "labels" else "neg_mean_absolute_error"
+    table = gf.grid(loss=names, loss_epsilon=[0.05, 0.3])
+    keywords: dict[str, Any] = {"folds": 3, "epochs": 4, "solver": "sgd", "learning_rate": 0.05}
+    run = gf.fit(X, y, table, scoring=scoring, **keywords)
+    for c, row in enumerate(table):
+        alone = gf.fit(X, y, **keywords, **row)
+        for s in range(3):
+            assert fits.model(alone, 0, s) == fits.model(run, c, s)
+        np.testing.assert_allclose(alone.scores(scoring)[0], run.split_scores[c], rtol=1e-12)
+        if c == run.best_candidate:
+            assert fits.refit(alone) == fits.refit(run) and run.loss == row["loss"]
+            assert alone.predict(X).tolist() == run.predict(X).tolist()
+    with pytest.raises(ValueError, match="^scoring: got None with the losses"):
+        gf.fit(X, y, table, **keywords)
+    with pytest.raises(ValueError, match="^loss: got .* among the candidates, wanted losses of binary"):
+        gf.fit(X, (y > 0).astype(float), gf.grid(loss=["log_loss", "squared_error"]), scoring="accuracy")
+
+
+def test_loss_epsilon_is_per_model() -> None:
+    X, y = fits.numbers()
+    keywords: dict[str, Any] = {"folds": 2, "epochs": 3, "loss": "huber", "solver": "sgd"}
+    run = gf.fit(X, y, gf.grid(loss_epsilon=[0.05, 5.0]), **keywords)
+    for c, epsilon in enumerate((0.05, 5.0)):
+        alone = gf.fit(X, y, loss_epsilon=epsilon, **keywords)
+        assert all(fits.model(alone, 0, s) == fits.model(run, c, s) for s in range(2))
+        assert alone.params[0]["loss_epsilon"] == epsilon
+    assert run.coef[0].tobytes() != run.coef[2].tobytes()

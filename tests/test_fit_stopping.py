@@ -91,6 +91,14 @@ def test_without_restoring_the_last_weights_stay() -> None:
             assert run.held_out_loss[c, s] == run.history[run.epochs_trained[c, s] - 1, c, s]
     assert (run.best_epoch < run.epochs_trained).any()
     assert run.best_epochs == int(run.epochs_trained[run.best_candidate].mean() + 0.5)
+    for restores in (False, True):
+        one = gf.fit(
+            X[:200], y[:200], validation_data=(X[200:], y[200:]), epochs=60, batch_size=32, learning_rate=0.1,
+            early_stopping={**options, "restore_best": restores},
+        )  # fmt: skip
+        assert one.best_epoch[0, 0] < one.epochs_trained[0, 0] < 60
+        assert one.best_epochs == (one.best_epoch if restores else one.epochs_trained)[0, 0]
+        assert one.best_steps == 7 * one.best_epochs
 
 
 def test_the_refit_trains_the_rounded_mean_under_the_same_schedule() -> None:

@@ -20,7 +20,7 @@ LOSSES = point.NAMES
 def expected(q, *, reduction="mean", rows=None, use_splits=True):
     return reference.loss_gradient(
         q.X, q.y, q.W, q.intercept, loss=q.loss, reduction=reduction, rows=rows,
-        roles=q.model_roles() if use_splits else None, sample_weight=q.sample_weight,
+        roles=q.model_roles() if use_splits else None, sample_weight=q.sample_weight, loss_epsilon=q.loss_epsilon,
     )
 
 
@@ -57,6 +57,7 @@ def test_reference_gradient_is_the_slope_of_its_loss(loss, reduction):
     q = calls.problem(1, n=40, p=5, m=4, loss=loss)
     options = {
         "loss": loss, "reduction": reduction, "roles": q.model_roles(), "sample_weight": q.sample_weight,
+        "loss_epsilon": q.loss_epsilon,
     }
     at = reference.loss_gradient(q.X, q.y, q.W, q.intercept, **options)
     h = 1e-5
@@ -89,7 +90,7 @@ def test_a_split_told_alone_has_the_same_roles(kind):
     assert (roles == TRAIN).any(axis=1).all()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", point.SMOOTH)
 def test_reference_agrees_with_scikit_learn(loss):
     from sklearn._loss import HalfBinomialLoss, HalfSquaredError
 
@@ -99,6 +100,35 @@ def test_reference_agrees_with_scikit_learn(loss):
     y = (rng.random(250) < 0.5).astype(np.float64)
     np.testing.assert_allclose(point.value(loss, y, z), peer.loss(y, z), rtol=1e-13, atol=1e-14)
     np.testing.assert_allclose(point.gradient(loss, y, z), peer.gradient(y, z), rtol=1e-12, atol=1e-16)
+
+
+def test_reference_agrees_with_scikit_learns_sgd():
+    """The formulas of SGDClassifier and SGDRegressor, kinks included; huber is compared in a training (test_train)."""
+    from sklearn.linear_model import _sgd_fast
+
+    peers = {
+        "hinge": _sgd_fast.Hinge(1.0), "perceptron": _sgd_fast.Hinge(0.0), "squared_hinge": _sgd_fast.SquaredHinge(1.0),
+        "modified_huber": _sgd_fast.ModifiedHuber(), "epsilon_insensitive": _sgd_fast.EpsilonInsensitive(0.25),
+        "squared_epsilon_insensitive": _sgd_fast.SquaredEpsilonInsensitive(0.25),
+    }
+    rng = np.random.default_rng(6)
+    z = np.concatenate([rng.standard_normal(200) * 2, [-2, -1, -0.25, 0, 0.25, 0.75, 1, 1.25, 2]])
+    for name, peer in peers.items():
+        for label in (-1.0, 1.0):
+            want = np.array([(peer.py_loss(label, v), peer.py_dloss(v, label)) for v in z])
+            np.testing.assert_allclose(point.value(name, label, z, 0.25), want[:, 0], rtol=1e-14, atol=1e-15)
+            np.testing.assert_allclose(point.gradient(name, label, z, 0.25), want[:, 1], rtol=1e-14, atol=1e-15)
+
+
+def test_reference_multinomial_agrees_with_scikit_learn():
+    from sklearn._loss import HalfMultinomialLoss
+
+    rng = np.random.default_rng(7)
+    z, y = rng.standard_normal((200, 5)) * 4, rng.integers(0, 5, 200).astype(np.float64)
+    peer = HalfMultinomialLoss(n_classes=5)
+    losses, slope = point.multinomial(y, z)
+    np.testing.assert_allclose(losses, peer.loss(y, z), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(slope, peer.gradient(y, z), rtol=1e-12, atol=1e-15)
 
 
 # ---- the kernel against the reference ----------------------------------------------------------------------------
@@ -259,7 +289,7 @@ def test_gradient_is_the_slope_of_the_loss(loss, kind):
     q = calls.problem(21, n=120, p=6, m=9, loss=loss, kind=kind)
     _, grad_W, grad_intercept = calls.loss_gradient(q)
     rng = np.random.default_rng(22)
-    h = 1e-5
+    h = 1e-6
     for _ in range(3):
         dW, db = rng.standard_normal(q.W.shape), rng.standard_normal(9)
         up = calls.loss_gradient(calls.replace(q, W=q.W + h * dW, intercept=q.intercept + h * db))[0]
@@ -268,7 +298,7 @@ def test_gradient_is_the_slope_of_the_loss(loss, kind):
         np.testing.assert_allclose((up - down) / (2 * h), slope, rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", point.SMOOTH)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_scikit_learn_says_the_same(loss, dtype):
     """scikit-learn's LinearModelLoss, one model at a time, on a copy of its training rows."""
@@ -287,6 +317,232 @@ def test_scikit_learn_says_the_same(loss, dtype):
         np.testing.assert_allclose(losses[k], value, **tolerance)
         np.testing.assert_allclose(grad_W[:, k], slope[:-1], **tolerance)
         np.testing.assert_allclose(grad_intercept[k], slope[-1], **tolerance)
+
+
+# ---- losses of one output: kinks, NaN and a number for each model --------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 4, 40])
+@pytest.mark.parametrize("loss", point.WITH_EPSILON)
+def test_epsilon_is_each_models_own(each_level, loss, m, dtype):
+    """Bits: model k beside others with other epsilons is model k alone with its own, and not with another."""
+    q = calls.problem(71, n=150, p=3, m=m, dtype=dtype, loss=loss)
+    together = calls.loss_gradient(q)
+    for k in {0, m // 2, m - 1}:
+        alone = calls.loss_gradient(q.of_models([k]))
+        for a, b in zip(together, alone, strict=True):
+            assert np.ascontiguousarray(a[..., k]).tobytes() == b[..., 0].tobytes()
+    other = calls.loss_gradient(calls.replace(q, loss_epsilon=q.loss_epsilon + 0.3))
+    assert (other[0] != together[0]).all()
+    default = calls.loss_gradient(calls.replace(q, loss_epsilon=None))
+    tenth = calls.loss_gradient(calls.replace(q, loss_epsilon=np.full(m, 0.1)))
+    assert [a.tobytes() for a in default] == [a.tobytes() for a in tenth]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 20])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nan_in_a_training_row_is_never_lost(each_level, loss, m, dtype):
+    """A z that is NaN makes loss and gradient NaN: no compare-and-select turns it into a 0."""
+    q = calls.problem(72, n=30, p=3, m=m, dtype=dtype, loss=loss, weights="none")
+    X = q.X.copy()
+    X[7] = np.nan
+    for label in (0, 1):
+        got = calls.loss_gradient(calls.replace(q, X=X, y=np.full(30, label, dtype)), use_splits=False)
+        assert all(np.isnan(a).all() for a in got)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 20])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_kinks_are_scikit_learns(each_level, loss, m, dtype):
+    """Raw predictions that lie on a kink exactly."""
+    z = np.array([-2, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1, 1.25, 2], dtype)
+    for label in (0, 1):
+        q = calls.Problem(
+            X=np.ascontiguousarray(z[:, None]), y=np.full(len(z), label, dtype), sample_weight=None, splits=None,
+            split_of_model=np.zeros(m, np.int64), loss=loss, W=np.ones((1, m), dtype), intercept=np.zeros(m, dtype),
+            loss_epsilon=np.full(m, 0.25),
+        )
+        for i in range(len(z)):
+            got, _, slope = calls.loss_gradient(q, rows=np.array([i]), use_splits=False)
+            close = {"rtol": 6 * np.finfo(dtype).eps, "atol": 0}
+            np.testing.assert_allclose(got, point.value(loss, label, z[i], 0.25), **close)
+            np.testing.assert_allclose(slope, point.gradient(loss, label, z[i], 0.25), **close)
+
+
+# ---- several outputs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("n_classes", "m"), [(2, 1), (2, 70), (3, 1), (3, 17), (5, 13), (10, 1), (10, 30), (16, 3), (33, 4), (100, 2), (1000, 1)]
+)
+def test_multinomial_panels(each_level, n_classes, m, dtype):
+    """Columns that fill vectors, blocks and panels in every way, over one chunk of rows and a second, short one."""
+    n = 60 if n_classes * m > 200 else 1030
+    check(calls.problem(n_classes + m, n=n, p=5, m=m, dtype=dtype, loss="multinomial", n_classes=n_classes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [1, 7, 256, 257, 1000])
+def test_multinomial_feature_chunks(each_level, p, dtype):
+    check(calls.problem(p, n=70, p=p, m=3, dtype=dtype, loss="multinomial", n_classes=4))
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.one_of(st.integers(1, 200), st.integers(1000, 2100)),
+    p=st.sampled_from([1, 7, 40]),
+    k_m=st.sampled_from([(2, 3), (3, 1), (3, 20), (7, 9), (10, 2), (40, 3)]),
+    dtype=st.sampled_from(DTYPES),
+    kind=st.sampled_from(sorted(splits.KINDS)),
+    weights=st.sampled_from(["none", "ones", "integers", "zeros"]),
+    intercept=st.booleans(),
+    reduction=st.sampled_from(["mean", "sum"]),
+    with_loss=st.booleans(),
+    use_splits=st.booleans(),
+    subset=st.sampled_from(["all", "half", "repeats"]),
+    n_threads=st.sampled_from([1, 2, 7]),
+)
+def test_multinomial_against_the_reference(
+    seed, n, p, k_m, dtype, kind, weights, intercept, reduction, with_loss, use_splits, subset, n_threads
+):
+    n_classes, m = k_m
+    n = max(n, 2) if kind == "leave_one_out" else n
+    q = calls.problem(
+        seed, n=n, p=p, m=m, dtype=dtype, kind=kind, loss="multinomial", weights=weights, intercept=intercept,
+        n_classes=n_classes,
+    )
+    rng = np.random.default_rng(seed + 1)
+    rows = {
+        "all": lambda: None,
+        "half": lambda: rng.permutation(n)[: (n + 1) // 2].astype(np.int64),
+        "repeats": lambda: rng.integers(0, n, n).astype(np.int64),
+    }[subset]()
+    check(q, reduction=reduction, with_loss=with_loss, use_splits=use_splits, n_threads=n_threads, rows=rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multinomial_scikit_learn_says_the_same(dtype):
+    from sklearn._loss import HalfMultinomialLoss
+    from sklearn.linear_model._linear_loss import LinearModelLoss
+
+    q = calls.problem(31, n=1500, p=12, m=7, dtype=dtype, loss="multinomial", n_classes=6)
+    losses, grad_W, grad_intercept = calls.loss_gradient(q)
+    peer = LinearModelLoss(base_loss=HalfMultinomialLoss(n_classes=6), fit_intercept=True)
+    for k, role in enumerate(q.model_roles()):
+        rows = role == TRAIN
+        x, y, w = (a[rows].astype(np.float64) for a in (q.X, q.y, q.sample_weight))
+        coef = np.concatenate([q.W[:, :, k].T, q.intercept[:, k, None]], axis=1).astype(np.float64)
+        value, slope = peer.loss_gradient(np.asfortranarray(coef), x, y, w)
+        slope = slope.reshape(6, -1, order="F")
+        tolerance = {"rtol": 1e-11, "atol": 1e-13} if dtype == np.float64 else {"rtol": 1e-5, "atol": 1e-6}
+        np.testing.assert_allclose(losses[k], value, **tolerance)
+        np.testing.assert_allclose(grad_W[:, :, k], slope[:, :-1].T, **tolerance)
+        np.testing.assert_allclose(grad_intercept[:, k], slope[:, -1], **tolerance)
+
+
+def test_multinomial_gradient_is_the_slope_of_the_loss():
+    q = calls.problem(21, n=120, p=6, m=9, loss="multinomial", n_classes=4)
+    _, grad_W, grad_intercept = calls.loss_gradient(q)
+    rng = np.random.default_rng(22)
+    h = 1e-5
+    for _ in range(3):
+        dW, db = rng.standard_normal(q.W.shape), rng.standard_normal(q.intercept.shape)
+        up = calls.loss_gradient(calls.replace(q, W=q.W + h * dW, intercept=q.intercept + h * db))[0]
+        down = calls.loss_gradient(calls.replace(q, W=q.W - h * dW, intercept=q.intercept - h * db))[0]
+        slope = (grad_W * dW).sum(axis=(0, 1)) + (grad_intercept * db).sum(axis=0)
+        np.testing.assert_allclose((up - down) / (2 * h), slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("code", [-1, 3, 0.5, 1e30, np.nan, np.inf])
+def test_multinomial_of_a_code_that_is_none(each_level, dtype, code):
+    """On a row that a model trains on it makes NaN; on every other row it is not seen."""
+    q = calls.problem(73, n=50, p=4, m=11, dtype=dtype, loss="multinomial", weights="ones")
+    y = q.y.copy()
+    y[20] = code
+    clean = calls.loss_gradient(q)
+    got = calls.loss_gradient(calls.replace(q, y=y))
+    trains = q.model_roles()[:, 20] == TRAIN
+    assert trains.any() and not trains.all()
+    for a, b in zip(got, clean, strict=True):
+        assert np.isnan(a[..., trains]).all()
+        assert np.ascontiguousarray(a[..., ~trains]).tobytes() == np.ascontiguousarray(b[..., ~trains]).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multinomial_far_out(each_level, dtype):
+    """Nothing overflows: the loss is linear far out, and an infinite or missing z makes NaN."""
+    q = calls.problem(74, n=40, p=1, m=3, dtype=dtype, loss="multinomial", weights="none")
+    check(calls.replace(q, X=(q.X * 1e4).astype(dtype)), use_splits=False)
+    for value in (np.nan, np.inf, -np.inf):
+        X = q.X.copy()
+        X[5] = value
+        assert all(np.isnan(a).all() for a in calls.loss_gradient(calls.replace(q, X=X), use_splits=False))
+
+
+def test_multinomial_of_two_classes_is_the_log_loss():
+    """With raw predictions 0 and z the softmax of two classes is the logistic function of z."""
+    q = calls.problem(75, n=300, p=5, m=6)
+    W = np.stack([np.zeros_like(q.W), q.W], axis=1)
+    both = calls.replace(q, loss="multinomial", W=W, intercept=np.stack([np.zeros(6), q.intercept]))
+    one, two = calls.loss_gradient(q), calls.loss_gradient(both)
+    np.testing.assert_allclose(two[0], one[0], rtol=1e-12)
+    np.testing.assert_allclose(two[1][:, 1], one[1], rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(two[1][:, 0], -one[1], rtol=1e-10, atol=1e-14)
+
+
+def test_public_multinomial():
+    import gradfold as gf
+
+    q = calls.problem(42, n=200, p=6, m=10, loss="multinomial", n_classes=5)
+    folds = gf.index.kfold(200, 5, seed=3)
+    roles = np.stack([folds.role(s) for s in range(5)])[np.arange(10) % 5]
+    out = (np.empty(10), np.empty_like(q.W), np.empty_like(q.intercept))
+    got = gf.gradient.loss_gradient(
+        q.X, q.y, q.W, q.intercept, loss="multinomial", folds=folds, sample_weight=q.sample_weight, check_finite=True,
+        out=out,
+    )
+    want = reference.loss_gradient(
+        q.X, q.y, q.W, q.intercept, loss="multinomial", roles=roles, sample_weight=q.sample_weight
+    )
+    assert [a is b for a, b in zip(got, out, strict=True)] == [True] * 3
+    assert_close(got[0], want.loss, want.loss_bound)
+    assert_close(got[1], want.grad_W, want.grad_W_bound)
+    assert_close(got[2], want.grad_intercept, want.grad_intercept_bound)
+    bad = q.y.copy()
+    bad[9] = 5
+    with pytest.raises(ValueError, match="y: got 5.0 at row 9, wanted class codes 0 to 4"):
+        gf.gradient.loss_gradient(q.X, bad, q.W, loss="multinomial", check_finite=True)
+    with pytest.raises(ValueError, match="W: got"):
+        gf.gradient.loss_gradient(q.X, q.y, q.W[:, 0].copy(), loss="multinomial")
+    with pytest.raises(ValueError, match="W: got 1001 outputs"):
+        gf.gradient.loss_gradient(q.X, q.y, np.zeros((6, 1001, 1)), loss="multinomial")
+    with pytest.raises(ValueError, match="W: got"):
+        gf.gradient.loss_gradient(q.X, q.y, q.W, loss="log_loss")
+
+
+def test_public_loss_epsilon():
+    import gradfold as gf
+
+    q = calls.problem(43, n=80, p=3, m=4, loss="huber")
+    given = gf.gradient.loss_gradient(q.X, q.y, q.W, loss="huber", loss_epsilon=q.loss_epsilon)
+    want = calls.loss_gradient(calls.replace(q, sample_weight=None, intercept=None), use_splits=False)
+    assert given[0].tobytes() == want[0].tobytes() and given[1].tobytes() == want[1].tobytes()
+    plain = gf.gradient.loss_gradient(q.X, q.y, q.W, loss="huber")
+    tenth = gf.gradient.loss_gradient(q.X, q.y, q.W, loss="huber", loss_epsilon=0.1)
+    assert plain[0].tobytes() == tenth[0].tobytes() != given[0].tobytes()
+    for value, message in [
+        (0.0, "loss_epsilon: got 0.0, wanted a finite number above 0"),
+        (np.array([0.1, -1, 1, 1]), "loss_epsilon: got -1.0 for model 1, wanted finite numbers above 0"),
+        (np.ones(3), "loss_epsilon: got an array of float64, shape"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            gf.gradient.loss_gradient(q.X, q.y, q.W, loss="huber", loss_epsilon=value)
 
 
 # ---- the public function -----------------------------------------------------------------------------------------

@@ -33,15 +33,22 @@ N_FEATURES = [1, 7, 257, 1000]
 N_MODELS = [1, 2, 4, 15, 16, 17, 48, 100]
 
 
+OUTPUTS = [2, 3, 10, 33]  # of the multinomial loss
+
+
 @st.composite
-def problems(draw, large=False):
+def problems(draw, large=False, several=False):
     """A problem from the grid of issue and design: features, models, dtype, weights, loss, and every kind of split.
 
     Some have models that diverge on the way, some have columns so small that products underflow, some are mostly zeros.
-    ``large`` problems have work enough that more than one thread is worth its while.
+    ``large`` problems have work enough that more than one thread is worth its while. ``several``: also of several outputs.
     """
     p = draw(st.sampled_from(N_FEATURES), label="n_features")
     m = draw(st.sampled_from(N_MODELS), label="n_models")
+    loss = draw(st.sampled_from([*LOSSES, *["multinomial"] * (4 if several else 0)]), label="loss")
+    n_classes = draw(st.sampled_from(OUTPUTS), label="n_classes") if loss == "multinomial" else 1
+    if n_classes > 1:
+        m = min(m, 100 // n_classes if p > 7 else m)
     kind = draw(st.sampled_from(sorted(splits.KINDS)), label="splits")
     if large:
         most = {1: 20_000, 7: 20_000, 257: 2_200, 1000: 1_100}[p]
@@ -49,7 +56,7 @@ def problems(draw, large=False):
         rows = st.integers(most // 4, most)
     else:
         rows = st.integers(12, 200 if p <= 7 else 60)
-        if p * m <= 5000:  # kept from the largest sizes for the slow level's sake
+        if p * m * n_classes <= 5000:  # kept from the largest sizes for the slow level's sake
             rows = st.one_of(rows, rows, st.integers(1020, 2200))  # crosses the chunks of 1,024
     q = calls.problem(
         draw(st.integers(0, 2**32 - 1), label="data"),
@@ -58,7 +65,8 @@ def problems(draw, large=False):
         m=m,
         dtype=draw(st.sampled_from(DTYPES), label="dtype"),
         kind=kind,
-        loss=draw(st.sampled_from(LOSSES), label="loss"),
+        loss=loss,
+        n_classes=n_classes,
         weights=draw(st.sampled_from(["none", "integers", "zeros", "zeros"]), label="weights"),
         intercept=draw(st.booleans(), label="intercept"),
     )
@@ -68,7 +76,7 @@ def problems(draw, large=False):
         q = calls.replace(q, learning_rate=np.where(rng.random(m) < 0.4, 1e8, q.learning_rate))
     elif special == "underflowing":
         tiny = np.where(rng.random(p) < 0.7, np.sqrt(np.finfo(q.X.dtype).smallest_normal) * 1e-3, 1)
-        q = calls.replace(q, X=(q.X * tiny).astype(q.X.dtype), W=(q.W * tiny[:, None]).astype(q.X.dtype))
+        q = calls.replace(q, X=(q.X * tiny).astype(q.X.dtype), W=(q.W.T * tiny).T.astype(q.X.dtype, order="C"))
     elif special == "sparse":
         q = calls.replace(q, X=q.X * rng.choice([0.0, -0.0, 0.0, 1.0], q.X.shape).astype(q.X.dtype))
     return q
@@ -149,7 +157,7 @@ def check_solo_is_batched(draw, q, run, options):
 @settings(max_examples=120)
 @given(st.data())
 def test_solo_is_batched_gradient(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(gradient_options(q))
     check_solo_is_batched(data.draw, q, gradient_bytes, options | {"n_threads": data.draw(st.sampled_from([1, 2]))})
 
@@ -157,7 +165,7 @@ def test_solo_is_batched_gradient(data):
 @settings(max_examples=120)
 @given(st.data())
 def test_solo_is_batched_training(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(train_options(q))
     check_solo_is_batched(data.draw, q, train_bytes, options | {"n_threads": data.draw(st.sampled_from([1, 2]))})
 
@@ -200,7 +208,7 @@ def test_solo_is_batched_among_models_that_finish(each_level, solver, n_threads)
 @settings(max_examples=120)
 @given(st.data())
 def test_threads_gradient(data):
-    q = data.draw(problems(large=True))
+    q = data.draw(problems(large=True, several=True))
     options = data.draw(gradient_options(q))
     one = gradient_bytes(q, n_threads=1, **options)
     for n_threads in (2, 7):
@@ -210,7 +218,7 @@ def test_threads_gradient(data):
 @settings(max_examples=120)
 @given(st.data())
 def test_threads_training(data):
-    q = data.draw(problems(large=True))
+    q = data.draw(problems(large=True, several=True))
     options = data.draw(train_options(q))
     one = train_bytes(q, n_threads=1, **options)
     for n_threads in (2, 7):
@@ -252,7 +260,7 @@ def test_several_python_threads_at_once():
 @settings(max_examples=120)
 @given(st.data())
 def test_levels_gradient(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(gradient_options(q))
     got = {}
     for name in LEVELS:
@@ -265,7 +273,7 @@ def test_levels_gradient(data):
 @settings(max_examples=120)
 @given(st.data())
 def test_levels_training(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(train_options(q))
     got = {}
     for name in LEVELS:
@@ -337,7 +345,7 @@ def same_split(q, model):
 @settings(max_examples=150)
 @given(st.data())
 def test_no_leak_into_gradients(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(gradient_options(q))
     model = data.draw(st.integers(0, q.n_models - 1), label="model")
     how = data.draw(st.sampled_from(sorted(POISONS)), label="poison")
@@ -353,7 +361,7 @@ def test_no_leak_into_gradients(data):
 @settings(max_examples=150)
 @given(st.data())
 def test_no_leak_into_trainings(data):
-    q = data.draw(problems())
+    q = data.draw(problems(several=True))
     options = data.draw(train_options(q))
     model = data.draw(st.integers(0, q.n_models - 1), label="model")
     how = data.draw(st.sampled_from(sorted(POISONS)), label="poison")

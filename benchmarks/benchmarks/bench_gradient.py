@@ -137,3 +137,56 @@ class DenseGradientPeers:
         return self.times(peer)
 
     track_times_numpy_blocks.unit = track_times_torch_blocks.unit = "times as fast"
+
+
+class Multinomial:
+    """Softmax regression of 20 models with 10 classes each, beside NumPy in row blocks: `X @ W`, softmax, `X.T @ residual`."""
+
+    params = ([30, 100, 1000],)
+    param_names = ["n_features"]
+    timeout = 600
+    n_classes, n_models = 10, 20
+
+    def setup(self, n_features: int) -> None:
+        rng = np.random.default_rng(1)
+        n = VALUES // 4 // n_features
+        self.X = rng.standard_normal((n, n_features), dtype=np.float32)
+        self.y = rng.integers(0, self.n_classes, n).astype(np.float32)
+        shape = (n_features, self.n_classes, self.n_models)
+        self.W = (rng.standard_normal(shape) / n_features**0.5).astype(np.float32)
+        self.intercept = np.zeros(shape[1:], np.float32)
+        self.ids = (np.arange(n) % 5).astype(np.uint8)[None]
+        self.conditions = np.array([[[0, k, k + 1, 0, 5]] for k in range(5)], dtype=np.int64)
+        self.split_of_model = np.arange(self.n_models, dtype=np.int64) % 5
+        self.grad, self.grad_intercept = np.empty_like(self.W), np.empty_like(self.intercept)
+
+    def gradient(self, n_threads: int) -> None:
+        _core.gradient.loss_gradient(
+            self.X, self.y, self.W, self.intercept, "multinomial", True, None, self.ids, self.conditions,
+            self.split_of_model, None, None, self.grad, self.grad_intercept, n_threads,
+        )
+
+    def numpy_blocks(self) -> None:
+        n, p = self.X.shape
+        W = np.ascontiguousarray(self.W.transpose(0, 2, 1)).reshape(p, -1)
+        masks = (self.ids[0][:, None] != self.split_of_model).astype(np.float32)
+        grad = np.zeros_like(W)
+        for a in range(0, n, 2000):
+            x, own = self.X[a : a + 2000], self.y[a : a + 2000].astype(np.intp)
+            z = (x @ W).reshape(len(x), self.n_models, self.n_classes)
+            z -= z.max(axis=2, keepdims=True)
+            np.exp(z, out=z)
+            z /= z.sum(axis=2, keepdims=True)
+            z[np.arange(len(x)), :, own] -= 1
+            z *= masks[a : a + 2000, :, None]
+            grad += x.T @ z.reshape(len(x), -1)
+
+    def track_fma_peak(self, n_features: int) -> float:
+        seconds = median_seconds(lambda: self.gradient(limits.cores()))
+        return 4.0 * self.X.size * self.n_classes * self.n_models / seconds / limits.fma_peak(4, limits.cores())
+
+    def track_times_numpy_blocks(self, n_features: int) -> float:
+        return ratio(self.numpy_blocks, lambda: self.gradient(limits.cores()), 3)
+
+    track_fma_peak.unit = "useful fraction of the FMA peak"
+    track_times_numpy_blocks.unit = "times as fast"

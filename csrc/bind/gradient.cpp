@@ -11,17 +11,29 @@ template <class T>
 void bind_loss_gradient(const py::array& X, const py::object& y, const py::object& W, const py::object& intercept,
                         const std::string& loss, bool mean, const py::object& rows, const py::object& ids,
                         const py::object& conditions, const py::object& split_of_model, const py::object& sample_weight,
-                        const py::object& loss_out, const py::object& grad_W, const py::object& grad_intercept, int n_threads) {
+                        const py::object& loss_out, const py::object& grad_W, const py::object& grad_intercept, int n_threads,
+                        const py::object& loss_epsilon) {
   LossGradientArgs<T> args{};
   args.X.x = read_array<T>(X, "X", {-1, -1});
   const std::int64_t n = X.shape(0), p = X.shape(1);
   args.X.n_rows = n;
   args.X.n_features = p;
   args.y = read_array<T>(y, "y", {n});
-  args.W = read_array<T>(W, "W", {p, -1});
-  const std::int64_t m = args.n_models = py::reinterpret_borrow<py::array>(W).shape(1);
+  args.loss = parse_loss(loss);
+  // A loss of several outputs has them as an axis of their own, before the models.
+  const bool several = args.loss == Loss::multinomial;
+  args.W = read_array<T>(W, "W", several ? std::vector<std::int64_t>{p, -1, -1} : std::vector<std::int64_t>{p, -1});
+  const auto W_array = py::reinterpret_borrow<py::array>(W);
+  const std::int64_t m = args.n_models = W_array.shape(W_array.ndim() - 1);
+  const std::int64_t outputs = args.n_outputs = several ? W_array.shape(1) : 1;
   if (p < 1 || m < 1) wrong_value(p < 1 ? "X" : "W", "no column", "at least one");
-  args.intercept = intercept.is_none() ? nullptr : read_array<T>(intercept, "intercept", {m});
+  if (several && (outputs < 2 || outputs > kMaxOutputs))
+    wrong_value("W", std::to_string(outputs) + " outputs", "2 to " + std::to_string(kMaxOutputs));
+  const std::vector<std::int64_t> per_model = several ? std::vector<std::int64_t>{outputs, m} : std::vector<std::int64_t>{m};
+  std::vector<std::int64_t> per_feature = per_model;
+  per_feature.insert(per_feature.begin(), p);
+  args.intercept = intercept.is_none() ? nullptr : read_array<T>(intercept, "intercept", per_model);
+  args.loss_epsilon = loss_epsilon.is_none() ? nullptr : read_array<double>(loss_epsilon, "loss_epsilon", {m});
   args.weight = sample_weight.is_none() ? nullptr : read_array<T>(sample_weight, "sample_weight", {n});
   args.n_positions = n;
   if (!rows.is_none()) {
@@ -38,11 +50,10 @@ void bind_loss_gradient(const py::array& X, const py::object& y, const py::objec
     args.folds = &folds;
     args.split_of_model = split_of_model_array(split_of_model, m, folds.n_splits);
   }
-  args.loss = parse_loss(loss);
   args.mean = mean;
   args.loss_out = loss_out.is_none() ? nullptr : write_array<double>(loss_out, "loss_out", {m});
-  args.grad_W = grad_W.is_none() ? nullptr : write_array<T>(grad_W, "grad_W", {p, m});
-  args.grad_intercept = grad_intercept.is_none() ? nullptr : write_array<T>(grad_intercept, "grad_intercept", {m});
+  args.grad_W = grad_W.is_none() ? nullptr : write_array<T>(grad_W, "grad_W", per_feature);
+  args.grad_intercept = grad_intercept.is_none() ? nullptr : write_array<T>(grad_intercept, "grad_intercept", per_model);
   args.n_threads = n_threads;
   const NoGil released;  // pure arithmetic over raw pointers; the arrays are held by the caller's arguments
   loss_gradient(args);
@@ -85,13 +96,13 @@ void register_gradient(py::module_& m) {
       [](const py::array& X, const py::object& y, const py::object& W, const py::object& intercept, const std::string& loss,
          bool mean, const py::object& rows, const py::object& ids, const py::object& conditions,
          const py::object& split_of_model, const py::object& sample_weight, const py::object& loss_out,
-         const py::object& grad_W, const py::object& grad_intercept, int n_threads) {
+         const py::object& grad_W, const py::object& grad_intercept, int n_threads, const py::object& loss_epsilon) {
         (is_float32(X) ? bind_loss_gradient<float> : bind_loss_gradient<double>)(
             X, y, W, intercept, loss, mean, rows, ids, conditions, split_of_model, sample_weight, loss_out, grad_W,
-            grad_intercept, n_threads);
+            grad_intercept, n_threads, loss_epsilon);
       },
       "X"_a, "y"_a, "W"_a, "intercept"_a, "loss"_a, "mean"_a, "rows"_a, "ids"_a, "conditions"_a, "split_of_model"_a,
-      "sample_weight"_a, "loss_out"_a, "grad_W"_a, "grad_intercept"_a, "n_threads"_a);
+      "sample_weight"_a, "loss_out"_a, "grad_W"_a, "grad_intercept"_a, "n_threads"_a, "loss_epsilon"_a = py::none());
   sub.def(
       "raw_prediction",
       [](const py::array& X, const py::object& W, const py::object& intercept, const py::object& out, int n_threads) {

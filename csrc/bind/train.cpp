@@ -52,7 +52,7 @@ class BoundTrainer {
               std::int64_t epochs, std::int64_t batch_size, bool shuffle, std::uint64_t seed, bool fit_intercept, bool standardize,
               const py::object& coef_init, const py::object& intercept_init, int n_threads, const py::dict& hyper,
               std::int64_t first_epoch, const py::object& held_out_weight, const py::object& validation, const py::object& moments, bool track_train_loss,
-              const py::object& state) {
+              const py::object& state, std::int64_t n_outputs, const py::object& loss_epsilon) {
     TrainArgs<T> a{};
     a.X.x = read_array<T>(X, "X", {-1, -1});
     const std::int64_t n = a.X.n_rows = X.shape(0), p = a.X.n_features = X.shape(1);
@@ -75,6 +75,19 @@ class BoundTrainer {
     const std::int32_t* s = read_array<std::int32_t>(schedule, "schedule", {m});
     a.schedule.assign(s, s + m);
     a.loss = parse_loss(loss);
+    const bool several = a.loss == Loss::multinomial;
+    if (several ? n_outputs < 2 || n_outputs > kMaxOutputs : n_outputs != 1)
+      wrong_value("n_outputs", std::to_string(n_outputs), several ? "2 to " + std::to_string(kMaxOutputs) : "1 for loss '" + loss + "'");
+    a.n_outputs = n_outputs;
+    if (!loss_epsilon.is_none()) a.loss_epsilon = per_model(loss_epsilon, "loss_epsilon");
+    for (double value : a.loss_epsilon)
+      if (!(value >= 0 && value < HUGE_VAL)) wrong_value("loss_epsilon", number_text(value), "a finite number of at least 0");
+    // What models of several outputs have of weights and intercepts.
+    auto shaped = [&](std::vector<std::int64_t> tail) {
+      if (several) tail.insert(tail.begin(), n_outputs);
+      tail.insert(tail.begin(), m);
+      return tail;
+    };
     if (solver_index(solver) < 0) wrong_value("solver", "'" + solver + "'", solver_names());
     a.solver = static_cast<Solver>(solver_index(solver));
     read_hyper(hyper, a);
@@ -87,8 +100,8 @@ class BoundTrainer {
     a.seed = seed;
     a.fit_intercept = fit_intercept;
     a.standardize = standardize;
-    a.coef_init = coef_init.is_none() ? nullptr : read_array<double>(coef_init, "coef_init", {m, p});
-    a.intercept_init = intercept_init.is_none() ? nullptr : read_array<double>(intercept_init, "intercept_init", {m});
+    a.coef_init = coef_init.is_none() ? nullptr : read_array<double>(coef_init, "coef_init", shaped({p}));
+    a.intercept_init = intercept_init.is_none() ? nullptr : read_array<double>(intercept_init, "intercept_init", shaped({}));
     a.n_threads = n_threads;
     if (first_epoch < 0 || first_epoch > 0x100000000ll - epochs)
       wrong_value("first_epoch", std::to_string(first_epoch), "0 to 2^32 - epochs");
@@ -110,7 +123,9 @@ class BoundTrainer {
     a.track_train_loss = track_train_loss;
     if (!state.is_none()) a.state = read_state<T>(state, a);
     n_models_ = m;
-    n_features_ = p;
+    const std::vector<std::int64_t> coef_shape = shaped({p}), intercept_shape = shaped({});
+    coef_shape_.assign(coef_shape.begin(), coef_shape.end());
+    intercept_shape_.assign(intercept_shape.begin(), intercept_shape.end());
     dtype_ = py::dtype::of<T>();
     tracks_train_loss_ = track_train_loss;
     kept_alive_ = py::make_tuple(X, y, sample_weight, ids, conditions, coef_init, intercept_init, held_out_weight, validation, moments);
@@ -139,12 +154,12 @@ class BoundTrainer {
 
   void cancel() { made().cancel(); }
   py::array coef() const {
-    py::array out(dtype_, std::vector<py::ssize_t>{n_models_, n_features_});
+    py::array out(dtype_, coef_shape_);
     resting().coef(out.mutable_data());
     return out;
   }
   py::array intercept() const {
-    py::array out(dtype_, std::vector<py::ssize_t>{n_models_});
+    py::array out(dtype_, intercept_shape_);
     resting().intercept(out.mutable_data());
     return out;
   }
@@ -387,7 +402,8 @@ class BoundTrainer {
   }
 
   std::unique_ptr<Trainer> trainer_;
-  std::int64_t n_models_ = 0, n_features_ = 0;
+  std::int64_t n_models_ = 0;
+  std::vector<py::ssize_t> coef_shape_, intercept_shape_;
   bool tracks_train_loss_ = false;
   py::dtype dtype_;
   py::tuple kept_alive_;
@@ -406,12 +422,13 @@ void register_train(py::module_& m) {
                        const py::object& schedule, std::int64_t epochs, std::int64_t batch_size, bool shuffle, std::uint64_t seed,
                        bool fit_intercept, bool standardize, const py::object& coef_init, const py::object& intercept_init,
                        int n_threads, const py::dict& hyper, std::int64_t first_epoch, const py::object& held_out_weight,
-                       const py::object& validation, const py::object& moments, bool track_train_loss, const py::object& state) {
+                       const py::object& validation, const py::object& moments, bool track_train_loss, const py::object& state,
+                       std::int64_t n_outputs, const py::object& loss_epsilon) {
              auto self = std::make_unique<BoundTrainer>();
              auto create = [&]<class T>(T) {
                self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, solver, l1, l2, learning_rate, schedule,
                                epochs, batch_size, shuffle, seed, fit_intercept, standardize, coef_init, intercept_init, n_threads,
-                               hyper, first_epoch, held_out_weight, validation, moments, track_train_loss, state);
+                               hyper, first_epoch, held_out_weight, validation, moments, track_train_loss, state, n_outputs, loss_epsilon);
              };
              if (py::isinstance<py::array_t<float>>(X))
                create(0.0f);
@@ -422,7 +439,8 @@ void register_train(py::module_& m) {
            py::kw_only(), "X"_a, "y"_a, "sample_weight"_a, "ids"_a, "conditions"_a, "split_of_model"_a, "loss"_a, "solver"_a, "l1"_a,
            "l2"_a, "learning_rate"_a, "schedule"_a, "epochs"_a, "batch_size"_a, "shuffle"_a, "seed"_a, "fit_intercept"_a,
            "standardize"_a, "coef_init"_a, "intercept_init"_a, "n_threads"_a, "hyper"_a = py::dict(), "first_epoch"_a = 0,
-           "held_out_weight"_a = py::none(), "validation"_a = py::none(), "moments"_a = py::none(), "track_train_loss"_a = false, "state"_a = py::none())
+           "held_out_weight"_a = py::none(), "validation"_a = py::none(), "moments"_a = py::none(), "track_train_loss"_a = false, "state"_a = py::none(),
+           "n_outputs"_a = 1, "loss_epsilon"_a = py::none())
       .def("advance", &BoundTrainer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)
       .def("cancel", &BoundTrainer::cancel)
       .def("coef", &BoundTrainer::coef)

@@ -30,16 +30,38 @@ T canonical(T value) {
   return std::isnan(value) ? std::numeric_limits<T>::quiet_NaN() : value;
 }
 
-// Models [first, first + n) of a (n_features, n_models) matrix, in a panel.
+// Columns of a panel that lie side by side in whole vectors.
 template <class T>
-struct Panel {
-  std::int64_t first;
-  int n;
+struct Block {
+  int first, n;  // columns of the panel
   int n_vectors;
   int lanes;
   AlignedArray<T> W;          // [n_features][lanes]
   AlignedArray<T> intercept;  // [lanes]
 };
+
+// Models [first, first + n). Column c of the panel is output c % n_outputs of its model c / n_outputs; with one output a panel is one
+// block, and its lanes are models.
+template <class T>
+struct Panel {
+  std::int64_t first;
+  int n;
+  std::vector<Block<T>> blocks;
+  AlignedArray<T> loss_epsilon;  // [lanes], with one output and where given
+  std::int64_t lanes() const { return blocks.back().first + blocks.back().lanes; }
+};
+
+template <class T>
+Block<T> pack_block(const T* W, const T* intercept, std::int64_t n_features, std::int64_t n_outputs, std::int64_t n_models,
+                    std::int64_t first_model, int first, int n, int width, int lanes) {
+  Block<T> block{first, n, width, lanes, AlignedArray<T>(n_features * lanes), AlignedArray<T>(lanes)};
+  for (int l = 0; l < n; ++l) {
+    const std::int64_t at = (first + l) % n_outputs * n_models + first_model + (first + l) / n_outputs;
+    for (std::int64_t f = 0; f < n_features; ++f) block.W[f * lanes + l] = W[f * n_outputs * n_models + at];
+    if (intercept != nullptr) block.intercept[l] = intercept[at];
+  }
+  return block;
+}
 
 template <class T>
 std::vector<Panel<T>> pack_panels(const T* W, const T* intercept, std::int64_t n_features, std::int64_t n_models,
@@ -49,12 +71,32 @@ std::vector<Panel<T>> pack_panels(const T* W, const T* intercept, std::int64_t n
   for (int width : panel_widths(n_models, kernels.lanes, kernels.has_half, kMaxPanelVectors)) {
     const int lanes = panel_lanes(width, kernels.lanes);
     const int n = static_cast<int>(std::min<std::int64_t>(lanes, n_models - first));
-    Panel<T> panel{first, n, width, lanes, AlignedArray<T>(n_features * lanes), AlignedArray<T>(lanes)};
+    Block<T> block{0, n, width, lanes, AlignedArray<T>(n_features * lanes), AlignedArray<T>(lanes)};
     for (std::int64_t f = 0; f < n_features; ++f)
-      std::memcpy(&panel.W[f * lanes], W + f * n_models + first, sizeof(T) * n);
-    if (intercept != nullptr) std::memcpy(panel.intercept.get(), intercept + first, sizeof(T) * n);
-    panels.push_back(std::move(panel));
+      std::memcpy(&block.W[f * lanes], W + f * n_models + first, sizeof(T) * n);
+    if (intercept != nullptr) std::memcpy(block.intercept.get(), intercept + first, sizeof(T) * n);
+    panels.push_back({first, n, {}, {}});
+    panels.back().blocks.push_back(std::move(block));
     first += n;
+  }
+  return panels;
+}
+
+template <class T>
+std::vector<Panel<T>> pack_output_panels(const LossGradientArgs<T>& args, const GradientKernels<T>& kernels) {
+  std::vector<Panel<T>> panels;
+  const std::int64_t most = output_panel_models(args.n_models, args.n_outputs, kernels.lanes);
+  for (std::int64_t first = 0; first < args.n_models; first += most) {
+    Panel<T> panel{first, static_cast<int>(std::min(most, args.n_models - first)), {}, {}};
+    const int columns = static_cast<int>(panel.n * args.n_outputs);
+    int at = 0;
+    for (int width : panel_widths(columns, kernels.lanes, false, kMaxPanelVectors)) {
+      const int lanes = panel_lanes(width, kernels.lanes);
+      const int n = std::min(lanes, columns - at);
+      panel.blocks.push_back(pack_block(args.W, args.intercept, args.X.n_features, args.n_outputs, args.n_models, first, at, n, width, lanes));
+      at += n;
+    }
+    panels.push_back(std::move(panel));
   }
   return panels;
 }
@@ -66,25 +108,34 @@ void loss_gradient(const LossGradientArgs<T>& args) {
   FloatingPointGuard guard;  // the workers have their own; packing and the last roundings happen here
   const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
   const std::int64_t p = args.X.n_features;
+  const bool several = args.loss == Loss::multinomial;
   const bool want_gradient = args.grad_W != nullptr || args.grad_intercept != nullptr;
+  const bool want_loss = args.loss_out != nullptr || !want_gradient;
   const bool want_weight_sum = args.mean && args.weight != nullptr;
-  const std::vector<Panel<T>> panels = pack_panels(args.W, args.intercept, p, args.n_models, kernels);
+  std::vector<Panel<T>> panels =
+      several ? pack_output_panels(args, kernels) : pack_panels(args.W, args.intercept, p, args.n_models, kernels);
   const std::int64_t n_panels = static_cast<std::int64_t>(panels.size());
   const std::int64_t n_chunks = (args.n_positions + kRowChunk - 1) / kRowChunk;
 
   struct Totals {
-    AlignedArray<double> grad, grad_intercept, loss, weight;
+    AlignedArray<double> grad, grad_intercept, loss, weight;  // of the panel's blocks, one after the other
   };
   std::vector<LaneRoles> roles;
   std::vector<Totals> totals;
-  int widest = 0;
-  for (const Panel<T>& panel : panels) {
-    std::vector<std::int64_t> split_of_lane(panel.lanes, -1);
-    for (int l = 0; l < panel.n; ++l) split_of_lane[l] = args.folds != nullptr ? args.split_of_model[panel.first + l] : 0;
-    roles.emplace_back(args.folds, split_of_lane, Use::train);
-    totals.push_back({AlignedArray<double>(want_gradient ? p * panel.lanes : 0), AlignedArray<double>(panel.lanes),
-                      AlignedArray<double>(panel.lanes), AlignedArray<double>(panel.lanes)});
-    widest = std::max(widest, panel.lanes);
+  std::int64_t widest = 0, most_scratch = 0;
+  for (Panel<T>& panel : panels) {
+    const std::int64_t lanes = panel.lanes();
+    std::vector<std::int64_t> split_of_model(several ? panel.n : lanes, -1);
+    for (int m = 0; m < panel.n; ++m) split_of_model[m] = args.folds != nullptr ? args.split_of_model[panel.first + m] : 0;
+    roles.emplace_back(args.folds, split_of_model, Use::train);
+    if (!several && args.loss_epsilon != nullptr) {
+      panel.loss_epsilon = AlignedArray<T>(lanes);
+      for (int l = 0; l < panel.n; ++l) panel.loss_epsilon[l] = static_cast<T>(args.loss_epsilon[panel.first + l]);
+    }
+    totals.push_back({AlignedArray<double>(want_gradient ? p * lanes : 0), AlignedArray<double>(lanes), AlignedArray<double>(lanes),
+                      AlignedArray<double>(lanes)});
+    widest = std::max(widest, lanes);
+    most_scratch = std::max(most_scratch, several ? output_scratch<T>(p, lanes) : kScratchRows * lanes);
   }
 
   OrderedItems items;
@@ -94,9 +145,10 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     std::vector<const T*> x(kRowChunk);
     std::vector<T> y(kRowChunk), weight(kRowChunk);
     std::vector<std::uint64_t> masks(kRowChunk);
-    AlignedArray<T> grad(want_gradient ? p * widest : 0), grad_intercept(widest), count(widest), scratch(kScratchRows * widest);
+    AlignedArray<T> grad(want_gradient ? p * widest : 0), grad_intercept(widest), count(widest), scratch(most_scratch);
     AlignedArray<double> loss(widest), weight_sum(widest);
-    AlignedArray<T> narrow(2 * kNarrowModels * p);
+    AlignedArray<T> narrow(several ? 0 : 2 * kNarrowModels * p);
+    std::vector<OutputBlock<T>> blocks;
     std::int64_t have_chunk = -1, n = 0;
     for (;;) {
       const std::int64_t item = items.take();
@@ -120,60 +172,81 @@ void loss_gradient(const LossGradientArgs<T>& args) {
       }
       const Panel<T>& panel = panels[at];
       roles[at].fill(ids.data(), n, args.weight, masks.data());
-      const ChunkTask<T> task{n,
-                              x.data(),
-                              y.data(),
-                              args.weight != nullptr ? weight.data() : nullptr,
-                              masks.data(),
-                              p,
-                              panel.n_vectors,
-                              panel.W.get(),
-                              panel.intercept.get(),
-                              want_gradient ? grad.get() : nullptr,
-                              grad_intercept.get(),
-                              count.get(),
-                              args.loss_out != nullptr || !want_gradient ? loss.get() : nullptr,
-                              want_weight_sum ? weight_sum.get() : nullptr,
-                              scratch.get(),
-                              narrow_models(panel.n, panel.n_vectors, n),
-                              narrow.get(),
-                              nullptr};
-      kernels.chunk(args.loss, task);
+      const T* chunk_weight = args.weight != nullptr ? weight.data() : nullptr;
+      double* chunk_loss = want_loss ? loss.get() : nullptr;
+      double* chunk_weight_sum = want_weight_sum ? weight_sum.get() : nullptr;
+      if (several) {
+        blocks.clear();
+        for (const Block<T>& block : panel.blocks)
+          blocks.push_back({block.n_vectors, block.W.get(), block.intercept.get(),
+                            want_gradient ? grad.get() + p * block.first : nullptr, grad_intercept.get() + block.first});
+        kernels.outputs({n, x.data(), y.data(), chunk_weight, masks.data(), p, panel.n, args.n_outputs,
+                         static_cast<int>(blocks.size()), blocks.data(), count.get(), chunk_loss, chunk_weight_sum, scratch.get(), nullptr});
+      } else {
+        const Block<T>& block = panel.blocks[0];
+        kernels.chunk(args.loss, {n,
+                                  x.data(),
+                                  y.data(),
+                                  chunk_weight,
+                                  masks.data(),
+                                  p,
+                                  block.n_vectors,
+                                  block.W.get(),
+                                  block.intercept.get(),
+                                  want_gradient ? grad.get() : nullptr,
+                                  grad_intercept.get(),
+                                  count.get(),
+                                  chunk_loss,
+                                  chunk_weight_sum,
+                                  scratch.get(),
+                                  narrow_models(panel.n, block.n_vectors, n),
+                                  narrow.get(),
+                                  nullptr,
+                                  panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr});
+      }
       items.turn(item);
       Totals& total = totals[at];
-      if (want_gradient)
-        for (std::int64_t i = 0; i < p * panel.lanes; ++i) total.grad[i] += static_cast<double>(grad[i]);
-      for (int l = 0; l < panel.lanes; ++l) {
-        if (want_gradient) total.grad_intercept[l] += static_cast<double>(grad_intercept[l]);
-        if (task.loss != nullptr) total.loss[l] += loss[l];
-        total.weight[l] += want_weight_sum ? weight_sum[l] : static_cast<double>(count[l]);
+      const std::int64_t lanes = panel.lanes();
+      if (want_gradient) {
+        for (std::int64_t i = 0; i < p * lanes; ++i) total.grad[i] += static_cast<double>(grad[i]);
+        for (std::int64_t l = 0; l < lanes; ++l) total.grad_intercept[l] += static_cast<double>(grad_intercept[l]);
+      }
+      for (int m = 0; m < panel.n; ++m) {
+        if (want_loss) total.loss[m] += loss[m];
+        total.weight[m] += want_weight_sum ? weight_sum[m] : static_cast<double>(count[m]);
       }
       items.done(item);
     }
   };
-  const double multiply_adds = 2.0 * static_cast<double>(args.n_positions) * static_cast<double>(p) * static_cast<double>(args.n_models);
+  const double multiply_adds = 2.0 * static_cast<double>(args.n_positions) * static_cast<double>(p) *
+                               static_cast<double>(args.n_models) * static_cast<double>(args.n_outputs);
   run_team(useful_threads(args.n_threads, n_items, multiply_adds), work);
 
   for (std::int64_t i = 0; i < n_panels; ++i) {
     const Panel<T>& panel = panels[i];
     const Totals& total = totals[i];
-    for (int l = 0; l < panel.n; ++l) {
-      const std::int64_t m = panel.first + l;
-      const double sum = total.weight[l];
-      const bool scaled = args.mean && sum != 0;
-      const T factor = scaled ? static_cast<T>(1.0 / sum) : T(1);
-      if (args.loss_out != nullptr)
-        args.loss_out[m] = !args.mean ? canonical(total.loss[l])
-                           : sum != 0 ? canonical(total.loss[l] / sum)
-                                      : std::numeric_limits<double>::quiet_NaN();
-      auto finish = [&](double value) {
-        const T rounded = static_cast<T>(value);
-        return canonical(scaled ? rounded * factor : rounded);
-      };
-      if (args.grad_intercept != nullptr) args.grad_intercept[m] = finish(total.grad_intercept[l]);
-      if (args.grad_W != nullptr)
-        for (std::int64_t f = 0; f < p; ++f) args.grad_W[f * args.n_models + m] = finish(total.grad[f * panel.lanes + l]);
+    for (int m = 0; m < panel.n && args.loss_out != nullptr; ++m) {
+      const double sum = total.weight[m];
+      args.loss_out[panel.first + m] = !args.mean ? canonical(total.loss[m])
+                                       : sum != 0 ? canonical(total.loss[m] / sum)
+                                                  : std::numeric_limits<double>::quiet_NaN();
     }
+    for (const Block<T>& block : panel.blocks)
+      for (int l = 0; l < block.n; ++l) {
+        const std::int64_t m = (block.first + l) / args.n_outputs, output = (block.first + l) % args.n_outputs;
+        const double sum = total.weight[m];
+        const bool scaled = args.mean && sum != 0;
+        const T factor = scaled ? static_cast<T>(1.0 / sum) : T(1);
+        auto finish = [&](double value) {
+          const T rounded = static_cast<T>(value);
+          return canonical(scaled ? rounded * factor : rounded);
+        };
+        const std::int64_t to = output * args.n_models + panel.first + m;
+        if (args.grad_intercept != nullptr) args.grad_intercept[to] = finish(total.grad_intercept[block.first + l]);
+        if (args.grad_W != nullptr)
+          for (std::int64_t f = 0; f < p; ++f)
+            args.grad_W[f * args.n_outputs * args.n_models + to] = finish(total.grad[p * block.first + f * block.lanes + l]);
+      }
   }
 }
 
@@ -193,16 +266,17 @@ void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::
       const std::int64_t n = std::min(kScratchRows, X.n_rows - begin);
       for (std::int64_t i = 0; i < n; ++i) x[i] = X.row(begin + i);
       for (const Panel<T>& panel : panels) {
+        const Block<T>& block = panel.blocks[0];
         ChunkTask<T> task{};
         task.n_rows = n;
         task.x = x;
         task.n_features = X.n_features;
-        task.n_vectors = panel.n_vectors;
-        task.W = panel.W.get();
-        task.intercept = panel.intercept.get();
+        task.n_vectors = block.n_vectors;
+        task.W = block.W.get();
+        task.intercept = block.intercept.get();
         kernels.forward(task, z.get());
         for (std::int64_t i = 0; i < n; ++i)
-          for (int l = 0; l < panel.n; ++l) out[(begin + i) * n_models + panel.first + l] = canonical(z[i * panel.lanes + l]);
+          for (int l = 0; l < panel.n; ++l) out[(begin + i) * n_models + panel.first + l] = canonical(z[i * block.lanes + l]);
       }
     }
   };

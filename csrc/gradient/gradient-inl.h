@@ -84,77 +84,92 @@ void forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::i
   }
 }
 
-// Sums of the residual pass that live for one chunk.
-template <class L, int NV>
-struct ChunkSums {
-  typename L::V residual[NV];  // gradient of the intercept
-  typename L::V count[NV];
-  typename L::Wide::V loss[NV][L::kWide];
-  typename L::Wide::V weight[NV][L::kWide];
+// Sums of the residual pass of one vector of lanes, that live for one chunk.
+template <class L>
+struct LaneSums {
+  typename L::V residual = L::zero();  // gradient of the intercept
+  typename L::V count = L::zero();
+  typename L::Wide::V loss[L::kWide], weight[L::kWide];
+  LaneSums() {
+    for (int h = 0; h < L::kWide; ++h) loss[h] = weight[h] = L::Wide::zero();
+  }
 };
 
 // z tile -> residual tile: weight * dloss/dz where the lane uses the row, else +0 by select. Returns whether a lane that does
-// not use its row met a z that is not finite: then x itself may be NaN or infinite, and the gradient must select.
-template <class L, int NV, class LossType, bool WANT_GRADIENT, bool WANT_LOSS>
-bool residual_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, typename L::T* z,
-                    ChunkSums<L, NV>& sums) {
+// not use its row met a z that is not finite: then x itself may be NaN or infinite, and the gradient must select. Works on the vector
+// of lanes that begins at `lane`: its running sums stay in registers over the rows.
+template <class L, class LossType, bool WANT_GRADIENT, bool WANT_LOSS>
+bool residual_lanes(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, typename L::T* z, int lane, int lanes,
+                    LaneSums<L>& sums) {
   using T = typename L::T;
   using V = typename L::V;
   using D = typename L::Wide;
-  constexpr int lanes = NV * L::N;
   const V one = L::set1(T(1));
+  const V epsilon = task.loss_epsilon != nullptr ? L::load(task.loss_epsilon + lane) : L::set1(static_cast<T>(kLossEpsilon));
   auto poisoned = L::m_none();
-  // One vector of lanes at a time: its running sums stay in registers over the rows.
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) {
-    V residual_sum = sums.residual[v], count = sums.count[v];
-    typename D::V loss_sum[L::kWide], weight_sum[L::kWide];
-    for (int h = 0; h < L::kWide; ++h) {
-      loss_sum[h] = sums.loss[v][h];
-      weight_sum[h] = sums.weight[v][h];
-    }
+  V residual_sum = sums.residual, count = sums.count;
+  typename D::V loss_sum[L::kWide], weight_sum[L::kWide];
+  for (int h = 0; h < L::kWide; ++h) {
+    loss_sum[h] = sums.loss[h];
+    weight_sum[h] = sums.weight[h];
+  }
 #pragma GCC unroll 2
-    for (std::int64_t r = 0; r < n; ++r) {
-      T* at = z + r * lanes + v * L::N;
-      const V zv = L::load(at);
-      const auto use = L::from_bits(task.roles[r0 + r] >> (v * L::N));
-      V loss, gradient;
-      LossType::template evaluate<L>(zv, L::set1(task.y[r0 + r]), &loss, &gradient);
-      const V weight = task.weight != nullptr ? L::set1(task.weight[r0 + r]) : one;
-      if constexpr (WANT_GRADIENT) {
-        if (task.weight != nullptr) gradient = L::mul(weight, gradient);
-        gradient = L::select(use, gradient, L::zero());
-        L::store(at, gradient);
-        residual_sum = L::add(residual_sum, gradient);
-        poisoned = L::m_or(poisoned, L::m_andnot(L::m_or(use, L::is_finite(zv)), L::m_all()));
-      }
-      count = L::add(count, L::select(use, one, L::zero()));
-      if constexpr (WANT_LOSS) {
-        typename D::M wide_use[L::kWide];
-        typename D::V wide_loss[L::kWide], wide_weight[L::kWide];
-        L::widen_mask(use, wide_use);
-        L::widen(loss, wide_loss);
-        L::widen(weight, wide_weight);
-        for (int h = 0; h < L::kWide; ++h)
-          loss_sum[h] = D::fma_where(wide_use[h], wide_weight[h], wide_loss[h], loss_sum[h]);
-      }
-      if (task.weight_sum != nullptr) {
-        typename D::M wide_use[L::kWide];
-        typename D::V wide_weight[L::kWide];
-        L::widen_mask(use, wide_use);
-        L::widen(weight, wide_weight);
-        for (int h = 0; h < L::kWide; ++h)
-          weight_sum[h] = D::add(weight_sum[h], D::select(wide_use[h], wide_weight[h], D::zero()));
-      }
+  for (std::int64_t r = 0; r < n; ++r) {
+    T* at = z + r * lanes + lane;
+    const V zv = L::load(at);
+    const auto use = L::from_bits(task.roles[r0 + r] >> lane);
+    V loss, gradient;
+    LossType::template evaluate<L>(zv, L::set1(task.y[r0 + r]), epsilon, &loss, &gradient);
+    const V weight = task.weight != nullptr ? L::set1(task.weight[r0 + r]) : one;
+    if constexpr (WANT_GRADIENT) {
+      if (task.weight != nullptr) gradient = L::mul(weight, gradient);
+      gradient = L::select(use, gradient, L::zero());
+      L::store(at, gradient);
+      residual_sum = L::add(residual_sum, gradient);
+      poisoned = L::m_or(poisoned, L::m_andnot(L::m_or(use, L::is_finite(zv)), L::m_all()));
     }
-    sums.residual[v] = residual_sum;
-    sums.count[v] = count;
-    for (int h = 0; h < L::kWide; ++h) {
-      sums.loss[v][h] = loss_sum[h];
-      sums.weight[v][h] = weight_sum[h];
+    count = L::add(count, L::select(use, one, L::zero()));
+    if constexpr (WANT_LOSS) {
+      typename D::M wide_use[L::kWide];
+      typename D::V wide_loss[L::kWide], wide_weight[L::kWide];
+      L::widen_mask(use, wide_use);
+      L::widen(loss, wide_loss);
+      L::widen(weight, wide_weight);
+      for (int h = 0; h < L::kWide; ++h)
+        loss_sum[h] = D::fma_where(wide_use[h], wide_weight[h], wide_loss[h], loss_sum[h]);
+    }
+    if (task.weight_sum != nullptr) {
+      typename D::M wide_use[L::kWide];
+      typename D::V wide_weight[L::kWide];
+      L::widen_mask(use, wide_use);
+      L::widen(weight, wide_weight);
+      for (int h = 0; h < L::kWide; ++h)
+        weight_sum[h] = D::add(weight_sum[h], D::select(wide_use[h], wide_weight[h], D::zero()));
     }
   }
+  sums.residual = residual_sum;
+  sums.count = count;
+  for (int h = 0; h < L::kWide; ++h) {
+    sums.loss[h] = loss_sum[h];
+    sums.weight[h] = weight_sum[h];
+  }
   return L::any(poisoned);
+}
+
+// All that a loss is to the kernels: its residual passes. The rest is compiled once for a level, whatever the number of losses.
+template <class L>
+using ResidualPass = bool (*)(const ChunkTask<typename L::T>&, std::int64_t r0, std::int64_t n, typename L::T* z, int lane, int lanes,
+                              LaneSums<L>&);
+
+template <class L, bool WANT_GRADIENT, bool WANT_LOSS>
+ResidualPass<L> residual_pass(Loss loss) {
+  switch (loss) {
+#define GRADFOLD_RESIDUAL_CASE(name, type) \
+  case Loss::name: return &residual_lanes<L, type, WANT_GRADIENT, WANT_LOSS>;
+    GRADFOLD_LOSSES(GRADFOLD_RESIDUAL_CASE)
+#undef GRADFOLD_RESIDUAL_CASE
+    default: return nullptr;
+  }
 }
 
 // grad[f] += sum over the block's rows, in order, of x[r][f] * residual[r]: the chain of the chunk goes on. SELECT leaves
@@ -221,30 +236,26 @@ std::int64_t block_rows(std::int64_t n_features) {
   return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
 }
 
-template <class L, int NV>
-ChunkSums<L, NV> no_sums() {
+template <class L>
+void store_sums(const ChunkTask<typename L::T>& task, int v, const LaneSums<L>& sums) {
   using D = typename L::Wide;
-  ChunkSums<L, NV> sums;
-  for (int v = 0; v < NV; ++v) {
-    sums.residual[v] = sums.count[v] = L::zero();
-    for (int h = 0; h < L::kWide; ++h) sums.loss[v][h] = sums.weight[v][h] = D::zero();
+  if (task.grad_intercept != nullptr) L::store(task.grad_intercept + v * L::N, sums.residual);
+  if (task.count != nullptr) L::store(task.count + v * L::N, sums.count);
+  for (int h = 0; h < L::kWide; ++h) {
+    const int at = v * L::N + h * D::N;
+    if (task.loss != nullptr) D::store(task.loss + at, sums.loss[h]);
+    if (task.weight_sum != nullptr) D::store(task.weight_sum + at, sums.weight[h]);
   }
-  return sums;
 }
 
-template <class L, int NV, class LossType>
-bool residual_of(const ChunkTask<typename L::T>& task, typename L::T* z) {
-  using D = typename L::Wide;
-  auto sums = no_sums<L, NV>();
-  const bool select = task.loss != nullptr ? residual_block<L, NV, LossType, true, true>(task, 0, task.n_rows, z, sums)
-                                           : residual_block<L, NV, LossType, true, false>(task, 0, task.n_rows, z, sums);
+template <class L, int NV>
+bool residual_of(Loss loss, const ChunkTask<typename L::T>& task, typename L::T* z) {
+  const ResidualPass<L> pass = task.loss != nullptr ? residual_pass<L, true, true>(loss) : residual_pass<L, true, false>(loss);
+  bool select = false;
   for (int v = 0; v < NV; ++v) {
-    L::store(task.grad_intercept + v * L::N, sums.residual[v]);
-    L::store(task.count + v * L::N, sums.count[v]);
-    for (int h = 0; h < L::kWide; ++h) {
-      if (task.loss != nullptr) D::store(task.loss + v * L::N + h * D::N, sums.loss[v][h]);
-      if (task.weight_sum != nullptr) D::store(task.weight_sum + v * L::N + h * D::N, sums.weight[v][h]);
-    }
+    LaneSums<L> sums;
+    select |= pass(task, 0, task.n_rows, z, v * L::N, NV * L::N, sums);
+    store_sums(task, v, sums);
   }
   return select;
 }
@@ -258,12 +269,14 @@ void gradient_of(const ChunkTask<typename L::T>& task, const typename L::T* resi
     gradient_block<L, NV, false>(task, 0, task.n_rows, residual, f0, f1);
 }
 
-template <class L, int NV, class LossType>
-bool chunk_of(const ChunkTask<typename L::T>& task) {
+template <class L, int NV>
+bool chunk_of(Loss loss, const ChunkTask<typename L::T>& task) {
   using T = typename L::T;
-  using D = typename L::Wide;
   constexpr int lanes = NV * L::N;
-  auto sums = no_sums<L, NV>();
+  const ResidualPass<L> pass = task.grad == nullptr   ? residual_pass<L, false, true>(loss)
+                               : task.loss != nullptr ? residual_pass<L, true, true>(loss)
+                                                      : residual_pass<L, true, false>(loss);
+  LaneSums<L> sums[NV];
   if (task.grad != nullptr)
     for (std::int64_t i = 0; i < task.n_features * lanes; i += L::N) L::store(task.grad + i, L::zero());
   const std::int64_t step = block_rows<T>(task.n_features);
@@ -271,27 +284,15 @@ bool chunk_of(const ChunkTask<typename L::T>& task) {
     if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
     forward_block<L, NV>(task, r0, n, task.scratch);
-    if (task.grad == nullptr) {
-      residual_block<L, NV, LossType, false, true>(task, r0, n, task.scratch, sums);
-      continue;
-    }
-    const bool select = task.loss != nullptr
-                            ? residual_block<L, NV, LossType, true, true>(task, r0, n, task.scratch, sums)
-                            : residual_block<L, NV, LossType, true, false>(task, r0, n, task.scratch, sums);
+    bool select = false;
+    for (int v = 0; v < NV; ++v) select |= pass(task, r0, n, task.scratch, v * L::N, lanes, sums[v]);
+    if (task.grad == nullptr) continue;
     if (select)
       gradient_block<L, NV, true>(task, r0, n, task.scratch, 0, task.n_features);
     else
       gradient_block<L, NV, false>(task, r0, n, task.scratch, 0, task.n_features);
   }
-  for (int v = 0; v < NV; ++v) {
-    if (task.grad_intercept != nullptr) L::store(task.grad_intercept + v * L::N, sums.residual[v]);
-    if (task.count != nullptr) L::store(task.count + v * L::N, sums.count[v]);
-    for (int h = 0; h < L::kWide; ++h) {
-      const int at = v * L::N + h * D::N;
-      if (task.loss != nullptr) D::store(task.loss + at, sums.loss[v][h]);
-      if (task.weight_sum != nullptr) D::store(task.weight_sum + at, sums.weight[v][h]);
-    }
-  }
+  for (int v = 0; v < NV; ++v) store_sums(task, v, sums[v]);
   return true;
 }
 
@@ -299,29 +300,19 @@ bool chunk_of(const ChunkTask<typename L::T>& task) {
 }  // namespace gradfold
 
 #include "gradient/narrow-inl.h"
+#include "gradient/outputs-inl.h"
 
 namespace gradfold {
 namespace {
 
-template <class L, class LossType>
-bool chunk_with_loss(const ChunkTask<typename L::T>& task) {
-  if (task.n_narrow > 0) return narrow_chunk<L, LossType>(task);
-  if (task.n_vectors == kHalfVector) return chunk_of<HalfOf<L>, 1, LossType>(task);
-  switch (task.n_vectors) {
-    case 1: return chunk_of<L, 1, LossType>(task);
-    case 2: return chunk_of<L, 2, LossType>(task);
-    default: return chunk_of<L, 3, LossType>(task);
-  }
-}
-
 template <class L>
 bool chunk(Loss loss, const ChunkTask<typename L::T>& task) {
-  switch (loss) {
-#define GRADFOLD_CHUNK_CASE(name, type) \
-  case Loss::name: return chunk_with_loss<L, type>(task);
-    GRADFOLD_LOSSES(GRADFOLD_CHUNK_CASE)
-#undef GRADFOLD_CHUNK_CASE
-    default: return false;
+  if (task.n_narrow > 0) return narrow_chunk<L>(loss, task);
+  switch (task.n_vectors) {
+    case kHalfVector: return chunk_of<HalfOf<L>, 1>(loss, task);
+    case 1: return chunk_of<L, 1>(loss, task);
+    case 2: return chunk_of<L, 2>(loss, task);
+    default: return chunk_of<L, 3>(loss, task);
   }
 }
 
@@ -335,24 +326,13 @@ void forward(const ChunkTask<typename L::T>& task, typename L::T* z) {
   }
 }
 
-template <class L, class LossType>
-bool residual_with_loss(const ChunkTask<typename L::T>& task, typename L::T* z) {
-  switch (task.n_vectors) {
-    case kHalfVector: return residual_of<HalfOf<L>, 1, LossType>(task, z);
-    case 1: return residual_of<L, 1, LossType>(task, z);
-    case 2: return residual_of<L, 2, LossType>(task, z);
-    default: return residual_of<L, 3, LossType>(task, z);
-  }
-}
-
 template <class L>
 bool residual(Loss loss, const ChunkTask<typename L::T>& task, typename L::T* z) {
-  switch (loss) {
-#define GRADFOLD_RESIDUAL_CASE(name, type) \
-  case Loss::name: return residual_with_loss<L, type>(task, z);
-    GRADFOLD_LOSSES(GRADFOLD_RESIDUAL_CASE)
-#undef GRADFOLD_RESIDUAL_CASE
-    default: return false;
+  switch (task.n_vectors) {
+    case kHalfVector: return residual_of<HalfOf<L>, 1>(loss, task, z);
+    case 1: return residual_of<L, 1>(loss, task, z);
+    case 2: return residual_of<L, 2>(loss, task, z);
+    default: return residual_of<L, 3>(loss, task, z);
   }
 }
 
@@ -368,7 +348,7 @@ void gradient(const ChunkTask<typename L::T>& task, const typename L::T* residua
 
 template <class L>
 constexpr GradientKernels<typename L::T> gradient_kernels_of() {
-  return {L::N, !std::is_void_v<typename L::Half>, &chunk<L>, &forward<L>, &residual<L>, &gradient<L>};
+  return {L::N, !std::is_void_v<typename L::Half>, &chunk<L>, &forward<L>, &residual<L>, &gradient<L>, &outputs_chunk<L>};
 }
 
 }  // namespace

@@ -45,6 +45,7 @@ struct ChunkTask {
   int n_narrow;
   T* narrow_scratch;  // 2 * n_narrow * n_features
   const int* stop;     // polled at every row block; the task is abandoned when it is non-zero. May be null.
+  const T* loss_epsilon = nullptr;  // [lanes] for the losses that have one; null means kLossEpsilon
 };
 
 constexpr std::int64_t kScratchRows = 128;
@@ -53,6 +54,54 @@ constexpr int kNarrowModels = 4;  // measured with 4: half the time of a panel o
 // The n_narrow of a panel that holds n_models and is to run chunks of up to n_rows rows.
 inline int narrow_models(std::int64_t n_models, int n_vectors, std::int64_t n_rows) {
   return n_vectors <= 1 && n_models <= kNarrowModels && n_rows >= 16 ? static_cast<int>(n_models) : 0;
+}
+
+// ---- several outputs ----
+
+constexpr int kMaxOutputs = 1000;     // of a model
+constexpr int kMaxOutputModels = 64;  // of a panel of several outputs: a bit of a mask each
+
+// Columns of a panel of several outputs that lie side by side, in one to three whole vectors. All but the last are full.
+template <class T>
+struct OutputBlock {
+  int n_vectors;
+  const T* W;          // [n_features][lanes]
+  const T* intercept;  // [lanes]
+  T* grad;             // [n_features][lanes]; null, for all blocks or none, when no gradient is wanted
+  T* grad_intercept;   // [lanes]
+};
+
+// A panel of models with n_outputs raw predictions each, over one chunk as in ChunkTask; column = model * n_outputs + output. The loss
+// is multinomial: y holds class codes 0 to n_outputs - 1. Any other y makes its row's loss and gradient NaN.
+template <class T>
+struct OutputsTask {
+  std::int64_t n_rows;
+  const T* const* x;
+  const T* y;
+  const T* weight;
+  const std::uint64_t* roles;  // per row: bit m set when model m of the panel uses the row
+  std::int64_t n_features, n_models, n_outputs;
+  int n_blocks;
+  const OutputBlock<T>* blocks;
+  // Per model; each may be null when not wanted.
+  T* count;
+  double* loss;
+  double* weight_sum;
+  T* scratch;  // output_scratch(n_features, lanes of all blocks)
+  const int* stop;
+};
+
+// Rows of a row block of several outputs: its z tiles and its rows of X stay in the second-level cache.
+template <class T>
+constexpr std::int64_t output_rows(std::int64_t n_features, std::int64_t n_lanes) {
+  constexpr std::int64_t kBytes = 256 * 1024;
+  const std::int64_t widest = n_features > n_lanes ? n_features : n_lanes;
+  const std::int64_t rows = kBytes / (static_cast<std::int64_t>(sizeof(T)) * widest) / 16 * 16;
+  return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
+}
+template <class T>
+constexpr std::int64_t output_scratch(std::int64_t n_features, std::int64_t n_lanes) {
+  return n_lanes * (output_rows<T>(n_features, n_lanes) + 16);  // the tiles, and 16 rows of them transposed
 }
 
 template <class T>
@@ -67,6 +116,8 @@ struct GradientKernels {
   // where they are wanted, loss and weight_sum; returns whether the gradient must select. gradient: writes the chunk's sums of features [f0, f1).
   bool (*residual)(Loss, const ChunkTask<T>&, T* z);
   void (*gradient)(const ChunkTask<T>&, const T* residual, bool select, std::int64_t f0, std::int64_t f1);
+  // A chunk of a panel of several outputs. Returns false when it was abandoned.
+  bool (*outputs)(const OutputsTask<T>&);
 };
 
 template <class T>
@@ -91,12 +142,14 @@ struct LossGradientArgs {
   const FoldsView* folds;        // null: every model uses every row
   const std::int64_t* split_of_model;
   std::int64_t n_models;
-  const T* W;                    // [n_features][n_models]
-  const T* intercept;            // null: 0
+  std::int64_t n_outputs;        // 1, or the number of classes for multinomial
+  const T* W;                    // [n_features][n_outputs][n_models]
+  const T* intercept;            // [n_outputs][n_models]; null: 0
   Loss loss;
+  const double* loss_epsilon;    // [n_models]; null: kLossEpsilon
   bool mean;
-  double* loss_out;              // null: not wanted
-  T* grad_W;                     // [n_features][n_models]; null with grad_intercept null: only the loss
+  double* loss_out;              // [n_models]; null: not wanted
+  T* grad_W;                     // the shape of W; null with grad_intercept null: only the loss
   T* grad_intercept;             // null: not wanted
   int n_threads;
 };
@@ -104,6 +157,7 @@ struct LossGradientArgs {
 template <class T>
 void loss_gradient(const LossGradientArgs<T>& args);
 
+// Several outputs are that many models here.
 // out[i][m] = intercept[m] + sum over features, in the promised order; W is [n_features][n_models].
 template <class T>
 void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads);

@@ -113,6 +113,7 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
                      typename L::T& residual_sum, typename L::T& count, double& loss_sum, double& weight_sum) {
   using T = typename L::T;
   using V = typename L::V;
+  const V epsilon = L::set1(task.loss_epsilon != nullptr ? task.loss_epsilon[lane] : static_cast<T>(kLossEpsilon));
   bool poisoned = false;
   for (std::int64_t i = 0; i < n; i += L::N) {
     const std::int64_t left = n - i < L::N ? n - i : L::N;
@@ -136,7 +137,7 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
     }
     const V zv = L::load(z + i);
     V loss, gradient;
-    LossType::template evaluate<L>(zv, L::load(y), &loss, &gradient);
+    LossType::template evaluate<L>(zv, L::load(y), epsilon, &loss, &gradient);
     if (w != nullptr) gradient = L::mul(L::load(w), gradient);
     const auto use = L::from_bits(bits);
     L::store(z + i, L::select(use, gradient, L::zero()));
@@ -154,6 +155,21 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
         if (bits >> k & 1) weight_sum += w != nullptr ? static_cast<double>(w[k]) : 1.0;
   }
   return poisoned;
+}
+
+template <class L>
+using NarrowResidual = bool (*)(const ChunkTask<typename L::T>&, std::int64_t r0, std::int64_t n, int lane, typename L::T* z,
+                                typename L::T& residual_sum, typename L::T& count, double& loss_sum, double& weight_sum);
+
+template <class L>
+NarrowResidual<L> narrow_residual_pass(Loss loss) {
+  switch (loss) {
+#define GRADFOLD_NARROW_CASE(name, type) \
+  case Loss::name: return &narrow_residual<L, type>;
+    GRADFOLD_LOSSES(GRADFOLD_NARROW_CASE)
+#undef GRADFOLD_NARROW_CASE
+    default: return nullptr;
+  }
 }
 
 // grad[m][f] goes on over `n` rows, for the features of TILE vectors from f on. The last vector ends with the last feature at the
@@ -230,8 +246,8 @@ std::int64_t narrow_block_rows(std::int64_t n_features) {
   return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
 }
 
-template <class L, int M, class LossType>
-bool narrow_chunk_of(const ChunkTask<typename L::T>& task) {
+template <class L, int M>
+bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>& task) {
   using T = typename L::T;
   const std::int64_t p = task.n_features;
   const int lanes = panel_lanes(task.n_vectors, L::N);
@@ -252,8 +268,7 @@ bool narrow_chunk_of(const ChunkTask<typename L::T>& task) {
     narrow_forward_block<L, M>(task, r0, n, W, ahead);
     bool select = false;
     for (int m = 0; m < M; ++m)
-      select |= narrow_residual<L, LossType>(task, r0, n, m, task.scratch + m * kScratchRows, sums.residual[m], sums.count[m],
-                                             sums.loss[m], sums.weight[m]);
+      select |= residual(task, r0, n, m, task.scratch + m * kScratchRows, sums.residual[m], sums.count[m], sums.loss[m], sums.weight[m]);
     if (!want_gradient) continue;
     if (!select) {
       narrow_gradient<L, M>(task.x + r0, n, p, task.scratch, grad, ahead);
@@ -275,13 +290,14 @@ bool narrow_chunk_of(const ChunkTask<typename L::T>& task) {
   return true;
 }
 
-template <class L, class LossType>
-bool narrow_chunk(const ChunkTask<typename L::T>& task) {
+template <class L>
+bool narrow_chunk(Loss loss, const ChunkTask<typename L::T>& task) {
+  const NarrowResidual<L> residual = narrow_residual_pass<L>(loss);
   switch (task.n_narrow) {
-    case 1: return narrow_chunk_of<L, 1, LossType>(task);
-    case 2: return narrow_chunk_of<L, 2, LossType>(task);
-    case 3: return narrow_chunk_of<L, 3, LossType>(task);
-    default: return narrow_chunk_of<L, 4, LossType>(task);
+    case 1: return narrow_chunk_of<L, 1>(residual, task);
+    case 2: return narrow_chunk_of<L, 2>(residual, task);
+    case 3: return narrow_chunk_of<L, 3>(residual, task);
+    default: return narrow_chunk_of<L, 4>(residual, task);
   }
 }
 

@@ -1,5 +1,7 @@
 #include "gradient/panels.h"
 
+#include <algorithm>
+
 #include "gradient/gradient.h"
 
 namespace gradfold {
@@ -14,6 +16,12 @@ std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, i
     widths.push_back(static_cast<int>(n_vectors / n_panels + (i < n_vectors % n_panels ? 1 : 0)));
   if (half) widths.push_back(kHalfVector);
   return widths;
+}
+
+std::int64_t output_panel_models(std::int64_t n_models, std::int64_t n_outputs, int lanes) {
+  const std::int64_t most = std::clamp<std::int64_t>(std::int64_t{kOutputVectors} * lanes / n_outputs, 1, kMaxOutputModels);
+  const std::int64_t n_panels = (n_models + most - 1) / most;
+  return (n_models + n_panels - 1) / n_panels;
 }
 
 }  // namespace gradfold

@@ -37,4 +37,10 @@ class AlignedArray {
 // fits into one, it gets a panel of its own, kHalfVector wide.
 std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, int most);
 
+// Vectors of a panel of several outputs: five blocks, so that few lanes of the last one stay empty.
+constexpr int kOutputVectors = 15;
+
+// Models of such a panel: as many as fit, at least one, evenly over the panels.
+std::int64_t output_panel_models(std::int64_t n_models, std::int64_t n_outputs, int lanes);
+
 }  // namespace gradfold

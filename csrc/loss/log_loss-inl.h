@@ -9,7 +9,7 @@ namespace {
 
 struct LogLoss {
   template <class L>
-  static void evaluate(typename L::V z, typename L::V y, typename L::V* loss, typename L::V* gradient) {
+  static void evaluate(typename L::V z, typename L::V y, typename L::V, typename L::V* loss, typename L::V* gradient) {
     const auto zero = L::zero();
     const auto one = L::set1(typename L::T(1));
     const auto positive = L::lt(zero, y);

@@ -11,7 +11,8 @@ Loss parse_loss(const std::string& name) {
   names += std::string(names.empty() ? "" : ", ") + #loss;
   GRADFOLD_LOSSES(GRADFOLD_PARSE)
 #undef GRADFOLD_PARSE
-  throw std::invalid_argument("loss: got '" + name + "', wanted one of " + names);
+  if (name == "multinomial") return Loss::multinomial;
+  throw std::invalid_argument("loss: got '" + name + "', wanted one of " + names + ", multinomial");
 }
 
 }  // namespace gradfold

@@ -10,11 +10,29 @@ namespace {
 
 using Models = std::vector<std::int64_t>;
 
-// `models` in panels of at most `most` vectors.
+// Vectors of a panel: one block, or five where models have several outputs, so that few lanes of the last one stay empty.
+int most_vectors(const LayoutArgs& args) { return args.n_outputs > 1 ? kOutputVectors : kMaxPanelVectors; }
+
+// `models` in panels of at most `most` vectors, or of one model.
 void cut(const Models& models, const LayoutArgs& args, int most, double share, std::vector<PanelPlan>& plans) {
   std::size_t at = 0;
+  if (args.n_outputs > 1) {
+    const std::int64_t n_models = static_cast<std::int64_t>(models.size());
+    const std::int64_t fit = std::clamp<std::int64_t>(std::int64_t{most} * args.lanes / args.n_outputs, 1, kMaxOutputModels);
+    const std::int64_t n_panels = (n_models + fit - 1) / fit;
+    for (std::int64_t i = 0; i < n_panels; ++i) {
+      const std::size_t end = static_cast<std::size_t>(n_models * (i + 1) / n_panels);
+      PanelPlan plan{Models(models.begin() + at, models.begin() + end), {}, 0, share};
+      at = end;
+      const std::int64_t columns = static_cast<std::int64_t>(plan.models.size()) * args.n_outputs;
+      plan.widths = panel_widths(columns, args.lanes, false, kMaxPanelVectors);
+      for (int width : plan.widths) plan.lanes += panel_lanes(width, args.lanes);
+      plans.push_back(std::move(plan));
+    }
+    return;
+  }
   for (int width : panel_widths(static_cast<std::int64_t>(models.size()), args.lanes, args.has_half, most)) {
-    PanelPlan plan{{}, width, panel_lanes(width, args.lanes), share};
+    PanelPlan plan{{}, {width}, panel_lanes(width, args.lanes), share};
     const std::size_t n = std::min<std::size_t>(plan.lanes, models.size() - at);
     plan.models.assign(models.begin() + at, models.begin() + at + n);
     at += n;
@@ -40,9 +58,12 @@ std::vector<Models> by_split_of(const Models& models, const LayoutArgs& args) {
 std::vector<PanelPlan> training_layout(const Models& models, const LayoutArgs& args) {
   std::vector<PanelPlan> plans;
   const std::vector<Models> groups = by_split_of(models, args);
-  auto vectors = [&](std::size_t n) { return static_cast<std::int64_t>((n + args.lanes - 1) / args.lanes); };
-  const std::int64_t unit = args.has_half ? args.lanes / 2 : args.lanes;  // lanes come in units of this
-  auto units = [unit](std::size_t n) { return static_cast<double>((static_cast<std::int64_t>(n) + unit - 1) / unit); };
+  auto in_units = [&](std::size_t n_models, std::int64_t unit) {
+    return (static_cast<std::int64_t>(n_models) * args.n_outputs + unit - 1) / unit;
+  };
+  auto vectors = [&](std::size_t n_models) { return in_units(n_models, args.lanes); };
+  const std::int64_t unit = args.has_half && args.n_outputs == 1 ? args.lanes / 2 : args.lanes;  // lanes come in units of this
+  auto units = [&](std::size_t n_models) { return static_cast<double>(in_units(n_models, unit)); };
   double by_split = 0;
   std::int64_t split_vectors = 0;
   for (const Models& group : groups) {
@@ -51,7 +72,7 @@ std::vector<PanelPlan> training_layout(const Models& models, const LayoutArgs& a
   }
   auto widest = [&](std::int64_t n_vectors) {
     return static_cast<int>(
-        std::min<std::int64_t>(kMaxPanelVectors, std::max<std::int64_t>(1, (n_vectors + args.n_threads - 1) / args.n_threads)));
+        std::min<std::int64_t>(most_vectors(args), std::max<std::int64_t>(1, (n_vectors + args.n_threads - 1) / args.n_threads)));
   };
   if (groups.size() == 1 || by_split < 0.95 * units(models.size())) {
     for (const Models& group : groups) cut(group, args, widest(split_vectors), args.fraction[args.split_of_model[group[0]]], plans);
@@ -64,18 +85,19 @@ std::vector<PanelPlan> training_layout(const Models& models, const LayoutArgs& a
 std::vector<PanelPlan> score_layout(const Models& models, const LayoutArgs& args, bool same_rows) {
   std::vector<PanelPlan> plans;
   const std::vector<Models> groups = by_split_of(models, args);
-  if (!same_rows && models.size() * 4 >= groups.size() * args.lanes) {
-    for (const Models& group : groups) cut(group, args, kMaxPanelVectors, 1.0 / static_cast<double>(groups.size()), plans);
+  if (!same_rows && models.size() * args.n_outputs * 4 >= groups.size() * args.lanes) {
+    for (const Models& group : groups) cut(group, args, most_vectors(args), 1.0 / static_cast<double>(groups.size()), plans);
   } else {
     Models all;
     for (const Models& group : groups) all.insert(all.end(), group.begin(), group.end());
-    cut(all, args, kMaxPanelVectors, 1.0, plans);
+    cut(all, args, most_vectors(args), 1.0, plans);
   }
   return plans;
 }
 
-double panel_cost(const PanelPlan& plan, std::int64_t chunk_rows) {
-  const bool narrow = narrow_models(static_cast<std::int64_t>(plan.models.size()), plan.n_vectors, chunk_rows) > 0;
+double panel_cost(const PanelPlan& plan, const LayoutArgs& args) {
+  const bool narrow =
+      args.n_outputs == 1 && narrow_models(static_cast<std::int64_t>(plan.models.size()), plan.widths[0], args.chunk_rows) > 0;
   return plan.lanes * plan.share * (narrow ? 0.5 : 1.0);  // measured for four models in one vector
 }
 

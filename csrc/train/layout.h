@@ -5,11 +5,11 @@
 
 namespace gradfold {
 
-// A panel to be: the models of its lanes 0, 1, ...; lanes beyond them are empty.
+// A panel to be: its models, whose columns (n_outputs each) fill the lanes of its blocks one after the other; lanes beyond them are empty.
 struct PanelPlan {
   std::vector<std::int64_t> models;
-  int n_vectors;
-  int lanes;
+  std::vector<int> widths;  // of its blocks, in vectors: one block where models have one output
+  int lanes;                // of all blocks
   double share;  // of the rows that it walks
 };
 
@@ -20,6 +20,7 @@ struct LayoutArgs {
   int lanes;                            // of one vector
   bool has_half;
   int n_threads;
+  std::int64_t n_outputs;
 };
 
 // Panels that train `models`. Those of one split skip the rows that the split does not train on, but may leave lanes empty; mixed
@@ -31,6 +32,6 @@ std::vector<PanelPlan> training_layout(const std::vector<std::int64_t>& models, 
 std::vector<PanelPlan> score_layout(const std::vector<std::int64_t>& models, const LayoutArgs& args, bool same_rows);
 
 // Vector work of a row, in lanes times share: what a new layout must save to be worth the move.
-double panel_cost(const PanelPlan& plan, std::int64_t chunk_rows);
+double panel_cost(const PanelPlan& plan, const LayoutArgs& args);
 
 }  // namespace gradfold

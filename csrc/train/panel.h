@@ -1,4 +1,4 @@
-// A panel of models in training: what each lane carries from step to step, and the buffers that a walk over batches needs.
+// Panels of models in training: what each lane carries from step to step, and the buffers that a walk over batches needs.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -19,14 +19,12 @@ struct StandardizeTables {
   AlignedArray<double> mean, scale, ratio;  // [n_features][lanes]
 };
 
+// Columns side by side in one to three vectors. A column is an output of a model: model * n_outputs + output.
 template <class T>
-struct TrainPanel {
-  std::vector<std::int64_t> models;  // of lane 0, 1, ...
+struct TrainBlock {
+  std::vector<std::int64_t> columns;  // of lane 0, 1, ...
   int n_vectors = 0;
   int lanes = 0;
-  double cost = 0;
-  LaneRoles roles;
-  std::uint64_t alive = 0;  // lanes whose model still trains
 
   AlignedArray<T> W, first, second, intercept, intercept_first, intercept_second, seen_W, seen_intercept;
   AlignedArray<T> average_W, average_intercept;            // where some model averages
@@ -34,7 +32,6 @@ struct TrainPanel {
   AlignedArray<double> learning_rate, rate_scale, l1, l2, hyper, mean_weight, updates, beta1_power, beta2_power;  // hyper: [kHypers][lanes]
   AlignedArray<std::int64_t> schedule;
   std::shared_ptr<StandardizeTables> standardize;
-  AlignedArray<double> train_loss, train_weight;  // sums since the last reset; absent when not tracked
 
   const T* kernel_W() const { return standardize ? seen_W.get() : W.get(); }
   const T* kernel_intercept() const { return standardize ? seen_intercept.get() : intercept.get(); }
@@ -88,50 +85,70 @@ struct TrainPanel {
   }
 };
 
+// Models that walk batches together, up to 64. Those of one output lie in one block, whose lanes they are; the columns of those of several
+// follow each other through the blocks, all but the last of which are full. Arrays of "lanes of all blocks" have the blocks in a row.
+template <class T>
+struct TrainPanel {
+  std::vector<std::int64_t> models;  // of bit 0, 1, ... of the masks
+  int lanes = 0;                     // of all blocks
+  double cost = 0;
+  LaneRoles roles;
+  std::uint64_t alive = 0;  // models that still train
+  std::vector<TrainBlock<T>> blocks;
+  std::vector<OutputBlock<T>> views;              // what the kernels see of the blocks
+  AlignedArray<T> loss_epsilon;                   // [lanes]; absent where no model has its own
+  AlignedArray<double> train_loss, train_weight;  // per model, sums since the last reset; absent when not tracked
+  // Of several outputs, for a step: per lane of all blocks.
+  AlignedArray<double> clip_norm, count, squares, intercept_squares;
+};
+
 template <class T>
 bool any_average(const TrainArgs<T>& args) {
   const std::vector<double>& values = args.hyper[static_cast<int>(Hyper::average)];
   return std::any_of(values.begin(), values.end(), [](double v) { return v > 0; });
 }
 
-// One model's lane, taken out of its panel: the values of each_state, one array after the other.
+// One column's lane, taken out of its block: the values of each_state, one array after the other.
 using LaneRecord = std::vector<unsigned char>;
 
 template <class T>
-LaneRecord pack_lane(const TrainPanel<T>& panel, int lane, std::int64_t n_features) {
+LaneRecord pack_lane(const TrainBlock<T>& block, int lane, std::int64_t n_features) {
   std::size_t bytes = 0;
-  panel.each_state(n_features, [&](const char*, const auto& array, std::int64_t height) {
+  block.each_state(n_features, [&](const char*, const auto& array, std::int64_t height) {
     if (array) bytes += sizeof(array[0]) * height;
   });
   LaneRecord record(bytes);
   unsigned char* to = record.data();
-  panel.each_state(n_features, [&](const char*, const auto& array, std::int64_t height) {
+  block.each_state(n_features, [&](const char*, const auto& array, std::int64_t height) {
     if (!array) return;
-    for (std::int64_t i = 0; i < height; ++i, to += sizeof(array[0])) std::memcpy(to, &array[i * panel.lanes + lane], sizeof(array[0]));
+    for (std::int64_t i = 0; i < height; ++i, to += sizeof(array[0])) std::memcpy(to, &array[i * block.lanes + lane], sizeof(array[0]));
   });
   return record;
 }
 
 template <class T>
-void unpack_lane(const LaneRecord& record, TrainPanel<T>& panel, int lane, std::int64_t n_features) {
+void unpack_lane(const LaneRecord& record, TrainBlock<T>& block, int lane, std::int64_t n_features) {
   const unsigned char* from = record.data();
-  panel.each_state(n_features, [&](const char*, const auto& array, std::int64_t height) {
+  block.each_state(n_features, [&](const char*, const auto& array, std::int64_t height) {
     if (!array) return;
     for (std::int64_t i = 0; i < height; ++i, from += sizeof(array[0]))
-      std::memcpy(&array[i * panel.lanes + lane], from, sizeof(array[0]));
+      std::memcpy(&array[i * block.lanes + lane], from, sizeof(array[0]));
   });
 }
 
 template <class T>
-void copy_lane(const TrainPanel<T>& from, int lane, TrainPanel<T>& to, int to_lane, std::int64_t n_features) {
+void copy_lane(const TrainBlock<T>& from, int lane, TrainBlock<T>& to, int to_lane, std::int64_t n_features) {
   unpack_lane(pack_lane(from, lane, n_features), to, to_lane, n_features);
 }
 
 // A panel that scores: it holds no weights of its own, they are packed from the training panels.
+template <class T>
 struct ScorePanel {
   std::vector<std::int64_t> models;
-  int n_vectors, lanes;
+  std::vector<int> widths;  // of its blocks, in vectors
+  int lanes;                // of all blocks
   LaneRoles roles;
+  AlignedArray<T> loss_epsilon;  // as in TrainPanel
 };
 
 // Rows as a walk reads them: the training data, or the validation data.
@@ -155,17 +172,31 @@ struct RowBuffer {
       : ids(capacity), x(capacity), y(capacity), weight(capacity), staged(staged_values) {}
 };
 
+// What the largest of some panels needs of a buffer.
+template <class T>
+struct WidestOf {
+  int lanes = 0, blocks = 0;
+  std::int64_t scratch = 0;
+  void add(std::int64_t n_features, std::int64_t n_outputs, int panel_lanes, std::size_t panel_blocks) {
+    lanes = std::max(lanes, panel_lanes);
+    blocks = std::max(blocks, static_cast<int>(panel_blocks));
+    scratch = std::max(scratch, n_outputs > 1 ? output_scratch<T>(n_features, panel_lanes) : kScratchRows * panel_lanes);
+  }
+};
+
 // What a thread needs to run one chunk of one panel.
 template <class T>
 struct ChunkBuffer {
   std::vector<std::uint64_t> masks;
   std::vector<const T*> x;  // rows that some lane uses, when not all are
   std::vector<T> y, weight;
-  AlignedArray<T> grad, grad_intercept, count, scratch, narrow;
+  AlignedArray<T> grad, grad_intercept, count, scratch, narrow;  // the gradients of lanes of all blocks; the rest per model
   AlignedArray<double> loss, weight_sum;
-  ChunkBuffer(std::int64_t n_features, int lanes, bool gradient)
-      : masks(kRowChunk), x(kRowChunk), y(kRowChunk), weight(kRowChunk), grad(gradient ? n_features * lanes : 0), grad_intercept(lanes),
-        count(lanes), scratch(kScratchRows * lanes), narrow(2 * kNarrowModels * n_features), loss(lanes), weight_sum(lanes) {}
+  std::vector<OutputBlock<T>> blocks;  // of the task that runs
+  ChunkBuffer(std::int64_t n_features, const WidestOf<T>& widest, bool gradient)
+      : masks(kRowChunk), x(kRowChunk), y(kRowChunk), weight(kRowChunk), grad(gradient ? n_features * widest.lanes : 0),
+        grad_intercept(widest.lanes), count(widest.lanes), scratch(widest.scratch), narrow(2 * kNarrowModels * n_features), loss(widest.lanes),
+        weight_sum(widest.lanes), blocks(widest.blocks) {}
 };
 
 // Sums of a batch of several chunks.
@@ -183,10 +214,11 @@ struct BatchTotals {
 template <class T>
 struct PanelView {
   const LaneRoles* roles;
-  std::uint64_t lanes_wanted;
+  std::uint64_t models_wanted;
   std::int64_t n_models;
-  int n_vectors;
-  const T *W, *intercept;
+  int n_blocks;
+  const OutputBlock<T>* blocks;
+  const T* loss_epsilon;  // null: the losses' own
 };
 
 }  // namespace gradfold

@@ -18,21 +18,21 @@ bool TrainerOf<T>::score(const Poll& poll) {
   show_averages();
   const RowSource<T> source = score_rows();
   const std::int64_t n_rows = source.X.n_rows;
-  std::vector<const ScorePanel*> panels;  // those in which somebody is alive
-  int widest = 0;
+  std::vector<const ScorePanel<T>*> panels;  // those in which somebody is alive
+  WidestOf<T> widest;
   std::int64_t n_models = 0;
-  for (const ScorePanel& panel : score_panels_) {
+  for (const ScorePanel<T>& panel : score_panels_) {
     const auto n = std::count_if(panel.models.begin(), panel.models.end(), [this](std::int64_t m) { return alive(m); });
     if (n == 0) continue;
     panels.push_back(&panel);
-    widest = std::max(widest, panel.lanes);
+    widest.add(p_, n_outputs_, panel.lanes, panel.widths.size());
     n_models += n;
   }
   const std::int64_t n_chunks = (n_rows + kRowChunk - 1) / kRowChunk;
   const std::int64_t n_items = n_chunks * static_cast<std::int64_t>(panels.size());
   std::vector<double> loss(n_models_, 0.0), weight(n_models_, 0.0);
   OrderedItems items;
-  const double multiply_adds = static_cast<double>(n_rows) * static_cast<double>(p_) * static_cast<double>(n_models) /
+  const double multiply_adds = static_cast<double>(n_rows) * static_cast<double>(p_) * static_cast<double>(n_models * n_outputs_) /
                                (a_.validation_X.x != nullptr ? 1.0 : static_cast<double>(used_splits_.size()));
   const int useful = static_cast<int>(std::min({static_cast<double>(a_.n_threads), static_cast<double>(n_items),
                                                 std::max(1.0, multiply_adds / kThreadWork)}));
@@ -40,13 +40,19 @@ bool TrainerOf<T>::score(const Poll& poll) {
     run_team(useful, [&](int) {
       RowBuffer<T> rows(kRowChunk, 0);
       ChunkBuffer<T> buffer(p_, widest, false);
-      AlignedArray<T> W(p_ * widest), intercept(widest);
-      const ScorePanel* packed = nullptr;
+      AlignedArray<T> W(p_ * widest.lanes), intercept(widest.lanes);
+      std::vector<OutputBlock<T>> views(widest.blocks);
+      const ScorePanel<T>* packed = nullptr;
       for (std::int64_t item = items.take(); item < n_items; item = items.take()) {
-        const ScorePanel& panel = *panels[item / n_chunks];
+        const ScorePanel<T>& panel = *panels[item / n_chunks];
         if (packed != &panel) {
           pack(panel, W.get(), intercept.get());
           packed = &panel;
+          std::int64_t first = 0;
+          for (std::size_t b = 0; b < panel.widths.size(); ++b) {
+            views[b] = {panel.widths[b], W.get() + first * p_, intercept.get() + first, nullptr, nullptr};
+            first += panel_lanes(panel.widths[b], gradient_kernels<T>(level_).lanes);
+          }
         }
         const std::int64_t begin = item % n_chunks * kRowChunk;
         const std::int64_t n = std::min(kRowChunk, n_rows - begin);
@@ -54,8 +60,8 @@ bool TrainerOf<T>::score(const Poll& poll) {
         if (!cancelled()) {
           load_rows(source, nullptr, begin, n, rows);
           run_chunk(rows, 0, n,
-                    {&panel.roles, panel.roles.lanes(), static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, W.get(),
-                     intercept.get()},
+                    {&panel.roles, panel.roles.lanes(), static_cast<std::int64_t>(panel.models.size()),
+                     static_cast<int>(panel.widths.size()), views.data(), panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr},
                     false, buffer, &any);
         }
         items.turn(item);
@@ -78,13 +84,22 @@ bool TrainerOf<T>::score(const Poll& poll) {
   return true;
 }
 
+// The panel's columns, block by block.
 template <class T>
-void TrainerOf<T>::pack(const ScorePanel& to, T* W, T* intercept) const {
-  for (int l = 0; l < to.lanes; ++l) {
-    const Home home = l < static_cast<int>(to.models.size()) ? home_[to.models[l]] : Home{};
-    const TrainPanel<T>* from = home.panel >= 0 ? &panels_[home.panel] : nullptr;  // null: nobody's lane, or one that has left
-    for (std::int64_t f = 0; f < p_; ++f) W[f * to.lanes + l] = from != nullptr ? from->result_W()[f * from->lanes + home.lane] : T(0);
-    intercept[l] = from != nullptr ? from->result_intercept()[home.lane] : T(0);
+void TrainerOf<T>::pack(const ScorePanel<T>& to, T* W, T* intercept) const {
+  const std::size_t n_columns = to.models.size() * n_outputs_;
+  std::size_t column = 0;
+  for (int width : to.widths) {
+    const int lanes = panel_lanes(width, gradient_kernels<T>(level_).lanes);
+    for (int l = 0; l < lanes; ++l, ++column) {
+      const Home home =
+          column < n_columns ? home_[to.models[column / n_outputs_] * n_outputs_ + static_cast<std::int64_t>(column) % n_outputs_] : Home{};
+      const TrainBlock<T>* from = home.panel >= 0 ? &block_of(home) : nullptr;  // null: nobody's lane, or one that has left
+      for (std::int64_t f = 0; f < p_; ++f) W[f * lanes + l] = from != nullptr ? from->result_W()[f * from->lanes + home.lane] : T(0);
+      intercept[l] = from != nullptr ? from->result_intercept()[home.lane] : T(0);
+    }
+    W += p_ * lanes;
+    intercept += lanes;
   }
 }
 

@@ -7,18 +7,18 @@
 namespace gradfold {
 
 template <class T>
-LaneRecord TrainerOf<T>::record_of(std::int64_t model) const {
-  const Home home = home_[model];
-  return home.panel < 0 ? parked_[model] : pack_lane(panels_[home.panel], home.lane, p_);
+LaneRecord TrainerOf<T>::record_of(std::int64_t column) const {
+  const Home home = home_[column];
+  return home.panel < 0 ? parked_[column] : pack_lane(block_of(home), home.lane, p_);
 }
 
 template <class T>
-void TrainerOf<T>::put_record(std::int64_t model, const LaneRecord& record) {
-  const Home home = home_[model];
+void TrainerOf<T>::put_record(std::int64_t column, const LaneRecord& record) {
+  const Home home = home_[column];
   if (home.panel < 0)
-    parked_[model] = record;
+    parked_[column] = record;
   else
-    unpack_lane(record, panels_[home.panel], home.lane, p_);
+    unpack_lane(record, block_of(home), home.lane, p_);
 }
 
 // They keep their lanes until compact() finds it worth while to move the others together.
@@ -36,31 +36,34 @@ template <class T>
 void TrainerOf<T>::snapshot(const bool* mask) {
   set_up();
   show_averages();
-  if (remembered_.empty()) remembered_.resize(n_models_);
-  for (std::int64_t m = 0; m < n_models_; ++m)
-    if (mask[m]) remembered_[m] = record_of(m);
+  if (remembered_.empty()) remembered_.resize(n_columns_);
+  for (std::int64_t c = 0; c < n_columns_; ++c)
+    if (mask[c / n_outputs_]) remembered_[c] = record_of(c);
 }
 
 template <class T>
 std::int64_t TrainerOf<T>::first_unremembered(const bool* mask) const {
   for (std::int64_t m = 0; m < n_models_; ++m)
-    if (mask[m] && (remembered_.empty() || remembered_[m].empty())) return m;
+    if (mask[m] && (remembered_.empty() || remembered_[m * n_outputs_].empty())) return m;
   return -1;
 }
 
 template <class T>
 void TrainerOf<T>::restore(const bool* mask) {
   set_up();
-  for (std::int64_t m = 0; m < n_models_; ++m)
-    if (mask[m]) put_record(m, remembered_[m]);
+  for (std::int64_t c = 0; c < n_columns_; ++c)
+    if (mask[c / n_outputs_]) put_record(c, remembered_[c]);
 }
 
 template <class T>
 void TrainerOf<T>::scale_learning_rate(const double* factor) {
   set_up();
   for (TrainPanel<T>& panel : panels_)
-    for (std::size_t l = 0; l < panel.models.size(); ++l)
-      if (panel.alive >> l & 1) panel.rate_scale[l] *= factor[panel.models[l]];
+    for (TrainBlock<T>& block : panel.blocks)
+      for (std::size_t l = 0; l < block.columns.size(); ++l) {
+        const std::int64_t m = block.columns[l] / n_outputs_;
+        if (alive(m)) block.rate_scale[l] *= factor[m];
+      }
 }
 
 template <class T>
@@ -99,12 +102,12 @@ void TrainerOf<T>::train_loss(double* out, bool reset) {
 template <class T>
 std::vector<StateField> state_fields(const TrainArgs<T>& args) {
   const std::int64_t n_features = args.X.n_features;
-  TrainPanel<T> panel;
-  panel.allocate(n_features, 1, args.solver, args.standardize, any_average(args));
+  TrainBlock<T> block;
+  block.allocate(n_features, 1, args.solver, args.standardize, any_average(args));
   std::vector<StateField> fields;
-  panel.each_state(n_features, [&](const char* name, const auto& array, std::int64_t height) {
+  block.each_state(n_features, [&](const char* name, const auto& array, std::int64_t height) {
     using Value = std::remove_reference_t<decltype(array[0])>;
-    if (array) fields.push_back({name, std::is_same_v<Value, std::int64_t> ? 'q' : std::is_same_v<Value, T> ? 't' : 'd', height});
+    if (array) fields.push_back({name, std::is_same_v<Value, std::int64_t> ? 'q' : std::is_same_v<Value, T> ? 't' : 'd', args.n_outputs * height});
   });
   if (args.standardize) {
     fields.push_back({"mean", 'd', n_features});
@@ -121,14 +124,15 @@ std::vector<StateField> TrainerOf<T>::state_fields() const {
 template <class T>
 Progress TrainerOf<T>::state(const std::vector<void*>& out) {
   set_up();
-  each_model([&](const TrainPanel<T>& panel, int l, std::int64_t m) {
+  each_column([&](const TrainBlock<T>& block, int l, std::int64_t c) {
     std::size_t field = 0;
-    panel.each_state(p_, [&](const char*, const auto& array, std::int64_t height) {
+    block.each_state(p_, [&](const char*, const auto& array, std::int64_t height) {
       if (!array) return;
-      auto* to = static_cast<std::remove_reference_t<decltype(array[0])>*>(out[field++]) + m * height;
-      for (std::int64_t i = 0; i < height; ++i) to[i] = array[i * panel.lanes + l];
+      auto* to = static_cast<std::remove_reference_t<decltype(array[0])>*>(out[field++]) + c * height;
+      for (std::int64_t i = 0; i < height; ++i) to[i] = array[i * block.lanes + l];
     });
-    if (!a_.standardize) return;
+    if (!a_.standardize || c % n_outputs_ != 0) return;
+    const std::int64_t m = c / n_outputs_;
     std::copy_n(moments_.mean.data() + a_.split_of_model[m] * p_, p_, static_cast<double*>(out[field]) + m * p_);
     std::copy_n(moments_.scale.data() + a_.split_of_model[m] * p_, p_, static_cast<double*>(out[field + 1]) + m * p_);
   });

@@ -45,14 +45,16 @@ struct TrainArgs {
   std::vector<std::int64_t> schedule;         // per model
   std::vector<double> hyper[kHypers];         // per model, in the order of Hyper; empty: the solver's default
   Loss loss;
+  std::int64_t n_outputs = 1;                 // of a model: the number of classes for multinomial
+  std::vector<double> loss_epsilon;           // per model; empty: kLossEpsilon
   Solver solver;
   std::int64_t epochs, batch_size;
   std::int64_t first_epoch;  // of the permutation, in the first epoch walked
   bool shuffle;
   std::uint64_t seed;
   bool fit_intercept, standardize, track_train_loss;
-  const double* coef_init;       // [n_models][n_features], null: 0
-  const double* intercept_init;  // [n_models], null: 0
+  const double* coef_init;       // [n_models][n_outputs][n_features], null: 0
+  const double* intercept_init;  // [n_models][n_outputs], null: 0
   const double *mean, *scale;    // [n_splits][n_features], null: of each split's own training rows
   const T* held_out_weight;      // of the held-out losses; null: `weight`
   DenseRows<T> validation_X;     // x null: held-out losses are those of each split's own score rows
@@ -74,8 +76,8 @@ class Trainer {
   bool cancelled() const { return __atomic_load_n(&stop_, __ATOMIC_RELAXED) != 0; }
   virtual std::int64_t steps_per_epoch() const = 0;
 
-  virtual void coef(void* out) const = 0;       // [n_models][n_features] of T, on the scale of X
-  virtual void intercept(void* out) const = 0;  // [n_models] of T
+  virtual void coef(void* out) const = 0;       // [n_models][n_outputs][n_features] of T, on the scale of X
+  virtual void intercept(void* out) const = 0;  // [n_models][n_outputs] of T
   virtual void steps(std::int64_t* out) const = 0;
   const std::vector<std::vector<double>>& history() const { return progress_.history; }  // NaN: finished, diverged, or no weight
   const std::vector<std::int64_t>& diverged_epoch() const { return progress_.diverged_epoch; }

@@ -16,6 +16,8 @@ template <class T>
 TrainerOf<T>::TrainerOf(TrainArgs<T> args)
     : a_(std::move(args)),
       n_models_(static_cast<std::int64_t>(a_.split_of_model.size())),
+      n_outputs_(a_.n_outputs),
+      n_columns_(n_models_ * n_outputs_),
       p_(a_.X.n_features),
       n_(a_.X.n_rows),
       batches_((n_ + a_.batch_size - 1) / a_.batch_size),
@@ -111,34 +113,36 @@ Status TrainerOf<T>::advance_unguarded(std::int64_t max_steps, double seconds, c
 template <class T>
 void TrainerOf<T>::coef(void* out) const {
   T* to = static_cast<T*>(out);
-  each_model([&](const TrainPanel<T>& panel, int l, std::int64_t m) {
-    for (std::int64_t f = 0; f < p_; ++f) to[m * p_ + f] = panel.result_W()[f * panel.lanes + l];
+  each_column([&](const TrainBlock<T>& block, int l, std::int64_t c) {
+    for (std::int64_t f = 0; f < p_; ++f) to[c * p_ + f] = block.result_W()[f * block.lanes + l];
   });
   if (prepared_) return;  // else cancelled or asked for before it began
   const T* W = nullptr;
   for (const char* name : {"average_seen_W", "average_W", "seen_W", "W"})
     if (W == nullptr) W = saved<T>(name);
-  for (std::int64_t i = 0; i < n_models_ * p_; ++i)
+  for (std::int64_t i = 0; i < n_columns_ * p_; ++i)
     to[i] = W != nullptr ? W[i] : a_.coef_init != nullptr ? static_cast<T>(a_.coef_init[i]) : T(0);
 }
 
 template <class T>
 void TrainerOf<T>::intercept(void* out) const {
   T* to = static_cast<T*>(out);
-  each_model([&](const TrainPanel<T>& panel, int l, std::int64_t m) { to[m] = panel.result_intercept()[l]; });
+  each_column([&](const TrainBlock<T>& block, int l, std::int64_t c) { to[c] = block.result_intercept()[l]; });
   if (prepared_) return;
   const T* b = nullptr;
   for (const char* name : {"average_seen_intercept", "average_intercept", "seen_intercept", "intercept"})
     if (b == nullptr) b = saved<T>(name);
-  for (std::int64_t m = 0; m < n_models_; ++m)
-    to[m] = b != nullptr ? b[m] : a_.intercept_init != nullptr && a_.fit_intercept ? static_cast<T>(a_.intercept_init[m]) : T(0);
+  for (std::int64_t c = 0; c < n_columns_; ++c)
+    to[c] = b != nullptr ? b[c] : a_.intercept_init != nullptr && a_.fit_intercept ? static_cast<T>(a_.intercept_init[c]) : T(0);
 }
 
 template <class T>
 void TrainerOf<T>::steps(std::int64_t* out) const {
   const double* updates = saved<double>("updates");
-  for (std::int64_t m = 0; m < n_models_; ++m) out[m] = updates != nullptr ? static_cast<std::int64_t>(updates[m]) : 0;
-  each_model([&](const TrainPanel<T>& panel, int l, std::int64_t m) { out[m] = static_cast<std::int64_t>(panel.updates[l]); });
+  for (std::int64_t m = 0; m < n_models_; ++m) out[m] = updates != nullptr ? static_cast<std::int64_t>(updates[m * n_outputs_]) : 0;
+  each_column([&](const TrainBlock<T>& block, int l, std::int64_t c) {  // the same for all outputs of a model
+    out[c / n_outputs_] = static_cast<std::int64_t>(block.updates[l]);
+  });
 }
 
 template <class T>

@@ -2,6 +2,7 @@
 // walk.cpp (batches), score.cpp (held-out losses), state.cpp (leaving, remembering, saving).
 #pragma once
 #include <functional>
+#include <map>
 #include <memory>
 #include <stdexcept>
 #include <vector>
@@ -37,30 +38,33 @@ class TrainerOf final : public Trainer {
   Progress state(const std::vector<void*>& out) override;
 
  private:
-  // Where a model lies: in lane `lane` of training panel `panel`, or parked (its panel is -1).
+  // Where a column lies: in a lane of a block of training panel `panel`, or parked (its panel is -1).
   struct Home {
     std::int64_t panel = -1;
-    int lane = 0;
+    int block = 0, lane = 0;
   };
+  TrainBlock<T>& block_of(const Home& home) { return panels_[home.panel].blocks[home.block]; }
+  const TrainBlock<T>& block_of(const Home& home) const { return panels_[home.panel].blocks[home.block]; }
 
   // ---- trainer.cpp
   Status advance_unguarded(std::int64_t max_steps, double seconds, const Poll& poll);
   void usable() const {
     if (failed_) throw std::runtime_error("this trainer failed before, so its weights are of no one step; make a new one");
   }
-  // f(panel, lane, model) for every model; a parked one is shown in a panel of one lane.
+  // f(block, lane, column) for every column; a parked one is shown in a block of one lane.
   template <class F>
-  void each_model(F&& f) const {
+  void each_column(F&& f) const {
     if (!prepared_) return;
     show_averages();
     for (const TrainPanel<T>& panel : panels_)
-      for (std::size_t l = 0; l < panel.models.size(); ++l) f(panel, static_cast<int>(l), panel.models[l]);
-    std::unique_ptr<TrainPanel<T>> shown;
-    for (std::int64_t m = 0; m < n_models_; ++m) {
-      if (home_[m].panel >= 0) continue;
+      for (const TrainBlock<T>& block : panel.blocks)
+        for (std::size_t l = 0; l < block.columns.size(); ++l) f(block, static_cast<int>(l), block.columns[l]);
+    std::unique_ptr<TrainBlock<T>> shown;
+    for (std::int64_t c = 0; c < n_columns_; ++c) {
+      if (home_[c].panel >= 0) continue;
       if (!shown) shown = one_lane();
-      unpack_lane(parked_[m], *shown, 0, p_);
-      f(*shown, 0, m);
+      unpack_lane(parked_[c], *shown, 0, p_);
+      f(*shown, 0, c);
     }
   }
   // Of the state given to the constructor, while it waits to be used.
@@ -77,13 +81,16 @@ class TrainerOf final : public Trainer {
   void use_moments(const Poll& poll);
   LayoutArgs layout_args() const;
   std::vector<std::int64_t> models_alive() const;
+  using Tables = std::map<std::vector<std::int64_t>, std::shared_ptr<StandardizeTables>>;  // by the splits of a block's lanes
   std::vector<TrainPanel<T>> make_panels(const std::vector<PanelPlan>& plans) const;
-  std::unique_ptr<TrainPanel<T>> one_lane() const;
-  void start(TrainPanel<T>& panel) const;
+  TrainBlock<T> make_block(std::vector<std::int64_t> columns, int n_vectors, int lanes, Tables& tables) const;
+  AlignedArray<T> epsilon_of(const std::vector<std::int64_t>& models, int lanes) const;
+  std::unique_ptr<TrainBlock<T>> one_lane() const;
+  void start(TrainBlock<T>& block) const;
   void find_homes();
   void make_score_panels(const std::vector<PanelPlan>& plans);
   void compact();  // lays the panels out anew, if enough models have left since
-  PanelState<T> state_of(const TrainPanel<T>& panel) const;
+  PanelState<T> state_of(const TrainBlock<T>& block) const;
   void show_averages() const;  // before results are read
 
   // ---- walk.cpp
@@ -92,12 +99,15 @@ class TrainerOf final : public Trainer {
   void load_rows(const RowSource<T>& source, const Permutation* order, std::int64_t begin, std::int64_t n, RowBuffer<T>& rows) const;
   RowSource<T> training_rows() const { return {a_.X, a_.y, a_.weight}; }
   PanelView<T> view(const TrainPanel<T>& panel) const;
+  WidestOf<T> widest_of(const std::vector<const TrainPanel<T>*>& panels) const;
+  WidestOf<T> widest() const;
   ChunkTask<T> chunk_task(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel, bool gradient,
                           ChunkBuffer<T>& buffer) const;
   bool run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel, bool gradient,
                  ChunkBuffer<T>& buffer, bool* any) const;
   void step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, std::int64_t epoch,
             std::int64_t batch);
+  std::uint64_t step_outputs(TrainPanel<T>& panel, const BatchSums<T>& sums);
   void add_chunk(const TrainPanel<T>& panel, const ChunkBuffer<T>& chunk, BatchTotals& totals) const;
   void walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Poll& poll);
   int tile_threads(std::int64_t chunks) const;
@@ -109,16 +119,16 @@ class TrainerOf final : public Trainer {
   // ---- score.cpp
   bool score(const Poll& poll);
   RowSource<T> score_rows() const;
-  void pack(const ScorePanel& to, T* W, T* intercept) const;
+  void pack(const ScorePanel<T>& to, T* W, T* intercept) const;
 
   // ---- state.cpp
-  LaneRecord record_of(std::int64_t model) const;
-  void put_record(std::int64_t model, const LaneRecord& record);
+  LaneRecord record_of(std::int64_t column) const;
+  void put_record(std::int64_t column, const LaneRecord& record);
   void collect_train_loss();
   void spread_train_loss();
 
   const TrainArgs<T> a_;
-  const std::int64_t n_models_, p_, n_, batches_;
+  const std::int64_t n_models_, n_outputs_, n_columns_, p_, n_, batches_;
   const bool natural_order_;
   const Level level_;  // picked once: a run never changes its level
   SolverSettings settings_{};
@@ -133,9 +143,9 @@ class TrainerOf final : public Trainer {
   bool failed_ = false;
   bool torn_ = false;  // interrupted within an epoch: models are at batches of their own
   std::vector<TrainPanel<T>> panels_;
-  std::vector<ScorePanel> score_panels_;
-  std::vector<Home> home_;          // of every model
-  std::vector<LaneRecord> parked_;  // models that have left the panels; empty for the others
+  std::vector<ScorePanel<T>> score_panels_;
+  std::vector<Home> home_;          // of every column
+  std::vector<LaneRecord> parked_;  // columns of models that have left the panels; empty for the others
   std::vector<LaneRecord> remembered_;  // snapshots; empty: none, and no entries before the first
   std::size_t n_planned_ = 0;       // models alive when compact() last looked
 };

@@ -50,15 +50,28 @@ void TrainerOf<T>::load_rows(const RowSource<T>& source, const Permutation* orde
   }
 }
 
-// Rows [at, at + n) of the buffer, one chunk at most, as a task for a panel; rows that no lane uses are left out, positions stay. Its
+template <class T>
+WidestOf<T> TrainerOf<T>::widest_of(const std::vector<const TrainPanel<T>*>& panels) const {
+  WidestOf<T> widest;
+  for (const TrainPanel<T>* panel : panels) widest.add(p_, n_outputs_, panel->lanes, panel->blocks.size());
+  return widest;
+}
+template <class T>
+WidestOf<T> TrainerOf<T>::widest() const {
+  std::vector<const TrainPanel<T>*> all;
+  for (const TrainPanel<T>& panel : panels_) all.push_back(&panel);
+  return widest_of(all);
+}
+
+// Rows [at, at + n) of the buffer, one chunk at most, as a task for a panel (of several outputs, less its blocks); rows that no lane uses are left out, positions stay. Its
 // results go to `buffer`. n_rows is 0 when no row is used.
 template <class T>
 ChunkTask<T> TrainerOf<T>::chunk_task(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel,
                                       bool gradient, ChunkBuffer<T>& buffer) const {
-  const std::uint64_t lanes_wanted = panel.lanes_wanted;
+  const std::uint64_t wanted = panel.models_wanted;
   panel.roles->fill(rows.ids.data() + at, n, rows.weight_of, buffer.masks.data());
   std::int64_t used = 0;
-  for (std::int64_t i = 0; i < n; ++i) used += (buffer.masks[i] & lanes_wanted) != 0;
+  for (std::int64_t i = 0; i < n; ++i) used += (buffer.masks[i] & wanted) != 0;
   const T* const* x = rows.x.data() + at;
   const T* y = rows.y.data() + at;
   const T* weight = rows.weight_of != nullptr ? rows.weight.data() + at : nullptr;
@@ -70,7 +83,7 @@ ChunkTask<T> TrainerOf<T>::chunk_task(const RowBuffer<T>& rows, std::int64_t at,
       buffer.x[kept] = x[i];
       buffer.y[kept] = y[i];
       if (weight != nullptr) buffer.weight[kept] = weight[i];
-      kept += (buffer.masks[kept] & lanes_wanted) != 0;
+      kept += (buffer.masks[kept] & wanted) != 0;
     }
     x = buffer.x.data();
     y = buffer.y.data();
@@ -82,18 +95,19 @@ ChunkTask<T> TrainerOf<T>::chunk_task(const RowBuffer<T>& rows, std::int64_t at,
           weight,
           buffer.masks.data(),
           p_,
-          panel.n_vectors,
-          panel.W,
-          panel.intercept,
+          panel.blocks[0].n_vectors,
+          panel.blocks[0].W,
+          panel.blocks[0].intercept,
           gradient ? buffer.grad.get() : nullptr,
           buffer.grad_intercept.get(),
           buffer.count.get(),
           loss ? buffer.loss.get() : nullptr,
           loss ? buffer.weight_sum.get() : nullptr,
           buffer.scratch.get(),
-          narrow_models(panel.n_models, panel.n_vectors, used),
+          n_outputs_ > 1 ? 0 : narrow_models(panel.n_models, panel.blocks[0].n_vectors, used),
           buffer.narrow.get(),
-          &stop_};
+          &stop_,
+          panel.loss_epsilon};
 }
 
 // Runs such a task. Returns false when it was abandoned, and sets *any to whether a row was used.
@@ -102,20 +116,77 @@ bool TrainerOf<T>::run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int
                              ChunkBuffer<T>& buffer, bool* any) const {
   const ChunkTask<T> task = chunk_task(rows, at, n, panel, gradient, buffer);
   *any = task.n_rows > 0;
-  return !*any || gradient_kernels<T>(level_).chunk(a_.loss, task);
+  if (!*any) return true;
+  if (n_outputs_ == 1) return gradient_kernels<T>(level_).chunk(a_.loss, task);
+  std::int64_t first = 0;
+  for (int b = 0; b < panel.n_blocks; ++b) {
+    buffer.blocks[b] = panel.blocks[b];
+    buffer.blocks[b].grad = gradient ? buffer.grad.get() + first * p_ : nullptr;
+    buffer.blocks[b].grad_intercept = buffer.grad_intercept.get() + first;
+    first += panel_lanes(panel.blocks[b].n_vectors, gradient_kernels<T>(level_).lanes);
+  }
+  return gradient_kernels<T>(level_).outputs({task.n_rows, task.x, task.y, task.weight, task.roles, p_, panel.n_models, n_outputs_,
+                                              panel.n_blocks, buffer.blocks.data(), task.count, task.loss, task.weight_sum, task.scratch,
+                                              task.stop});
 }
 
 template <class T>
 PanelView<T> TrainerOf<T>::view(const TrainPanel<T>& panel) const {
-  return {&panel.roles, panel.alive, static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, panel.kernel_W(),
-          panel.kernel_intercept()};
+  return {&panel.roles, panel.alive, static_cast<std::int64_t>(panel.models.size()), static_cast<int>(panel.views.size()),
+          panel.views.data(), panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr};
+}
+
+// The step of a panel of several outputs: its blocks are judged together. Returns the models that diverged.
+template <class T>
+std::uint64_t TrainerOf<T>::step_outputs(TrainPanel<T>& panel, const BatchSums<T>& sums) {
+  const UpdateKernels<T>& kernels = update_kernels<T>(level_);
+  const std::int64_t n_models = static_cast<std::int64_t>(panel.models.size());
+  for (std::int64_t c = 0; c < n_models * n_outputs_; ++c) panel.count[c] = sums.count[c / n_outputs_];
+  // f(block, its state, its sums, its first lane)
+  auto each_block = [&](auto&& f) {
+    std::int64_t first = 0;
+    for (const TrainBlock<T>& block : panel.blocks) {
+      const BatchSums<T> own{sums.chunk != nullptr ? sums.chunk + first * p_ : nullptr,
+                             sums.chunk_intercept != nullptr ? sums.chunk_intercept + first : nullptr,
+                             sums.total != nullptr ? sums.total + first * p_ : nullptr,
+                             sums.total_intercept != nullptr ? sums.total_intercept + first : nullptr, panel.count.get() + first};
+      f(block, state_of(block), own, first);
+      first += block.lanes;
+    }
+  };
+  auto lanes_of = [&](std::uint64_t models, const TrainBlock<T>& block, std::int64_t first) {
+    std::uint64_t lanes = 0;
+    for (std::size_t l = 0; l < block.columns.size(); ++l)
+      lanes |= (models >> ((first + static_cast<std::int64_t>(l)) / n_outputs_) & 1) << l;
+    return lanes;
+  };
+  const double* factor = nullptr;
+  if (settings_.any_clip_norm) {
+    each_block([&](const TrainBlock<T>&, const PanelState<T>& state, const BatchSums<T>& own, std::int64_t first) {
+      kernels.norms(settings_, state, own, panel.squares.get() + first, panel.intercept_squares.get() + first);
+    });
+    clip_factors(panel.squares.get(), panel.intercept_squares.get(), panel.clip_norm.get(), n_models, n_outputs_, panel.squares.get());
+    factor = panel.squares.get();
+  }
+  std::uint64_t lost = 0;
+  each_block([&](const TrainBlock<T>& block, const PanelState<T>& state, const BatchSums<T>& own, std::int64_t first) {
+    const std::uint64_t lanes =
+        kernels.probe(settings_, state, own, lanes_of(panel.alive, block, first), factor != nullptr ? factor + first : nullptr);
+    for (std::size_t l = 0; l < block.columns.size(); ++l)
+      if (lanes >> l & 1) lost |= std::uint64_t{1} << ((first + static_cast<std::int64_t>(l)) / n_outputs_);
+  });
+  each_block([&](const TrainBlock<T>& block, const PanelState<T>& state, const BatchSums<T>& own, std::int64_t first) {
+    kernels.commit(settings_, state, own, lanes_of(panel.alive & ~lost, block, first), factor != nullptr ? factor + first : nullptr);
+  });
+  return lost;
 }
 
 // Ends a batch of a panel: `loss` and `weight` are the batch's sums for train_loss(), read only when it is tracked.
 template <class T>
 void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, std::int64_t epoch,
                         std::int64_t batch) {
-  const std::uint64_t lost = update_kernels<T>(level_).step(settings_, state_of(panel), sums, panel.alive);
+  const std::uint64_t lost = n_outputs_ > 1 ? step_outputs(panel, sums)
+                                            : update_kernels<T>(level_).step(settings_, state_of(panel.blocks[0]), sums, panel.alive);
   if (lost != 0) {
     for (std::size_t l = 0; l < panel.models.size(); ++l)
       if (lost >> l & 1) {
@@ -125,7 +196,7 @@ void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const do
     panel.alive &= ~lost;
   }
   if (!a_.track_train_loss) return;
-  for (int l = 0; l < panel.lanes; ++l)
+  for (std::size_t l = 0; l < panel.models.size(); ++l)
     if (panel.alive >> l & 1) {  // a batch that made its model diverge was not made
       panel.train_loss[l] += loss[l];
       panel.train_weight[l] += weight[l];
@@ -157,7 +228,7 @@ void TrainerOf<T>::walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, co
     order = make_permutation(n_, a_.seed, static_cast<std::uint32_t>(a_.first_epoch + epoch), kStreamBatches);
   const Permutation* shuffled = natural_order_ ? nullptr : &order;
   const double multiply_adds = 2.0 * static_cast<double>(std::min(n_, (b1 - b0) * a_.batch_size)) * static_cast<double>(p_) *
-                               static_cast<double>(n_alive);
+                               static_cast<double>(n_alive * n_outputs_);
   const int useful = static_cast<int>(std::min<double>(a_.n_threads, std::max(1.0, multiply_adds / kThreadWork)));
   // By chunk balances better where there are chunks enough to hand out; by panel needs no hand-over at all.
   const std::int64_t chunks = (std::min(a_.batch_size, n_) + kRowChunk - 1) / kRowChunk;
@@ -173,10 +244,11 @@ void TrainerOf<T>::walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, co
 // Threads worth having on one panel at a time: a batch is then four barriers, so each thread must have enough of it.
 template <class T>
 int TrainerOf<T>::tile_threads(std::int64_t chunks) const {
-  if (chunks > 1 || a_.n_threads <= static_cast<int>(panels_.size())) return 1;
+  if (n_outputs_ > 1 || chunks > 1 || a_.n_threads <= static_cast<int>(panels_.size())) return 1;
   // A narrow panel on one thread does about as much as eight threads on the vector it fills badly.
   for (const TrainPanel<T>& panel : panels_)
-    if (narrow_models(static_cast<std::int64_t>(panel.models.size()), panel.n_vectors, std::min(a_.batch_size, n_)) > 0 && a_.n_threads < 8)
+    if (narrow_models(static_cast<std::int64_t>(panel.models.size()), panel.blocks[0].n_vectors, std::min(a_.batch_size, n_)) > 0 &&
+        a_.n_threads < 8)
       return 1;
   const double work = 2.0 * static_cast<double>(std::min(a_.batch_size, n_)) * static_cast<double>(p_) *
                       static_cast<double>(panels_.front().lanes);
@@ -189,8 +261,7 @@ void TrainerOf<T>::walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_
                   const Poll& poll) {
   const GradientKernels<T>& kernels = gradient_kernels<T>(level_);
   const std::int64_t B = std::min(a_.batch_size, n_);
-  int widest = 0;
-  for (const TrainPanel<T>& panel : panels_) widest = std::max(widest, panel.lanes);
+  const WidestOf<T> widest = this->widest();
   // Everything that can fail is made here: a thread that threw between two barriers would leave the others waiting.
   std::vector<RowBuffer<T>> rows;
   std::vector<ChunkBuffer<T>> buffers;
@@ -199,8 +270,8 @@ void TrainerOf<T>::walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_
     buffers.emplace_back(p_, widest, t == 0);
   }
   ChunkBuffer<T>& result = buffers[0];
-  AlignedArray<T> z(B * widest);
-  AlignedArray<double> count(widest);
+  AlignedArray<T> z(B * widest.lanes);
+  AlignedArray<double> count(widest.lanes);
   Barrier barrier(n_threads);
   bool select = false, leave = false;  // written by thread 0 between two barriers
   run_team(n_threads, [&](int t) {
@@ -249,12 +320,11 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
   const std::int64_t window = one_chunk ? std::max<std::int64_t>(1, window_rows / std::min(B, n_)) : 1;
   run_team(static_cast<int>(groups.size()), [&](int thread) {
     const auto& group = groups[thread];
-    int widest = 0;
-    for (const TrainPanel<T>* panel : group) widest = std::max(widest, panel->lanes);
+    const WidestOf<T> widest = widest_of({group.begin(), group.end()});
     const std::int64_t capacity = one_chunk ? std::min(n_, window * std::min(B, n_)) : kRowChunk;
     RowBuffer<T> rows(capacity, staged_values(order, capacity));
     ChunkBuffer<T> chunk(p_, widest, true);
-    BatchTotals totals(one_chunk ? 0 : p_, widest);
+    BatchTotals totals(one_chunk ? 0 : p_, widest.lanes);
     bool any = false;
     if (one_chunk) {
       for (std::int64_t w0 = b0; w0 < b1; w0 += window) {
@@ -305,9 +375,8 @@ void TrainerOf<T>::walk_by_chunk(std::int64_t epoch, std::int64_t b0, std::int64
   const std::int64_t n_panels = static_cast<std::int64_t>(panels_.size());
   const std::int64_t per_batch = n_panels * chunks_full;
   const std::int64_t n_items = (b1 - b0) * per_batch;
-  int widest = 0;
-  for (const TrainPanel<T>& panel : panels_) widest = std::max(widest, panel.lanes);
-  BatchTotals totals(p_, widest);
+  const WidestOf<T> widest = this->widest();
+  BatchTotals totals(p_, widest.lanes);
   OrderedItems items;
   run_team(n_threads, [&](int) {
     RowBuffer<T> rows(kRowChunk, staged_values(order, kRowChunk));

@@ -29,12 +29,12 @@ class gradient:
         """The first (row, column), in row order, that is NaN or infinite; column 0 for one dimension."""
     @staticmethod
     def raw_prediction(X: _Array, W: _Array, intercept: _Array | None, out: _Array, n_threads: int) -> None:
-        """X (n, p) @ W (p, m) + intercept (m,) into out (n, m)."""
+        """X (n, p) @ W (p, m) + intercept (m,) into out (n, m). Several outputs are that many models here."""
     @staticmethod
     def loss_gradient(
         X: _Array,
         y: _Array,
-        W: _Array,
+        W: _Array | None,
         intercept: _Array | None,
         loss: str,
         mean: bool,
@@ -44,10 +44,12 @@ class gradient:
         split_of_model: _Int64 | None,
         sample_weight: _Array | None,
         loss_out: _Float64 | None,
-        grad_W: _Array,
+        grad_W: _Array | None,
         grad_intercept: _Array | None,
         n_threads: int,
-    ) -> None: ...
+        loss_epsilon: _Float64 | None = None,
+    ) -> None:
+        """For multinomial W and grad_W are (p, n_outputs, m), the intercepts (n_outputs, m); else (p, m) and (m,)."""
 
 class train:
     class Trainer:

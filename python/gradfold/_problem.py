@@ -221,6 +221,11 @@ def read(
     if n_rows < 2:
         raise ValueError("X: got 1 row, wanted at least two: nothing can be learned from one")
     target = _target.read(y, problem.loss, n_rows, problem.X.dtype, check_finite, n_threads)
+    if target.n_outputs > 1 or target.loss == "multinomial":
+        raise ValueError(
+            "y: got more than two labels (or asked for multinomial); fit does not train the multinomial loss yet, wanted "
+            "two labels; for regression pass loss='squared_error', or y as floats"
+        )
     if sample_weight is not None:
         weight = _check.per_row("sample_weight", sample_weight, n_rows, problem.X.dtype)
         problem.sample_weight = _check.weights("sample_weight", weight, n_threads, check_finite)

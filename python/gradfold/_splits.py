@@ -48,7 +48,8 @@ def read(folds: object, X: Any, y: Any, target: _target.Target, n_candidates: in
         if k > n_rows:
             raise ValueError(f"folds: got {k} splits of {n_rows} rows, wanted n_splits <= n_rows")
         if target.classes is not None:
-            labels = index._labels("y", (target.y > 0).astype(np.int8))
+            codes = target.y.astype(np.int16) if target.n_outputs > 1 else (target.y > 0).astype(np.int8)
+            labels = index._labels("y", codes)
             # A warning about a small class names it as the caller does. The frames above: stratified_kfold's own, this
             # one, _set_up, fit, the caller.
             labels = labels._replace(names=[target.classes.tolist()[name] for name in labels.names])

@@ -114,9 +114,9 @@ def survivors(order: Array, survived: Mask, n_left: int) -> Mask:
     order : ndarray of float64, shape (n_candidates,)
         Lower is better; NaN comes last, ties go to the lower index.
     """
-    key = np.where(np.isnan(order), np.inf, order)
-    places = np.lexsort((np.arange(len(key)), key, ~survived))
-    out = np.zeros(len(key), np.bool_)
+    nan = np.isnan(order)
+    places = np.lexsort((np.arange(len(order)), np.where(nan, 0.0, order), nan, ~survived))
+    out = np.zeros(len(order), np.bool_)
     out[places[:n_left]] = True
     return out & survived
 

@@ -29,6 +29,7 @@ def loss_gradient(
     folds: Folds | None = None,
     split_of_model: Array | None = None,
     sample_weight: Array | None = None,
+    loss_epsilon: float | Array = _loss.EPSILON,
     return_loss: bool = True,
     n_threads: int | None = None,
     out: Result | None = None,
@@ -41,12 +42,13 @@ def loss_gradient(
     X : ndarray of shape (n_rows, n_features)
         float32 or float64, C-contiguous. Its dtype T is the dtype of `y`, `W`, `intercept` and `sample_weight` too.
     y : ndarray of shape (n_rows,)
-        For "log_loss" in {0, 1} or {-1, 1}.
+        For losses of two classes in {0, 1} or {-1, 1}; for "multinomial" class codes 0 to n_outputs - 1.
     W : ndarray of shape (n_features, n_models) or (n_features, n_outputs, n_models)
-        Weights, C-contiguous. The losses of this version have one output.
+        Weights, C-contiguous. "multinomial" has 2 to 1,000 outputs, one for each class; every other loss has one.
     intercept : ndarray of shape (n_models,) or (n_outputs, n_models), optional
         Absent: no intercept, and no gradient of one.
-    loss : {"log_loss", "squared_error"}
+    loss : str
+        One of the names that `gradfold.loss.get` knows.
     reduction : {"mean", "sum"}
         "sum" is the sum over the training rows visited, weighted; "mean" divides it by the sum of their weights.
     rows : ndarray of int64, shape (n_positions,), optional
@@ -58,6 +60,9 @@ def loss_gradient(
         The split of each model. Default: m mod n_splits. Needs `folds`.
     sample_weight : ndarray of shape (n_rows,), optional
         At least 0. A row of weight 0 touches nothing.
+    loss_epsilon : float or ndarray of float64, shape (n_models,)
+        Huber's threshold, above 0, or the zone that the insensitive losses do not count, at least 0; for each model.
+        Other losses do not read it.
     return_loss : bool
         False leaves the loss out, which is faster.
     n_threads : int, optional
@@ -88,22 +93,27 @@ def loss_gradient(
     n_rows, n_features = X.shape
     dtype = X.dtype
     y = _check.kernel_array("y", y, dtype, (n_rows,))
-    if isinstance(W, np.ndarray) and W.ndim == 3:
-        W = _check.kernel_array("W", W, dtype, (n_features, 1, None))
+    name = _check.choice("loss", loss, _loss.NAMES)
+    several = name == "multinomial"
+    if several or (isinstance(W, np.ndarray) and W.ndim == 3):
+        W = _check.kernel_array("W", W, dtype, (n_features, None if several else 1, None))
     else:
         W = _check.kernel_array("W", W, dtype, (n_features, None))
     n_models = W.shape[-1]
+    n_outputs = W.shape[1] if several else 1
+    if several and not 2 <= n_outputs <= _target.MOST_CLASSES:
+        raise ValueError(f"W: got {n_outputs} outputs, wanted 2 to {_target.MOST_CLASSES}, one for each class")
     if n_models == 0:
         raise ValueError(f"W: got the empty shape {W.shape}, wanted at least one model")
     per_model = W.shape[1:]
     if intercept is not None:
         intercept = _check.kernel_array("intercept", intercept, dtype, per_model)
-    name = _check.choice("loss", loss, _loss.NAMES)
     mean = _check.choice("reduction", reduction, ("mean", "sum")) == "mean"
     if rows is not None:
         rows = _ids("rows", rows, None, n_rows, "n_rows")
     ids, conditions, split_of_model = _roles(folds, split_of_model, n_rows, n_models)
     threads = _check.threads(n_threads)
+    epsilon = _epsilon(loss_epsilon, name, n_models)
     check = _check.boolean("check_finite", check_finite)
     with_loss = _check.boolean("return_loss", return_loss)
     if sample_weight is not None:
@@ -111,19 +121,20 @@ def loss_gradient(
         _check.weights("sample_weight", sample_weight, threads, check)
     if check:
         _check.finite("X", X, threads)
-        _check.finite("W", W.reshape(n_features, n_models), threads)
+        _check.finite("W", W.reshape(n_features, -1), threads)
         if intercept is not None:
-            _check.finite("intercept", intercept.reshape(n_models), threads)
-        _target.check_domain(y, name, threads)
+            _check.finite("intercept", intercept.reshape(-1), threads)
+        _target.check_domain(y, name, threads, n_outputs)
 
     inputs = {"X": X, "y": y, "W": W, "intercept": intercept, "rows": rows, "sample_weight": sample_weight}
     inputs |= {"folds": ids, "split_of_model": split_of_model}
     loss_out, grad_W, grad_intercept = _outputs(out, with_loss, W, intercept, inputs)
+    one = None if several else (n_features, n_models)  # the shape that a kernel of one output wants
     _core.gradient.loss_gradient(
         X,
         y,
-        W.reshape(n_features, n_models),
-        None if intercept is None else intercept.reshape(n_models),
+        _shaped(W, one),
+        None if intercept is None else _shaped(intercept, one and one[1:]),
         name,
         mean,
         rows,
@@ -132,11 +143,33 @@ def loss_gradient(
         split_of_model,
         sample_weight,
         loss_out,
-        grad_W.reshape(n_features, n_models),
-        None if grad_intercept is None else grad_intercept.reshape(n_models),
+        _shaped(grad_W, one),
+        None if grad_intercept is None else _shaped(grad_intercept, one and one[1:]),
         threads,
+        epsilon,
     )
     return loss_out, grad_W, grad_intercept
+
+
+def _shaped(array: Array, shape: tuple[int, ...] | None) -> Array:
+    """The same memory in that shape, where one is given."""
+    return array if shape is None else array.reshape(shape)
+
+
+def _epsilon(value: object, loss: str, n_models: int) -> Array | None:
+    """`loss_epsilon` of each model, or None for a loss that has none."""
+    positive = loss == "huber"
+    wanted = "above 0" if positive else "at least 0"
+    if isinstance(value, np.ndarray) and value.ndim:
+        values = _check.kernel_array("loss_epsilon", value, np.float64, (n_models,))
+        bad = ~np.isfinite(values) | (values < 0) | ((values == 0) & positive)
+        if loss in _loss.WITH_EPSILON and bad.any():
+            at = int(bad.argmax())
+            raise ValueError(f"loss_epsilon: got {values[at]} for model {at}, wanted finite numbers {wanted}")
+    else:
+        number = _check.real("loss_epsilon", value, positive=positive)
+        values = np.full(n_models, number, np.float64)
+    return values if loss in _loss.WITH_EPSILON else None
 
 
 def _ids(argument: str, value: object, length: int | None, bound: int, bound_name: str) -> Array:

@@ -493,7 +493,8 @@ class _Fitter:
         m = run.best_candidate
         part = next(part for part in self.plan.parts if m in part.models)
         own = int(np.flatnonzero(part.models == m)[0])
-        self._fitted(run, part.trainer, own, int(run.epochs_trained[m, 0]), float(self.rates[m, 0]))
+        epochs = run.best_epoch if self._restores() else run.epochs_trained
+        self._fitted(run, part.trainer, own, int(epochs[m, 0]), float(self.rates[m, 0]))
 
     def _refit(self, run: Run) -> None:
         problem, control = self.problem, self.control
@@ -526,7 +527,8 @@ class _Fitter:
         )
         trained = _loop.train(plan, settings, watch, self.interrupt, (1, 1), run._refit_epochs())
         run.stop_reason = trained.status
-        self._fitted(run, plan.parts[0].trainer, 0, int(trained.best_epoch[0]), float(rates[0, 0]))
+        epochs = trained.best_epoch if self._restores() else trained.epochs_trained
+        self._fitted(run, plan.parts[0].trainer, 0, int(epochs[0]), float(rates[0, 0]))
         if run.best_diverged:
             trainer = plan.parts[0].trainer
             # The frames above: this one, run, fit, the caller.
@@ -536,6 +538,9 @@ class _Fitter:
                 RuntimeWarning,
                 stacklevel=4,
             )
+
+    def _restores(self) -> bool:
+        return self.control.stopping is not None and self.control.stopping.restore_best
 
     def _fitted(self, run: Run, trainer: Any, own: int, epochs: int, rate: float) -> None:
         """Take model `own` of a trainer as the one to use."""

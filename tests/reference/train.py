@@ -1,4 +1,4 @@
-"""The whole epoch loop, one model at a time, in float64.
+"""The whole epoch loop, one model at a time, in float64. Under the multinomial loss a model has (n_outputs, n_features) weights.
 
 Where the design leaves something open, this file chooses:
 
@@ -44,16 +44,24 @@ def moments(X, weight, trains):
     return mean, np.where(constant | (scale == 0), 1.0, scale)
 
 
-def held_out_loss(loss, y, z, weight, scores):
+def value_and_slope(loss, y, z, epsilon):
+    """Loss (n,) and derivative, of the shape of z, of raw predictions (n,) or (n, n_outputs)."""
+    if loss == "multinomial":
+        return point.multinomial(y, z)
+    return point.value(loss, y, z, epsilon), point.gradient(loss, y, z, epsilon)
+
+
+def held_out_loss(loss, y, z, weight, scores, epsilon):
     """Weighted mean loss over the rows that a model scores; NaN where they weigh nothing."""
     scores = scores & (weight > 0)
     if not scores.any():
         return np.nan
-    return weight[scores] @ point.value(loss, y[scores], z[scores]) / weight[scores].sum()
+    return weight[scores] @ value_and_slope(loss, y[scores], z[scores], epsilon)[0] / weight[scores].sum()
 
 
 def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedule, epochs, batch_size, order,
-              fit_intercept, standardize, coef_init, intercept_init, max_steps, hyper, held_out_weight, validation):
+              fit_intercept, standardize, coef_init, intercept_init, max_steps, hyper, held_out_weight, validation,
+              epsilon):
     """Train one model whose role of every row is ``role``; ``order(epoch)`` is the order in which rows are visited."""
     n, p = X.shape
     trains, scores = (role == TRAIN) & (weight > 0), role == SCORE
@@ -64,7 +72,7 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
     if standardize:  # a constant column is 0 when centred, and not the rounding of its mean
         Z[np.ix_(trains, np.ptp(X[trains], axis=0) == 0)] = 0.0
     w = coef_init * scale
-    b = intercept_init + mean @ coef_init if fit_intercept else 0.0
+    b = intercept_init + coef_init @ mean if fit_intercept else np.zeros(np.shape(intercept_init))
     model = update.Optimiser(
         w, b, solver=solver, schedule=schedule, learning_rate=learning_rate, l1=l1, l2=l2, hyper=hyper, epochs=epochs,
         epoch_steps=-(-n // batch_size), fit_intercept=fit_intercept,
@@ -85,39 +93,41 @@ def train_one(X, y, weight, role, *, loss, solver, l1, l2, learning_rate, schedu
             if not kept:
                 continue
             x = Z[kept]
-            z = x @ model.w + model.b
-            residual = weight[kept] * point.gradient(loss, y[kept], z)
+            values, slope = value_and_slope(loss, y[kept], x @ model.w.T + model.b, epsilon)
+            residual = (weight[kept] * slope.T).T
             q = 1 / (len(kept) * (S / N))
-            if not model.step(residual @ x * q, residual.sum() * q):
+            if not model.step(residual.T @ x * q, residual.sum(axis=0) * q):
                 diverged = (epoch, batch)
                 break
-            summed += weight[kept] @ point.value(loss, y[kept], z)
+            summed += weight[kept] @ values
             weighed += weight[kept].sum()
         if visited == max_steps:
             break
         w, b = model.average_w, model.average_b
         score_x, score_y, score_weight, score_rows = on
-        score = held_out_loss(loss, score_y, score_x @ w + b, score_weight, score_rows)
+        score = held_out_loss(loss, score_y, score_x @ w.T + b, score_weight, score_rows, epsilon)
         history.append(np.nan if diverged != (-1, -1) else score)
         train_losses.append(summed / weighed if weighed > 0 else np.nan)
     w, b = model.average_w, model.average_b
     coef = w / scale
-    return Trained(coef, b - mean @ coef, model.t, np.array(history), *diverged, np.array(train_losses))
+    return Trained(coef, b - coef @ mean, model.t, np.array(history), *diverged, np.array(train_losses))
 
 
 def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1, l2, learning_rate, schedule, epochs,
           batch_size, order=None, fit_intercept=True, standardize=False, coef_init=None, intercept_init=None,
-          max_steps=-1, hyper=None, held_out_weight=None, validation=None):
+          max_steps=-1, hyper=None, held_out_weight=None, validation=None, n_outputs=None, loss_epsilon=None):
     """Train every model; ``roles`` (m, n), the four hyper-parameters (m,) and those of the dict ``hyper``
     hold one entry per model.
 
     ``order(epoch)`` gives the rows in the order of the epoch; None is their natural order. ``max_steps`` stops every
     model after that many batches, updates or not. ``held_out_weight`` (n,) and ``validation`` (X, y, weight) are other
     weights and other rows for the held-out losses. ``train_loss`` of the result holds the weighted mean loss of the
-    rows that each epoch trained on, every batch at the weights before its update.
+    rows that each epoch trained on, every batch at the weights before its update. ``n_outputs`` is the number of
+    classes of the multinomial loss.
     """
     X, y = np.asarray(X, np.float64), np.asarray(y, np.float64)
     n, p = X.shape
+    outputs = () if n_outputs is None else (n_outputs,)
     weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, np.float64)
     with np.errstate(all="ignore"):  # divergence is a result here
         models = [
@@ -125,8 +135,9 @@ def train(X, y, *, roles, sample_weight=None, loss="log_loss", solver="sgd", l1,
                 X, y, weight, roles[k], loss=loss, solver=solver, l1=l1[k], l2=l2[k], learning_rate=learning_rate[k],
                 schedule=schedule[k], epochs=epochs, batch_size=batch_size,
                 order=order or (lambda epoch: np.arange(n)), fit_intercept=fit_intercept, standardize=standardize,
-                coef_init=np.zeros(p) if coef_init is None else np.asarray(coef_init[k], np.float64),
-                intercept_init=0.0 if intercept_init is None else float(intercept_init[k]), max_steps=max_steps,
+                coef_init=np.zeros((*outputs, p)) if coef_init is None else np.asarray(coef_init[k], np.float64),
+                intercept_init=np.zeros(outputs) if intercept_init is None else np.asarray(intercept_init[k], np.float64),
+                epsilon=0.1 if loss_epsilon is None else loss_epsilon[k], max_steps=max_steps,
                 hyper={name: values[k] for name, values in (hyper or {}).items()}, held_out_weight=held_out_weight,
                 validation=validation,
             )

@@ -92,11 +92,11 @@ class Solver:
 
 
 class Optimiser:
-    """One model's weights ``w`` (p,) and intercept ``b``, their averages, and the number ``t`` of its updates."""
+    """One model's weights ``w`` (p,) and intercept ``b``, or (n_outputs, p) and (n_outputs,), their averages, and the number ``t`` of its updates."""
 
     def __init__(self, w, b, *, solver, schedule, learning_rate, l1, l2, hyper, epochs, epoch_steps, fit_intercept):
         self.w, self.b, self.average_w, self.average_b, self.t = w, b, w, b, 0
-        self.of_features, self.of_intercept = Solver(solver, len(w), hyper), Solver(solver, 1, hyper)
+        self.of_features, self.of_intercept = Solver(solver, np.shape(w), hyper), Solver(solver, np.shape(b), hyper)
         self.schedule, self.base, self.l1, self.l2 = schedule, learning_rate, l1, l2
         self.hyper = hyper_of(solver, hyper)
         self.horizon, self.epoch_steps, self.fit_intercept = epochs * epoch_steps, epoch_steps, fit_intercept
@@ -104,10 +104,10 @@ class Optimiser:
     def step(self, g, g_b):
         """Step along the mean loss gradient, without penalties. False, and nothing changed, if that diverges."""
         h, now = self.hyper, copy.deepcopy(self)
-        g_b = g_b if self.fit_intercept else 0.0
-        if not (np.isfinite(g).all() and np.isfinite(g_b)):
+        g_b = g_b if self.fit_intercept else np.zeros(np.shape(self.b))
+        if not (np.isfinite(g).all() and np.isfinite(g_b).all()):
             return False
-        norm = math.sqrt(g @ g + g_b * g_b)
+        norm = math.sqrt((g * g).sum() + (g_b * g_b).sum())
         if norm > h["clip_norm"]:
             g, g_b = g * (h["clip_norm"] / norm), g_b * (h["clip_norm"] / norm)
         g, g_b = np.clip(g, -h["clip_value"], h["clip_value"]), np.clip(g_b, -h["clip_value"], h["clip_value"])
@@ -116,7 +116,7 @@ class Optimiser:
         )
         now.w = now.of_features.step(self.w, g + self.l2 * self.w, rate, self.l1, h["weight_decay"])
         if self.fit_intercept:
-            now.b = now.of_intercept.step(np.array([self.b]), np.array([g_b]), rate, 0.0)[0]
+            now.b = now.of_intercept.step(self.b, g_b, rate, 0.0)
         now.t += 1
         many = now.t - h["average"] + 1
         if h["average"] >= 1 and many > 1:
@@ -124,8 +124,8 @@ class Optimiser:
             now.average_b = self.average_b + (now.b - self.average_b) / many
         else:
             now.average_w, now.average_b = now.w, now.b
-        if not (np.isfinite(now.w).all() and np.isfinite(now.b) and now.of_features.finite() and now.of_intercept.finite()
-                and np.isfinite(now.average_w).all() and np.isfinite(now.average_b)):
+        if not (np.isfinite(now.w).all() and np.isfinite(now.b).all() and now.of_features.finite() and now.of_intercept.finite()
+                and np.isfinite(now.average_w).all() and np.isfinite(now.average_b).all()):
             return False
         self.__dict__ = now.__dict__
         return True
