@@ -18,7 +18,8 @@ constexpr int kSchedules = 7;
 
 // Hyper-parameters of a model beside learning rate, l1 and l2. plateau_factor is carried for whoever scales learning rates.
 enum class Hyper : int {
-  momentum, beta1, beta2, epsilon, rho, weight_decay, clip_norm, clip_value, average, power_t, decay, decay_epochs, warmup, plateau_factor, t0
+  momentum, beta1, beta2, epsilon, rho, weight_decay, clip_norm, clip_value, average, power_t, decay, decay_epochs, warmup, plateau_factor,
+  t0
 };
 constexpr int kHypers = 15;
 
