@@ -119,7 +119,8 @@ def test_scores_of_the_kernels_are_scikit_learns_scorers_on_the_same_weights():
     for labels, names in (
         ("two", ("accuracy", "balanced_accuracy", "f1", "f1_weighted", "roc_auc", "average_precision", "matthews_corrcoef")),
         ("three", ("accuracy", "balanced_accuracy", "f1_macro", "precision_micro", "recall_weighted", "roc_auc_ovr")),
-        ("numbers", ("r2", "neg_mean_squared_error", "neg_root_mean_squared_error", "neg_mean_absolute_error", "neg_median_absolute_error")),
+        ("numbers", (
+            "r2", "neg_mean_squared_error", "neg_root_mean_squared_error", "neg_mean_absolute_error", "neg_median_absolute_error")),
     ):
         X, y = data(labels, seed=1)
         kind = "SGDRegressor" if labels == "numbers" else "SGDClassifier"
@@ -267,7 +268,7 @@ def test_candidates_that_cannot_train_together():
     grid = {"loss": ["log_loss", "hinge"], "fit_intercept": [True, False], "max_iter": [2, 5], "average": [False, True]}
     assert_same(*search_both(pair(), X, y, grid, cv=3))
     mixed = edge.GridSearchCV(
-        edge.SGDClassifier(learning_rate="constant", random_state=0), {"batch_size": [1, 16], "solver": ["sgd", "adam"]}, cv=3
+        edge.SGDClassifier(learning_rate="constant", eta0=0.01, random_state=0), {"batch_size": [1, 16], "solver": ["sgd", "adam"]}, cv=3
     ).fit(X, y)
     assert (mixed.cv_results_["mean_test_score"] > 0.7).all()
 

@@ -69,7 +69,8 @@ def test_average_counts_updates(average, size, first):
         ({"learning_rate": "optimal", "alpha": 0.0}, "alpha: got 0"),
         ({"learning_rate": "optimal", "solver": "adam"}, "learning_rate: got 'optimal' with solver='adam'"),
         ({"penalty": "elasticnet", "l1_ratio": None}, "l1_ratio: got None"),
-        ({"learning_rate": "invscaling", "power_t": -0.5}, "power_t: got -0.5"),
+        ({"learning_rate": "invscaling", "eta0": 0.1, "power_t": -0.5}, "power_t: got -0.5"),
+        ({"learning_rate": "constant", "eta0": 0.0}, "eta0: got 0.0"),
     ],
 )
 def test_what_makes_no_sense(params, message):

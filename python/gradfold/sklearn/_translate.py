@@ -131,6 +131,9 @@ def spec(params: Mapping[str, Any], n_rows: int) -> Spec:
     strength = 0.0 if params["penalty"] is None else alpha
     l1, l2 = strength * float(ratio), strength * (1.0 - float(ratio))
 
+    if rule != "optimal" and not params["eta0"] > 0:
+        raise ValueError(f"eta0: got {params['eta0']} with learning_rate={rule!r}, wanted a number above 0")
+
     hyper: dict[str, float] = {}
     if params["loss"] in _STEEP_LOSSES:
         hyper["clip_value"] = _STEEPEST
