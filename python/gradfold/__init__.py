@@ -21,7 +21,7 @@ _LAZY = {
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
-_SUBMODULES = ("index", "loss", "gradient", "metrics", "diagnostics")
+_SUBMODULES = ("index", "loss", "gradient", "metrics", "diagnostics", "data")
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 

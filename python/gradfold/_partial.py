@@ -55,7 +55,7 @@ def partial_fit(
         weight = _check.per_row("sample_weight", sample_weight, len(data), dtype)
         weight = _check.weights("sample_weight", weight, threads, check_finite=True)
     if run.class_weight is not None:
-        codes = (target > 0).astype(np.int8) if len(run.class_weight) == 2 else target.astype(np.int32)
+        codes = target.astype(np.int32) if run.loss == "multinomial" else (target > 0).astype(np.int8)
         weight = _class_weight.applied(run.class_weight, codes, weight, dtype)
     if weight is not None and not (weight > 0).any():
         raise ValueError("sample_weight: got no row of a weight above 0, wanted at least one")
@@ -89,7 +89,7 @@ def partial_fit(
         )  # fmt: skip
         interrupt.advance(trainer, None)
     run.best_coef = np.array(trainer.coef()[0])
-    run.best_intercept = float(trainer.intercept()[0])
+    run.best_intercept = np.array(trainer.intercept()[0]) if problem.outputs else float(trainer.intercept()[0])
     run.best_steps = int(trainer.steps()[0]) + (run.best_steps if restarts else 0)
     run.best_epochs += int(trainer.epochs_done)
     run.best_diverged = bool(trainer.diverged_epoch[0] >= 0)

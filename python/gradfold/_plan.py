@@ -245,6 +245,8 @@ def make_trainer(
         extra["hyper"] = hyper
     if rows[0]["loss"] in USE_LOSS_EPSILON:
         extra["loss_epsilon"] = column("loss_epsilon")
+    if problem.target.n_outputs > 1:
+        extra["n_outputs"] = problem.target.n_outputs
     if own.held_out_weight is not None:
         extra["held_out_weight"] = own.held_out_weight
     if problem.validation is not None and scores:

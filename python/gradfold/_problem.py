@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,9 @@ class Problem:
     sample_weight: Array | None = None
     folds: Folds | None = None
     validation: Validation | None = None
-    coef_init: Array | None = None  # float64, (1, n_features) for all models or (n_models, n_features)
-    intercept_init: Array | None = None  # float64, (1,) or (n_models,)
+    # float64, (1, n_features) for all models or (n_models, n_features); of several outputs with an axis n_outputs in between
+    coef_init: Array | None = None
+    intercept_init: Array | None = None  # float64, (1,) or (n_models,), or (…, n_outputs)
     class_weight: str | Array | None = None
     filled: _missing.Filled | None = None  # only with missing="mean"
     _factors: dict[int, Array] = field(default_factory=dict)
@@ -72,6 +74,12 @@ class Problem:
         assert self.X is not None
         return self.X if self.filled is None else self.filled.X
 
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The axis of a model's outputs: () where it has one."""
+        n_outputs = 1 if self.target is None else self.target.n_outputs
+        return (n_outputs,) if n_outputs > 1 else ()
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read_start(self, coef_init: object, intercept_init: object, n_candidates: int, fit_intercept: bool) -> None:
@@ -81,10 +89,11 @@ class Problem:
         n_features = self.X.shape[1]
         n_models = n_candidates * max(1, self.n_splits)
         if coef_init is not None:
-            shapes: list[tuple[int, ...]] = [(n_features,), (n_models, n_features)]
-            self.coef_init = _array("coef_init", coef_init, shapes, dtype).reshape(-1, n_features)
+            own = (*self.outputs, n_features)
+            self.coef_init = _array("coef_init", coef_init, [own, (n_models, *own)], dtype).reshape(-1, *own)
         if intercept_init is not None:
-            self.intercept_init = _array("intercept_init", intercept_init, [(), (n_models,)], dtype).reshape(-1)
+            own = self.outputs
+            self.intercept_init = _array("intercept_init", intercept_init, [own, (n_models, *own)], dtype).reshape(-1, *own)
             if not fit_intercept and self.intercept_init.any():
                 raise ValueError(
                     f"intercept_init: got {_check.describe(intercept_init)} with fit_intercept=False, wanted None or 0"
@@ -170,7 +179,7 @@ class Problem:
         if self._codes is None:
             assert self.target is not None and self.target.classes is not None
             y = self.target.y
-            self._codes = (y > 0).astype(np.int8) if len(self.target.classes) == 2 else y.astype(np.int32)
+            self._codes = y.astype(np.int32) if self.target.n_outputs > 1 else (y > 0).astype(np.int8)
         return self._codes
 
     # -- starting weights -----------------------------------------------------------------------------------------------
@@ -178,7 +187,7 @@ class Problem:
     def start(self, rows: list[dict[str, Any]], models: Array, n_models: int) -> tuple[Array | None, Array | None]:
         """`coef_init` and `intercept_init` of some of `n_models` models, whose parameters are `rows`."""
         assert self.X is not None
-        shape = (len(models), self.X.shape[1])
+        shape = (len(models), *self.outputs, self.X.shape[1])
 
         def own(values: Array | None) -> Array | None:
             if values is None or len(values) not in (1, n_models):
@@ -188,7 +197,7 @@ class Problem:
         coef, intercept = own(self.coef_init), own(self.intercept_init)
         seeds = {(row["init_seed"], row["init_scale"]) for row in rows if row["init_seed"] is not None}
         if seeds:
-            draws = {key: _start.normal(shape[1], *key) for key in seeds}
+            draws = {key: _start.normal(math.prod(shape[1:]), *key).reshape(shape[1:]) for key in seeds}
             coef = np.zeros(shape) if coef is None else coef
             for m, row in enumerate(rows):
                 if row["init_seed"] is not None:

@@ -75,11 +75,12 @@ class Run:
         `fit`'s other settings, as used.
     metadata : dict
         Yours: whatever JSON holds. It is saved and loaded.
-    classes : ndarray of shape (2,) or None
-        The labels, the positive one last; None for a regression.
+    classes : ndarray of shape (n_classes,) or None
+        The labels in ascending order, of two the positive one last; None for a regression.
     coef : ndarray of shape (n_models, n_features)
-        In X's dtype and on X's own scale, also with `standardize=True`.
-    intercept : ndarray of shape (n_models,)
+        In X's dtype and on X's own scale, also with `standardize=True`. For loss="multinomial" (n_models, n_classes,
+        n_features), and the other arrays of weights and raw predictions have an axis of the classes too.
+    intercept : ndarray of shape (n_models,) or (n_models, n_classes)
     steps : ndarray of int64, shape (n_models,)
         The updates that each model has made.
     history : ndarray of float64, shape (n_epochs_done, n_candidates, n_splits)
@@ -107,9 +108,9 @@ class Run:
         Whether a model met a value that is not finite. It keeps its last finite weights.
     diverged_epoch, diverged_batch : ndarray of int64, shape (n_models,)
         Where it did, counted from 0; -1 where it did not.
-    best_coef : ndarray of shape (n_features,) or None
+    best_coef : ndarray of shape (n_features,) or (n_classes, n_features), or None
         The best candidate refitted on every row that some split trains or scores; None without a refit.
-    best_intercept : float or None
+    best_intercept : float, ndarray of shape (n_classes,), or None
     best_steps : int
         The updates of the refit, and of `partial_fit` since.
     best_epochs : int
@@ -144,7 +145,7 @@ class Run:
         diverged_epoch: Array,
         diverged_batch: Array,
         best_coef: Array | None = None,
-        best_intercept: float | None = None,
+        best_intercept: float | Array | None = None,
         best_steps: int = 0,
         best_diverged: bool = False,
         stop_reason: str,
@@ -226,7 +227,7 @@ class Run:
     @property
     def n_features(self) -> int:
         """The number of features of X."""
-        return int(self.coef.shape[1])
+        return int(self.coef.shape[-1])
 
     @property
     def diverged(self) -> Array:
@@ -331,7 +332,7 @@ class Run:
     # -- prediction with the refitted model ---------------------------------------------------------------------------
 
     def predict_raw(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
-        """The refitted model's raw prediction, X @ best_coef + best_intercept, shape (n_rows,).
+        """The refitted model's raw prediction, X @ best_coef.T + best_intercept, shape (n_rows,) or (n_rows, n_classes).
 
         X is checked as in `fit`: its features are counted, its values must be finite. Where `fit` filled missing cells, NaN
         is filled with `fill`. A float32 X is copied, with a
@@ -366,8 +367,9 @@ class Run:
         if self.fill is not None:
             data = np.ascontiguousarray(_missing.filled_rows(data, self.fill))
         _check.finite("X", data, threads)
-        weights = self.best_coef.astype(data.dtype)
-        return _raw(data, weights[None], np.array([self.best_intercept], data.dtype), threads)[:, 0]
+        weights = self.best_coef.astype(data.dtype).reshape(-1, self.n_features)
+        raw = _raw(data, weights, np.asarray(self.best_intercept, data.dtype).reshape(-1), threads)
+        return raw if self.best_coef.ndim == 2 else raw[:, 0]
 
     def predict(self, X: npt.ArrayLike, *, threshold: float | None = None, n_threads: int | None = None) -> Array:
         """The label of each row, or, for a regression, the prediction itself; shape (n_rows,).
@@ -383,13 +385,16 @@ class Run:
         ValueError
             A threshold for another kind of model, or one that is not finite; else as `predict_raw`.
         """
-        binary = self.classes is not None and len(self.classes) == 2
+        several = self.loss == "multinomial"
+        binary = self.classes is not None and not several
         if threshold is not None and not binary:
             raise ValueError(f"threshold: got {threshold!r} for loss={self.loss!r}, which has none; wanted None")
         limit = 0.0 if threshold is None else _threshold(threshold)
         raw = self._predict_raw(X, n_threads)
         if self.classes is None:
             return raw
+        if several:
+            return np.asarray(self.classes[raw.argmax(axis=1)])
         return np.asarray(self.classes[(raw > limit).astype(np.intp)])
 
     def partial_fit(
@@ -434,16 +439,18 @@ class Run:
         return self
 
     def predict_proba(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
-        """The probability of each class in the order of `classes`, shape (n_rows, 2); for log_loss only.
+        """The probability of each class in the order of `classes`, shape (n_rows, n_classes); for log_loss and multinomial.
 
         Raises
         ------
         RuntimeError
-            The run is a regression, or there is no refitted model.
+            The run used another loss, or there is no refitted model.
         """
-        if self.loss != "log_loss":
-            raise RuntimeError(f"predict_proba needs loss='log_loss'; this run used {self.loss!r}")
+        if self.loss not in ("log_loss", "multinomial"):
+            raise RuntimeError(f"predict_proba needs loss='log_loss' or 'multinomial'; this run used {self.loss!r}")
         raw = self._predict_raw(X, n_threads)
+        if self.loss == "multinomial":
+            return _loss.softmax(raw)
         return np.stack([_loss.expit(-raw), _loss.expit(raw)], axis=1)
 
     # -- held-out predictions and scores ------------------------------------------------------------------------------
@@ -459,7 +466,7 @@ class Run:
 
         Returns
         -------
-        ndarray of shape (n_models, n_rows)
+        ndarray of shape (n_models, n_rows) or (n_models, n_rows, n_classes)
             NaN where a model's split does not score a row.
 
         Raises
@@ -479,14 +486,17 @@ class Run:
             raise TypeError(f"models: got {_check.describe(models)}, wanted a list of integers")
         chosen = [_check.integer("models", m, 0, n_models - 1) for m in models]
         threads = _check.threads(n_threads)
-        out = np.full((len(chosen), len(X)), np.nan, X.dtype)
+        outputs = self.coef.shape[1:-1]
+        out = np.full((len(chosen), len(X), *outputs), np.nan, X.dtype)
         by_split: dict[int, list[int]] = {}
         for place, m in enumerate(chosen):
             by_split.setdefault(m % self.n_splits, []).append(place)
         for split, places in by_split.items():
             models_here = [chosen[place] for place in places]
             for rows in _row_chunks(folds.score_indices(split), X):
-                raw = _raw(self._rows(X, rows, split), self.coef[models_here], self.intercept[models_here], threads)
+                coef = self.coef[models_here].reshape(-1, self.n_features)
+                raw = _raw(self._rows(X, rows, split), coef, self.intercept[models_here].reshape(-1), threads)
+                raw = raw.reshape(len(rows), len(places), *outputs)
                 for column, place in enumerate(places):
                     out[place, rows] = raw[:, column]
         return out
@@ -778,7 +788,7 @@ def load(path: str | os.PathLike[str]) -> Run:
             version=meta["version"],
             folds_digest=meta["folds_digest"],
             best_coef=arrays.get("best_coef"),
-            best_intercept=None if best_intercept is None else float(best_intercept),
+            best_intercept=float(best_intercept) if best_intercept is not None and not best_intercept.ndim else best_intercept,
             classes=arrays.get("classes"),
             **models,
         )

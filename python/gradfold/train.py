@@ -125,8 +125,9 @@ def fit(
         is the refit.
     loss : str
         A name of `gradfold.loss`, or "auto", which reads y. Two distinct labels of any type are encoded (the larger is
-        positive) for "log_loss"; booleans, text and integers always count as labels, so whoever means a regression of
-        integers names its loss; floats outside {0, 1} and {-1, 1} mean "squared_error", which is ½ (y − z)².
+        positive) for "log_loss", 3 to 1,000 for "multinomial"; booleans, text and integers always count as labels, so
+        whoever means a regression of integers names its loss; floats outside {0, 1} and {-1, 1} mean "squared_error",
+        which is ½ (y − z)².
     loss_epsilon : float
         The threshold of "huber", and half the width of the insensitive zone of the epsilon_insensitive losses.
     solver : {"auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"}
@@ -168,10 +169,11 @@ def fit(
         Train on standardised features, with mean and scale from each split's own training rows; penalties act on the
         standardised weights, and the weights returned are on X's own scale. X is not copied.
     coef_init : array_like of shape (n_features,) or (n_models, n_features), optional
+        For "multinomial" (n_classes, n_features) or (n_models, n_classes, n_features).
         Where to start, on X's own scale. Default: 0. Weights for a single model serve every model and the refit; for
         two models or more, a row for each serves the models of the splits, and the refit starts from 0.
     intercept_init : float or array_like of shape (n_models,), optional
-        The same for the intercepts; without `fit_intercept` only 0 is possible.
+        The same for the intercepts, for "multinomial" (n_classes,) or (n_models, n_classes); without `fit_intercept` only 0 is possible.
     init_seed : int, optional
         Add normal draws of standard deviation `init_scale` to the starting weights, on X's own scale: the same ones for
         every split and the refit. ``grid(init_seed=[0, 1, 2])`` is a multi-start.
@@ -545,7 +547,7 @@ class _Fitter:
     def _fitted(self, run: Run, trainer: Any, own: int, epochs: int, rate: float) -> None:
         """Take model `own` of a trainer as the one to use."""
         run.best_coef = np.array(trainer.coef()[own])
-        run.best_intercept = float(trainer.intercept()[own])
+        run.best_intercept = np.array(trainer.intercept()[own]) if self.problem.outputs else float(trainer.intercept()[own])
         run.best_steps = int(trainer.steps()[own])
         run.best_diverged = bool(trainer.diverged_epoch[own] >= 0)
         run.best_epochs = epochs
@@ -572,12 +574,12 @@ class _Fitter:
             diverged_batch = plan.gather(lambda t: np.array(t.diverged_batch))
         else:
             n_features, kind = (0, np.dtype(np.float64)) if problem.X is None else (problem.X.shape[1], problem.X.dtype)
-            start = problem.coef_init if problem.coef_init is not None else np.zeros((1, n_features))
-            coef = np.zeros((0, n_features), kind)
-            if n_models:
-                coef = np.broadcast_to(start, (n_models, n_features)).astype(kind)
-            start = problem.intercept_init if problem.intercept_init is not None else np.zeros(1)
-            intercept = np.broadcast_to(start, (n_models,)).astype(kind) if n_models else np.zeros(0, kind)
+            outputs = problem.outputs
+            coef, intercept = np.zeros((n_models, *outputs, n_features), kind), np.zeros((n_models, *outputs), kind)
+            if n_models and problem.coef_init is not None:
+                coef[:] = problem.coef_init
+            if n_models and problem.intercept_init is not None:
+                intercept[:] = problem.intercept_init
             steps = np.zeros(n_models, np.int64)
             diverged_epoch, diverged_batch = np.full((2, n_models), -1, np.int64)
             codes = np.full(n_models, REASONS.index(reason), np.uint8)
