@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
+import threading
 import warnings
 
 import numpy as np
@@ -297,6 +300,18 @@ def test_one_class_and_overflow():
         edge.SGDClassifier().fit(X, np.zeros(len(X)))
     with pytest.raises(ValueError, match="under-/overflow occurred at epoch #1"):
         edge.SGDClassifier(learning_rate="constant", eta0=1e300, max_iter=2, tol=None).fit(1e200 * X, y)
+
+
+@pytest.mark.parametrize("tol", [None, 0.0])
+def test_ctrl_c_ends_a_fit(tol):
+    X, y = data("two", n=2000)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    model = edge.SGDClassifier(max_iter=10**8, tol=tol, n_iter_no_change=10**8, batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y)
+    timer.join()
+    assert not hasattr(model, "coef_")
 
 
 # What scikit-learn's own checks find, and why it must be so.

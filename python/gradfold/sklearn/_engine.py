@@ -22,6 +22,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_class_weight
 
 from gradfold import _check, _core, _splits, index
+from gradfold._interrupt import Interrupt
 from gradfold.candidates import SCHEDULES
 from gradfold.run import _raw
 from gradfold.sklearn._translate import Spec
@@ -355,7 +356,10 @@ class _Problem:
             n_threads=n_threads,
             **options,
         )
-        epochs = self._advance(trainer, models, watched)
+        with Interrupt() as interrupt:
+            epochs = self._advance(trainer, models, watched, interrupt)
+            if interrupt.pressed:
+                raise KeyboardInterrupt  # as scikit-learn; half a fit would pass for a whole one
         out = self._collect(trainer, models, epochs)
         if keep_state:
             # Without the place in the epochs and the held-out losses, so that other rows can follow.
@@ -372,13 +376,13 @@ class _Problem:
         positive = self.weight[rows][self.weight[rows] > 0]
         return math.fsum(positive.tolist()) / len(positive) if len(positive) else 1.0
 
-    def _advance(self, trainer: Any, models: list[Spec], watched: bool) -> Array:
+    def _advance(self, trainer: Any, models: list[Spec], watched: bool, interrupt: Interrupt) -> Array:
         """Train to each model's end; the epochs of each."""
         n_models = len(models)
         longest = np.array([spec.max_iter for spec in models])
         epochs = longest.copy()
         if not watched and (longest == longest[0]).all():
-            trainer.advance()
+            interrupt.advance(trainer, None)
             return epochs
         tol = np.array([-math.inf if spec.tol is None else spec.tol for spec in models])
         patience = np.array([spec.n_iter_no_change for spec in models])
@@ -389,7 +393,8 @@ class _Problem:
         live = np.ones(n_models, np.bool_)
         steps = -(-len(self.data.X) // self.shared["batch_size"])
         for epoch in range(1, int(longest.max()) + 1):
-            trainer.advance(max_steps=steps)
+            if interrupt.advance(trainer, None, steps) == "interrupted":
+                return epochs
             fell = live & (trainer.diverged_epoch >= 0)
             epochs[fell] = epoch
             live &= ~fell
