@@ -197,6 +197,7 @@ def with_everything(q, seed, *, schedule=None, average=None):
             "decay": rng.choice([0.5, 0.9, 1.0, 1.1], m),
             "decay_epochs": rng.choice([0.5, 1.0, 1.5, 10.0], m),
             "warmup": rng.choice([0.0, 0.0, 0.3, 2.0], m),
+            "t0": rng.choice([0.5, 1.0, 30.0], m),
         },
     )
 
@@ -527,6 +528,7 @@ BAD = {
     "decay_epochs": [0.0, -1.0, np.nan, np.inf],
     "warmup": [-1.0, np.nan, np.inf],
     "plateau_factor": [0.0, 1.0, -1.0, np.nan],
+    "t0": [0.0, -1.0, np.nan, np.inf],
 }
 
 
@@ -551,7 +553,7 @@ def test_other_bad_hyper_parameters():
     def trainer(hyper, **changes):
         return calls.trainer(calls.replace(q, hyper=hyper, **changes))
 
-    with pytest.raises(ValueError, match="^hyper: got 'moment', wanted 'momentum', 'beta1'.* or 'plateau_factor'$"):
+    with pytest.raises(ValueError, match="^hyper: got 'moment', wanted 'momentum', 'beta1'.* or 't0'$"):
         trainer({"moment": np.zeros(3)})
     with pytest.raises(TypeError, match="^hyper: got a key of type int"):
         trainer({3: np.zeros(3)})

@@ -78,7 +78,7 @@ template <class L>
     put(Schedule::cosine, D::mul(D::mul(base, D::set1(0.5)), D::add(one, cos<D>(angle))));
   }
   if (occurs(Schedule::inverse_scaling))
-    put(Schedule::inverse_scaling, D::div(base, power<D>(D::add(t, one), hyper(Hyper::power_t))));
+    put(Schedule::inverse_scaling, D::div(base, power<D>(D::add(t, hyper(Hyper::t0)), hyper(Hyper::power_t))));
   if (occurs(Schedule::exponential))
     put(Schedule::exponential, D::mul(base, power<D>(hyper(Hyper::decay), D::div(t, epoch_steps))));
   if (occurs(Schedule::step)) {

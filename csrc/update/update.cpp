@@ -42,6 +42,7 @@ constexpr HyperRule kHyperRules[] = {
     {"decay_epochs", 10, kPositive, positive},
     {"warmup", 0, kNotNegative, not_negative},
     {"plateau_factor", 0.2, "above 0 and below 1", [](double v) { return v > 0 && v < 1; }},
+    {"t0", 1, kPositive, positive},  // inverse_scaling: learning_rate / (updates + t0)^power_t
 };
 static_assert(std::size(kHyperRules) == kHypers);
 

@@ -18,9 +18,10 @@ constexpr int kSchedules = 7;
 
 // Hyper-parameters of a model beside learning rate, l1 and l2. plateau_factor is carried for whoever scales learning rates.
 enum class Hyper : int {
-  momentum, beta1, beta2, epsilon, rho, weight_decay, clip_norm, clip_value, average, power_t, decay, decay_epochs, warmup, plateau_factor
+  momentum, beta1, beta2, epsilon, rho, weight_decay, clip_norm, clip_value, average, power_t, decay, decay_epochs, warmup, plateau_factor,
+  t0
 };
-constexpr int kHypers = 14;
+constexpr int kHypers = 15;
 
 // "sgd" and so on; -1 for a name that is none.
 int solver_index(const std::string& name);

@@ -18,7 +18,7 @@ SCHEDULES = ["constant", "cosine", "inverse_scaling", "exponential", "step", "op
 HYPER = {
     "momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "rho": 0.99, "weight_decay": 0.01, "clip_norm": math.inf,
     "clip_value": math.inf, "average": 0, "power_t": 0.25, "decay": 0.9, "decay_epochs": 10.0, "warmup": 0.0,
-    "plateau_factor": 0.2,
+    "plateau_factor": 0.2, "t0": 1.0,
 }
 
 
@@ -35,7 +35,7 @@ def learning_rate(schedule, base, updates_made, horizon, *, epoch_steps=1, l2=0.
     elif schedule == "cosine":
         rate = base * (1 + math.cos(math.pi * min(t / horizon, 1))) / 2
     elif schedule == "inverse_scaling":
-        rate = base / (t + 1) ** hyper["power_t"]
+        rate = base / (t + hyper["t0"]) ** hyper["power_t"]
     elif schedule == "exponential":
         rate = base * hyper["decay"] ** (t / epoch_steps)
     elif schedule == "step":
