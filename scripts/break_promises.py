@@ -160,6 +160,27 @@ BREAKAGES = (
         "no_leak",
     ),
     Breakage(
+        "several outputs never select",
+        "5 no leak",
+        "a residual of 0 cannot add anything",
+        "csrc/gradient/outputs-inl.h",
+        (("if (!select) return gradient_block", "if (true || !select) return gradient_block"),),
+        "no_leak",
+    ),
+    Breakage(
+        "the softmax of held-out rows is masked by a product",
+        "5 no leak",
+        "times 0 is 0",
+        "csrc/gradient/outputs-inl.h",
+        (
+            (
+                "L::store(z + k * L::N, L::select(use, gradient, L::zero()));",
+                "L::store(z + k * L::N, L::mul(gradient, L::select(use, one, L::zero())));",
+            ),
+        ),
+        "no_leak",
+    ),
+    Breakage(
         "moments of all rows",
         "5 no leak",
         "standardising once for all splits is cheaper",
