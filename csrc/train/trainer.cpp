@@ -14,7 +14,8 @@ namespace gradfold {
 
 template <class T>
 TrainerOf<T>::TrainerOf(TrainArgs<T> args)
-    : a_(std::move(args)),
+    : saved_(std::move(args.state)),
+      a_(std::move(args)),
       n_models_(static_cast<std::int64_t>(a_.split_of_model.size())),
       n_outputs_(a_.n_outputs),
       n_columns_(n_models_ * n_outputs_),
@@ -22,8 +23,7 @@ TrainerOf<T>::TrainerOf(TrainArgs<T> args)
       n_(a_.X.n_rows),
       batches_((n_ + a_.batch_size - 1) / a_.batch_size),
       natural_order_(!a_.shuffle || a_.batch_size >= n_),
-      level_(current_level()),
-      saved_(a_.state) {
+      level_(current_level()) {
   settings_.solver = a_.solver;
   settings_.fit_intercept = a_.fit_intercept;
   settings_.any_l1 = std::any_of(a_.l1.begin(), a_.l1.end(), [](double v) { return v > 0; });

@@ -127,6 +127,7 @@ class TrainerOf final : public Trainer {
   void collect_train_loss();
   void spread_train_loss();
 
+  std::shared_ptr<const SavedState> saved_;  // until it is used; taken out of a_, so that it is freed then
   const TrainArgs<T> a_;
   const std::int64_t n_models_, n_outputs_, n_columns_, p_, n_, batches_;
   const bool natural_order_;
@@ -136,7 +137,6 @@ class TrainerOf final : public Trainer {
   SplitWeights weights_;
   std::vector<double> fraction_;  // per split: training rows among all rows
   SplitMoments moments_;
-  std::shared_ptr<const SavedState> saved_;
   bool averages_ = false;  // some model averages its weights
   bool prepared_ = false;
   bool abandoned_ = false;

@@ -93,9 +93,10 @@ class train:
             held-out losses, default `sample_weight`. `validation` (X, y, weight or None): every model is scored on all of
             these rows instead of its split's own. `moments` (mean, scale), each (n_splits, n_features): standardise with
             these; scale -1 marks a constant column. `state`: what `get_state` of a Trainer with the same arguments returned;
-            "position" and "history" may be left out, then the epochs begin anew. `n_outputs` is the number of classes of
-            multinomial; `coef_init` is then (n_models, n_outputs, n_features) and `intercept_init` (n_models, n_outputs), and so
-            are `coef` and `intercept`. `loss_epsilon` (n_models,), default 0.1."""
+            without "position" and "history" the epochs begin anew, without "finished" and "diverged_epoch" and
+            "diverged_batch" all models train again, without "train_loss" and "train_weight" those sums begin at 0.
+            `n_outputs` is the number of classes of multinomial; `coef_init` is then (n_models, n_outputs, n_features) and
+            `intercept_init` (n_models, n_outputs), and so are `coef` and `intercept`. `loss_epsilon` (n_models,), default 0.1."""
         def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
             """Train on: "done", "paused" (a limit was reached) or "interrupted" (`cancel`)."""
         def cancel(self) -> None:
@@ -122,13 +123,14 @@ class train:
         def restore(self, mask: npt.NDArray[np.bool_]) -> None:
             """Make these models what `snapshot` remembered; ValueError names a model that was never remembered."""
         def scale_learning_rate(self, factor: _Float64) -> None:
-            """Multiply each model's learning rate, whatever its schedule, from its next step on."""
+            """Multiply each model's learning rate, whatever its schedule, from its next step on; finished ones keep theirs."""
         def train_loss(self, reset: bool = True) -> _Float64:
             """(n_models,): weighted mean loss over the training rows visited since the last reset, each at the weights of its
             batch, without penalties; NaN where there is none. Needs `track_train_loss`."""
         def get_state(self) -> dict[str, _Array]:
-            """Copies of all that is needed to go on with the same bits; the first axis of each is the model. After an
-            interrupt in mid-epoch without "position" and "history", since each model is then at a batch of its own."""
+            """Copies of all that is needed to go on with the same bits; the first axis of each is the model. What models
+            carry is (n_models, height), the rest (n_models,), and "history" (n_models, epochs_done). After an interrupt in
+            mid-epoch without "position" and "history", since each model is then at a batch of its own."""
 
 # Their callers write their stubs as they need them.
 index: Any
