@@ -105,8 +105,8 @@ class TrainerOf final : public Trainer {
                           ChunkBuffer<T>& buffer) const;
   bool run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel, bool gradient,
                  ChunkBuffer<T>& buffer, bool* any) const;
-  void step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, std::int64_t epoch,
-            std::int64_t batch);
+  void step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, T* replaced,
+            std::int64_t epoch, std::int64_t batch);
   std::uint64_t step_outputs(TrainPanel<T>& panel, const BatchSums<T>& sums);
   void add_chunk(const TrainPanel<T>& panel, const ChunkBuffer<T>& chunk, BatchTotals& totals) const;
   void walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Poll& poll);

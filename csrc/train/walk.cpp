@@ -181,12 +181,13 @@ std::uint64_t TrainerOf<T>::step_outputs(TrainPanel<T>& panel, const BatchSums<T
   return lost;
 }
 
-// Ends a batch of a panel: `loss` and `weight` are the batch's sums for train_loss(), read only when it is tracked.
+// Ends a batch of a panel: `loss` and `weight` are the batch's sums for train_loss(), read only when it is tracked; `replaced` is memory of
+// this thread's.
 template <class T>
-void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, std::int64_t epoch,
-                        std::int64_t batch) {
+void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, T* replaced,
+                        std::int64_t epoch, std::int64_t batch) {
   const std::uint64_t lost = n_outputs_ > 1 ? step_outputs(panel, sums)
-                                            : update_kernels<T>(level_).step(settings_, state_of(panel.blocks[0]), sums, panel.alive);
+                                            : update_kernels<T>(level_).step(settings_, state_of(panel.blocks[0]), sums, panel.alive, replaced);
   if (lost != 0) {
     for (std::size_t l = 0; l < panel.models.size(); ++l)
       if (lost >> l & 1) {
@@ -301,7 +302,7 @@ void TrainerOf<T>::walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_
         if (t == 0) {
           for (int l = 0; l < panel.lanes; ++l) count[l] = static_cast<double>(result.count[l]);
           step(panel, {result.grad.get(), result.grad_intercept.get(), nullptr, nullptr, count.get()}, result.loss.get(),
-               result.weight_sum.get(), epoch, b);
+               result.weight_sum.get(), result.replaced.get(), epoch, b);
         }
         barrier.wait();
       }
@@ -339,7 +340,7 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
             if (!any) continue;
             for (int l = 0; l < panel->lanes; ++l) totals.count[l] = static_cast<double>(chunk.count[l]);
             step(*panel, {chunk.grad.get(), chunk.grad_intercept.get(), nullptr, nullptr, totals.count.get()}, chunk.loss.get(),
-                 chunk.weight_sum.get(), epoch, b);
+                 chunk.weight_sum.get(), chunk.replaced.get(), epoch, b);
           }
           if (cancelled()) return;
         }
@@ -359,7 +360,7 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
           if (any) add_chunk(*panel, chunk, totals);
         }
         step(*panel, {nullptr, nullptr, totals.grad.get(), totals.grad_intercept.get(), totals.count.get()}, totals.loss.get(),
-             totals.weight_sum.get(), epoch, b);
+             totals.weight_sum.get(), chunk.replaced.get(), epoch, b);
       }
     }
   }, poll);
@@ -403,7 +404,7 @@ void TrainerOf<T>::walk_by_chunk(std::int64_t epoch, std::int64_t b0, std::int64
         if (any) add_chunk(panel, chunk, totals);
         if (c + 1 == chunks_full && panel.alive != 0)
           step(panel, {nullptr, nullptr, totals.grad.get(), totals.grad_intercept.get(), totals.count.get()}, totals.loss.get(),
-               totals.weight_sum.get(), epoch, b);
+               totals.weight_sum.get(), chunk.replaced.get(), epoch, b);
       }
       items.done(item);
     }
