@@ -219,8 +219,8 @@ def _labels(*values: Any) -> Any:
     [
         (np.zeros(N - 1), {}, ValueError, r"y: got shape \(59,\), wanted \(60,\)"),
         (np.zeros((N, 1)), {}, ValueError, r"y: got shape \(60, 1\)"),
-        (_labels(0, 1, 2), {}, ValueError, "more than two labels .* loss='squared_error'"),
-        (_labels("a", "b", "c"), {}, ValueError, "more than two labels"),
+        (_labels("a", "b", "c"), {"loss": "log_loss"}, ValueError, "more than two labels"),
+        (_labels("a", "b", "c"), {"loss": "hinge"}, ValueError, "more than two labels"),
         (_labels(4), {}, ValueError, "the one label 4"),
         (_labels(0.0, 1.0, 2.0), {"loss": "log_loss"}, ValueError, "y: got 2.0 at row 2, wanted labels in"),
         (_labels(-1, 1, 0), {"loss": "log_loss"}, ValueError, "y: got 0.0 at row 2"),

@@ -277,12 +277,14 @@ def test_missing_cells_are_filled_split_by_split() -> None:
         np.testing.assert_array_equal(values, np.stack([own[name] for own in expected], axis=1))
 
 
-def test_the_training_data_is_needed() -> None:
-    """As fit leaves it with validation_data: the rows that the run holds are not those it was trained on."""
-    run = _fit(*_classification(100), epochs=1)
-    run._scored = object()
-    with pytest.raises(RuntimeError, match="^diagnose needs the training data; a run with validation_data"):
-        diagnose(run)
+def test_validation_data_is_not_training_data() -> None:
+    """The statistics are of the rows that were trained on, whoever scores them."""
+    X, y = _classification(300)
+    run = gf.fit(X[:200], y[:200], validation_data=(X[200:], y[200:]), epochs=3, batch_size=200)
+    rows = np.arange(300)
+    both = _fit(X, y, folds=[(rows[:200], rows[200:])], epochs=3, batch_size=300)
+    for name, values in diagnose(run).statistics.items():
+        np.testing.assert_allclose(values, diagnose(both).statistics[name], rtol=1e-9)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

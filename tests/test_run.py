@@ -520,7 +520,7 @@ def test_foreign_and_forged_files(run: gf.Run, tmp_path: Path) -> None:
     path, forged = tmp_path / "run.npz", tmp_path / "forged.npz"
     run.save(path)
     edits = {
-        b'"format_version": 1': b'"format_version": 9',
+        b'"format_version": 2': b'"format_version": 9',
         b'"format": "gradfold-run"': b'"format": "gradfold-rum"',
         b'"seed": 0': b'"soed": 0',
         b'"loss": "log_loss"': b'"loss": "log_lass"',

@@ -71,7 +71,9 @@ def test_reference_sgd_is_scikit_learns(loss):
     np.testing.assert_allclose(got.intercept[0], peer.intercept_[0], rtol=1e-10)
     assert got.steps[0] == 3 * rows.sum()
     ours = calls.train(
-        calls.replace(q, l1=np.zeros(1), l2=np.zeros(1), learning_rate=np.full(1, 0.05), schedule=["constant"]),
+        calls.replace(
+            q, l1=np.zeros(1), l2=np.zeros(1), learning_rate=np.full(1, 0.05), schedule=["constant"], loss_epsilon=None
+        ),
         epochs=3, batch_size=1, shuffle=False,
     )
     np.testing.assert_allclose(ours.coef[0], peer.coef_.ravel(), rtol=1e-10)

@@ -169,10 +169,12 @@ class BoundTrainer {
     return out;
   }
   std::int64_t epochs_done() const { return static_cast<std::int64_t>(resting().history().size()); }
-  py::array_t<double> history() const {
-    py::array_t<double> out({static_cast<py::ssize_t>(epochs_done()), static_cast<py::ssize_t>(n_models_)});
+  py::array_t<double> history(std::int64_t first) const {
+    if (first < 0 || first > epochs_done()) wrong_value("first", std::to_string(first), "0 to " + std::to_string(epochs_done()));
+    py::array_t<double> out({static_cast<py::ssize_t>(epochs_done() - first), static_cast<py::ssize_t>(n_models_)});
     double* to = out.mutable_data();
-    for (const auto& epoch : resting().history()) to = std::copy(epoch.begin(), epoch.end(), to);
+    const auto& epochs = resting().history();
+    for (auto epoch = epochs.begin() + first; epoch != epochs.end(); ++epoch) to = std::copy(epoch->begin(), epoch->end(), to);
     return out;
   }
   std::int64_t steps_per_epoch() const { return made().steps_per_epoch(); }
@@ -444,7 +446,7 @@ void register_train(py::module_& m) {
       .def("coef", &BoundTrainer::coef)
       .def("intercept", &BoundTrainer::intercept)
       .def("steps", &BoundTrainer::steps)
-      .def("history", &BoundTrainer::history)
+      .def("history", &BoundTrainer::history, "first"_a = 0)
       .def_property_readonly("epochs_done", &BoundTrainer::epochs_done)
       .def_property_readonly("steps_per_epoch", &BoundTrainer::steps_per_epoch)
       .def("alive", &BoundTrainer::alive)

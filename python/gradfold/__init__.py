@@ -16,10 +16,12 @@ _LAZY = {
     "log_uniform": "gradfold._sample",
     "choice": "gradfold._sample",
     "Candidates": "gradfold.candidates",
+    "ChoiceWarning": "gradfold._choose",
+    "Epoch": "gradfold._callbacks",
     "Run": "gradfold.run",
     "load": "gradfold.run",
 }
-_SUBMODULES = ("index", "loss", "gradient", "metrics", "diagnostics")
+_SUBMODULES = ("index", "loss", "gradient", "metrics", "diagnostics", "data")
 
 __all__ = ["__version__", *_LAZY, *_SUBMODULES]
 

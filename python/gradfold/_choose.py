@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+class ChoiceWarning(UserWarning):
+    """A choice among candidates that may not be what it seems: at the grid's edge, or among splits that are not alike."""
+
+
 # A larger value is a simpler model, everything else being equal.
 PENALTIES = ("l2", "l1", "weight_decay")
 
@@ -181,7 +185,7 @@ def fold_noise(run: Run, candidate: int) -> tuple[Array, Array, Array]:
         m = candidate * run.n_splits + split
         coef, intercept = run.coef[m].astype(np.float64), np.asarray(run.intercept[m], np.float64)
         with np.errstate(all="ignore"):  # of a diverged model
-            values = loss.loss(y[rows].astype(np.float64), X[rows].astype(np.float64) @ coef.T + intercept)
+            values = loss.loss(y[rows].astype(np.float64), run._rows(X, rows, split).astype(np.float64) @ coef.T + intercept)
         groups.append(values if np.isfinite(values).all() else np.empty(0))
     return standardized_ranks(groups)
 

@@ -86,12 +86,16 @@ class train:
             moments: tuple[_Float64, _Float64] | None = None,
             track_train_loss: bool = False,
             state: dict[str, _Array] | None = None,
+            n_outputs: int = 1,
+            loss_epsilon: _Float64 | None = None,
         ) -> None:
             """`first_epoch`: the permutation's epoch of the first epoch walked. `held_out_weight` (n_rows,): weights of the
             held-out losses, default `sample_weight`. `validation` (X, y, weight or None): every model is scored on all of
             these rows instead of its split's own. `moments` (mean, scale), each (n_splits, n_features): standardise with
             these; scale -1 marks a constant column. `state`: what `get_state` of a Trainer with the same arguments returned;
-            "position" and "history" may be left out, then the epochs begin anew."""
+            "position" and "history" may be left out, then the epochs begin anew. `n_outputs` is the number of classes of
+            multinomial; `coef_init` is then (n_models, n_outputs, n_features) and `intercept_init` (n_models, n_outputs), and so
+            are `coef` and `intercept`. `loss_epsilon` (n_models,), default 0.1."""
         def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
             """Train on: "done", "paused" (a limit was reached) or "interrupted" (`cancel`)."""
         def cancel(self) -> None:
@@ -99,7 +103,8 @@ class train:
         def coef(self) -> _Array: ...
         def intercept(self) -> _Array: ...
         def steps(self) -> _Int64: ...
-        def history(self) -> _Float64: ...
+        def history(self, first: int = 0) -> _Float64:
+            """(n_epochs_done - first, n_models): held-out losses after each epoch from `first` on."""
         @property
         def epochs_done(self) -> int: ...
         @property

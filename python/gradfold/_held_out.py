@@ -165,7 +165,7 @@ def _raw(run: Run, X: Array, rows: Array, models: Array, n_threads: int) -> Iter
     coef = run.coef[models].reshape(-1, X.shape[1])
     intercept = run.intercept[models].reshape(-1)
     for a, b in _chunks(run, len(rows)):
-        z = raw_prediction(X[rows[a:b]], coef, intercept, n_threads)
+        z = raw_prediction(run._rows(X, rows[a:b], int(models[0]) % run.n_splits), coef, intercept, n_threads)
         yield a, z.reshape(b - a, len(models), n_outputs).transpose(0, 2, 1)
 
 

@@ -45,14 +45,17 @@ class Interrupt:
         if self._installed:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def advance(self, trainer: Any, deadline: float | None) -> str:
-        """Train until the end, a Ctrl-C or the deadline (of `time.monotonic`): "done", "interrupted" or "paused"."""
+    def advance(self, trainer: Any, deadline: float | None, max_steps: int = -1) -> str:
+        """Train until the end, `max_steps` batches, a Ctrl-C or the deadline (of `time.monotonic`).
+
+        Returns "done", "interrupted" or, after `max_steps` or at the deadline, "paused".
+        """
         self._trainer = trainer
         try:
             if self.pressed:
                 return "interrupted"
             seconds = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
-            return str(trainer.advance(seconds=seconds))
+            return str(trainer.advance(max_steps=max_steps, seconds=seconds))
         finally:
             self._trainer = None
 

@@ -3,37 +3,138 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from gradfold import _check
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "inverse_scaling", "exponential", "step", "optimal", "adaptive")
+SOLVERS = ("auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 
 
-def _l1(value: object) -> float:
-    return _check.real("l1", value)
+def _not_negative(name: str) -> Callable[[object], float]:
+    return lambda value: _check.real(name, value)
 
 
-def _l2(value: object) -> float:
-    return _check.real("l2", value)
+def _positive(name: str) -> Callable[[object], float]:
+    return lambda value: _check.real(name, value, positive=True)
 
 
-def _learning_rate(value: object) -> float:
+def _below_one(name: str, *, positive: bool = False) -> Callable[[object], float]:
+    """At least 0, or above 0, and below 1."""
+
+    def check(value: object) -> float:
+        number = _check.real(name, value, positive=positive)
+        if number >= 1:
+            raise ValueError(f"{name}: got {value!r}, wanted a number below 1")
+        return number
+
+    return check
+
+
+def _limit(name: str) -> Callable[[object], float]:
+    """Above 0; infinity is no limit."""
+
+    def check(value: object) -> float:
+        if isinstance(value, (float, np.floating)) and value == math.inf:
+            return math.inf
+        return _check.real(name, value, positive=True)
+
+    return check
+
+
+def _choice(name: str, options: Sequence[str]) -> Callable[[object], str]:
+    return lambda value: _check.choice(name, value, options)
+
+
+def _loss_name(value: object) -> str:
+    from gradfold import loss
+
+    return _check.choice("loss", value, ("auto", *loss.NAMES))
+
+
+def _init_seed(value: object) -> int | None:
+    return None if value is None else _check.integer("init_seed", value, 0, 2**64 - 1)
+
+
+def _epsilon(value: object) -> float | None:
+    return None if value is None else _check.real("epsilon", value, positive=True)
+
+
+def _rate(value: object) -> float | str | None:
+    if value is None or (isinstance(value, str) and value == "auto"):
+        return value
+    if isinstance(value, str):
+        raise ValueError(f"learning_rate: got {value!r}, wanted a finite number above 0, 'auto' or None")
     return _check.real("learning_rate", value, positive=True)
-
-
-def _schedule(value: object) -> str:
-    return _check.choice("schedule", value, SCHEDULES)
 
 
 # What a candidate may set, and the check of one value of it. `fit` uses the same checks for its own keywords.
 PARAMETERS: dict[str, Callable[[object], Any]] = {
-    "l1": _l1,
-    "l2": _l2,
-    "learning_rate": _learning_rate,
-    "schedule": _schedule,
+    "l1": _not_negative("l1"),
+    "l2": _not_negative("l2"),
+    "learning_rate": _positive("learning_rate"),
+    "schedule": _choice("schedule", SCHEDULES),
+    "batch_size": lambda value: _check.integer("batch_size", value, 1, 2**63 - 1),
+    "solver": _choice("solver", SOLVERS),
+    "loss": _loss_name,
+    "loss_epsilon": _not_negative("loss_epsilon"),
+    "init_seed": _init_seed,
+    "init_scale": _not_negative("init_scale"),
+    "momentum": _below_one("momentum"),
+    "beta1": _below_one("beta1"),
+    "beta2": _below_one("beta2"),
+    "epsilon": _epsilon,
+    "rho": _below_one("rho"),
+    "weight_decay": _not_negative("weight_decay"),
+    "clip_norm": _limit("clip_norm"),
+    "clip_value": _limit("clip_value"),
+    "average": lambda value: _check.integer("average", value, 0, 2**53),
+    "power_t": _not_negative("power_t"),
+    "decay": _positive("decay"),
+    "decay_epochs": _positive("decay_epochs"),
+    "warmup": _not_negative("warmup"),
+    "plateau_factor": _below_one("plateau_factor", positive=True),
 }
+
+# The values of `fit`'s keywords that nobody gave.
+DEFAULTS: dict[str, Any] = {
+    "l1": 0.0,
+    "l2": 1e-4,
+    "learning_rate": None,
+    "schedule": "constant",
+    "batch_size": 256,
+    "solver": "auto",
+    "loss": "auto",
+    "loss_epsilon": 0.1,
+    "init_seed": None,
+    "init_scale": 0.01,
+    "momentum": 0.9,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": None,
+    "rho": 0.99,
+    "weight_decay": 0.01,
+    "clip_norm": math.inf,
+    "clip_value": math.inf,
+    "average": 0,
+    "power_t": 0.25,
+    "decay": 0.9,
+    "decay_epochs": 10.0,
+    "warmup": 0.0,
+    "plateau_factor": 0.2,
+}
+
+# Those that the optimiser takes by name, as numbers for each model.
+HYPER = tuple(list(DEFAULTS)[list(DEFAULTS).index("momentum") :])
+
+
+def keyword(name: str, value: object) -> Any:
+    """The value of `fit`'s keyword of that name, checked: as for a candidate, and None or "auto" for a learning rate."""
+    return _rate(value) if name == "learning_rate" else PARAMETERS[name](value)
 
 
 class Candidates(Sequence[dict[str, Any]]):
@@ -42,8 +143,9 @@ class Candidates(Sequence[dict[str, Any]]):
     Parameters
     ----------
     rows : iterable of mappings
-        Each maps parameter names to values: `l1`, `l2` (at least 0), `learning_rate` (above 0) and `schedule`
-        ("constant" or "cosine"). All rows name the same parameters.
+        Each maps parameter names to values: any of `PARAMETERS`, which are `l1`, `l2`, `learning_rate`, `schedule`,
+        `batch_size`, `solver`, `loss`, `loss_epsilon`, `init_seed`, `init_scale` and the optimiser's own, with the
+        meaning and the domain of `fit`'s keywords. All rows name the same parameters.
 
     Raises
     ------
@@ -118,7 +220,8 @@ def grid(**values: Iterable[Any]) -> Candidates:
     Parameters
     ----------
     **values : iterables
-        `l1=`, `l2=`, `learning_rate=`, `schedule=`: the values to combine. The last keyword varies fastest.
+        `l1=`, `l2=`, `learning_rate=`, … (any parameter of `Candidates`): the values to combine. The last keyword
+        varies fastest.
 
     Returns
     -------

@@ -147,8 +147,7 @@ def diagnose(run: Run, *, n_threads: int | None = None) -> Report:
     Raises
     ------
     RuntimeError
-        The run was loaded from a file, has no splits, or was scored on `validation_data`, in which case it does not hold
-        its training data.
+        The run was loaded from a file, or has no splits.
     """
     X, y, weight, folds = _training_data(run)
     threads = _check.threads(n_threads)
@@ -198,10 +197,6 @@ def _found(finding: str, statistic: Array) -> Array:
 
 def _training_data(run: Run) -> tuple[Array, Array, Array | None, Folds]:
     run._held_out()  # raises for a run without data or splits
-    if getattr(run, "_scored", None) is not None:
-        raise RuntimeError(
-            "diagnose needs the training data; a run with validation_data holds the validation rows only"
-        )
     assert run._data is not None and run._folds is not None
     return (*run._data, run._folds)
 

@@ -279,8 +279,7 @@ class Multinomial(Loss):
 
     def predict_proba(self, raw_prediction: npt.ArrayLike) -> Array:
         """The probability of each class, of the shape of `raw_prediction`, (n_rows, n_classes)."""
-        z = self._raw(raw_prediction)
-        return self._softmax(z)[0]
+        return softmax(self._raw(raw_prediction))
 
     def _raw(self, raw_prediction: npt.ArrayLike) -> Array:
         z = _check.plain_array("raw_prediction", raw_prediction, "shape (n_rows, n_classes)")
@@ -291,13 +290,6 @@ class Multinomial(Loss):
                 f"raw_prediction: got shape {z.shape}, wanted (n_rows, n_classes) with at least one row and two classes"
             )
         return z
-
-    def _softmax(self, z: Array) -> tuple[Array, Array]:
-        """Probabilities, and the log of the sum of exponentials."""
-        most = z.max(axis=1, keepdims=True)
-        e = np.exp(z - most)
-        total = e.sum(axis=1, keepdims=True)
-        return e / total, (np.log(total) + most)[:, 0]
 
     def _own_class(self, y: Array, z: Array) -> Array:
         """Where a raw prediction is that of its row's class, (n_rows, n_classes)."""
@@ -312,10 +304,10 @@ class Multinomial(Loss):
 
     def _gradient(self, y: Array, z: Array) -> Array:
         own = self._own_class(y, z)
-        return np.where(own.any(axis=1, keepdims=True), self._softmax(z)[0] - own, np.nan).astype(z.dtype)
+        return np.where(own.any(axis=1, keepdims=True), softmax(z) - own, np.nan).astype(z.dtype)
 
     def _hessian(self, y: Array, z: Array) -> Array:
-        p = self._softmax(z)[0]
+        p = softmax(z)
         return np.asarray(p * (1 - p))
 
 
@@ -323,6 +315,12 @@ def expit(z: Array) -> Array:
     """1 / (1 + exp(−z)) without overflow: the probability of the positive class from its log-odds."""
     e = np.exp(-np.abs(z))
     return np.asarray(np.where(z > 0, 1, e) / (1 + e), dtype=z.dtype)
+
+
+def softmax(z: Array) -> Array:
+    """exp(z_k) / Σ exp(z) over the last axis, without overflow: the probability of each class."""
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
 # y > 0 is the positive class of the first, y a number for the second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -10,21 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, _storage
+from gradfold import _check, _choose, _core, _missing, _partial, _plots, _storage, diagnostics
 from gradfold import _held_out as _scored
 from gradfold import loss as _loss
+from gradfold._stopping import REASONS
 from gradfold.candidates import Candidates
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from gradfold._problem import Validation
+    from gradfold.diagnostics import Report
     from gradfold.index import Folds
     from gradfold.metrics import Calibration
 
 Array = npt.NDArray[Any]
 
-_FORMAT, _FORMAT_VERSION = "gradfold-run", 1
+_FORMAT, _FORMAT_VERSION = "gradfold-run", 2
 # The arrays of a saved run; those that are None are left out of the file.
 _ARRAYS = (
     "coef",
@@ -37,7 +41,19 @@ _ARRAYS = (
     "best_coef",
     "best_intercept",
     "classes",
+    # since version 2
+    "best_epoch",
+    "epochs_trained",
+    "stop_codes",
+    "survived",
+    "learning_rate",
+    "train_history",
+    "split_scores",
+    "fill",
+    "class_weight",
 )
+_REQUIRED = 7  # so many of them are in every file
+_STATE = "state_"  # the optimiser's arrays, one member each
 
 # Rows whose raw predictions are held at once while scoring, in bytes of X.
 _GATHER_BYTES = 16 << 20
@@ -57,32 +73,58 @@ class Run:
         The loss and solver used, and why that solver.
     settings : dict
         `fit`'s other settings, as used.
-    classes : ndarray of shape (2,) or None
-        The labels, the positive one last; None for a regression.
+    metadata : dict
+        Yours: whatever JSON holds. It is saved and loaded.
+    classes : ndarray of shape (n_classes,) or None
+        The labels in ascending order, of two the positive one last; None for a regression.
     coef : ndarray of shape (n_models, n_features)
-        In X's dtype and on X's own scale, also with `standardize=True`.
-    intercept : ndarray of shape (n_models,)
+        In X's dtype and on X's own scale, also with `standardize=True`. For loss="multinomial" (n_models, n_classes,
+        n_features), and the other arrays of weights and raw predictions have an axis of the classes too.
+    intercept : ndarray of shape (n_models,) or (n_models, n_classes)
     steps : ndarray of int64, shape (n_models,)
         The updates that each model has made.
     history : ndarray of float64, shape (n_epochs_done, n_candidates, n_splits)
-        The held-out loss after each epoch that all models completed.
+        The held-out loss after each epoch that all models completed which still trained; NaN after a model has left.
+    train_history : ndarray of float64 of that shape, or None
+        The running training loss of each epoch, without penalties, where `fit` tracked it.
     held_out_loss : ndarray of float64, shape (n_candidates, n_splits)
-        The last of `history`; NaN for a model that diverged, or that scores no row, and where no epoch was completed.
+        That of the weights that are kept: after the last epoch, or, under early stopping, the best. NaN for a model that
+        diverged, or that scores no row, and where no epoch was completed.
+    epochs_trained : ndarray of int64, shape (n_candidates, n_splits)
+        Whole epochs that each model trained.
+    best_epoch : ndarray of int64, shape (n_candidates, n_splits)
+        Under early stopping the epoch, counted from 1, after which the monitored loss was lowest; else `epochs_trained`.
+    survived : ndarray of bool, shape (n_candidates,)
+        Which candidates halving left to the end. The best one is among them.
+    learning_rate : ndarray of float64, shape (n_candidates, n_splits)
+        What "auto" and `batch_scaling` made of it; NaN in files of older versions.
+    scoring : str or None
+        The score that ranks the candidates; None is the held-out loss.
+    split_scores : ndarray of float64, shape (n_candidates, n_splits), or None
+        That score, where one was asked for.
+    choose : str
+        "best" or "one_se".
     diverged : ndarray of bool, shape (n_models,)
         Whether a model met a value that is not finite. It keeps its last finite weights.
     diverged_epoch, diverged_batch : ndarray of int64, shape (n_models,)
         Where it did, counted from 0; -1 where it did not.
-    best_coef : ndarray of shape (n_features,) or None
+    best_coef : ndarray of shape (n_features,) or (n_classes, n_features), or None
         The best candidate refitted on every row that some split trains or scores; None without a refit.
-    best_intercept : float or None
+    best_intercept : float, ndarray of shape (n_classes,), or None
     best_steps : int
-        The updates of the refit.
+        The updates of the refit, and of `partial_fit` since.
+    best_epochs : int
+        Its epochs.
+    fill : ndarray of shape (n_features,) or None
+        What `predict` puts in the place of a NaN: the means of the columns over the refit's rows, with `missing="mean"`.
+    class_weight : ndarray of float64, shape (n_classes,), or None
+        The factors on the refit's sample weights.
     best_diverged : bool
         Whether the refit diverged.
     interrupted : bool
         Whether Ctrl-C or `max_seconds` ended the fit early.
     stop_reason : str
-        "done", "interrupted" or "max_seconds".
+        "done", "interrupted", "max_seconds" or "callback" (one ended the training).
     """
 
     def __init__(
@@ -102,16 +144,50 @@ class Run:
         held_out_loss: Array,
         diverged_epoch: Array,
         diverged_batch: Array,
-        best_coef: Array | None,
-        best_intercept: float | None,
-        best_steps: int,
-        best_diverged: bool,
+        best_coef: Array | None = None,
+        best_intercept: float | Array | None = None,
+        best_steps: int = 0,
+        best_diverged: bool = False,
         stop_reason: str,
         version: str,
         folds_digest: str | None = None,
         folds: Folds | None = None,
         data: tuple[Array, Array, Array | None] | None = None,
+        scored: Validation | None = None,
+        split_fill: Array | None = None,
+        best_epoch: Array | None = None,
+        epochs_trained: Array | None = None,
+        stop_codes: Array | None = None,
+        survived: Array | None = None,
+        learning_rate: Array | None = None,
+        train_history: Array | None = None,
+        scoring: str | None = None,
+        split_scores: Array | None = None,
+        choose: str = "best",
+        best_epochs: int = 0,
+        fill: Array | None = None,
+        class_weight: Array | None = None,
+        state: dict[str, Array] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        shape = held_out_loss.shape
+        done = np.where(diverged_epoch >= 0, diverged_epoch, len(history)).reshape(shape)  # of files of version 1
+        self.epochs_trained = done if epochs_trained is None else epochs_trained
+        self.best_epoch = self.epochs_trained.copy() if best_epoch is None else best_epoch
+        self.stop_codes = np.zeros(shape, np.uint8) if stop_codes is None else stop_codes
+        self.survived = np.ones(shape[0], np.bool_) if survived is None else survived
+        self.learning_rate = np.full(shape, np.nan) if learning_rate is None else learning_rate
+        self.train_history = train_history
+        self.scoring = scoring
+        self.split_scores = split_scores
+        self.choose = choose
+        self.best_epochs = best_epochs
+        self.fill = fill
+        self.class_weight = class_weight
+        self.metadata = {} if metadata is None else dict(metadata)
+        self._state = state
+        self._scored = scored
+        self._split_fill = split_fill
         self.candidates = candidates
         self.loss = loss
         self.solver = solver
@@ -151,7 +227,7 @@ class Run:
     @property
     def n_features(self) -> int:
         """The number of features of X."""
-        return int(self.coef.shape[1])
+        return int(self.coef.shape[-1])
 
     @property
     def diverged(self) -> Array:
@@ -161,11 +237,32 @@ class Run:
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C or `max_seconds` ended the fit early."""
-        return self.stop_reason != "done"
+        return self.stop_reason in ("interrupted", "max_seconds")
+
+    @property
+    def stop_reasons(self) -> npt.NDArray[np.str_]:
+        """Why each model's training ended, shape (n_candidates, n_splits).
+
+        "done" (after all epochs), "early_stopping", "halving", "callback", "diverged", "interrupted" or "max_seconds".
+        """
+        return np.array(REASONS)[self.stop_codes]
+
+    @property
+    def train_loss(self) -> Array | None:
+        """The running training loss of each model's last epoch, shape (n_candidates, n_splits); None if not tracked."""
+        if self.train_history is None:
+            return None
+        out = np.full(self.held_out_loss.shape, np.nan)
+        for epoch in self.train_history:
+            np.copyto(out, epoch, where=~np.isnan(epoch))
+        return out
 
     @property
     def params(self) -> list[dict[str, Any]]:
-        """Each candidate's l1, l2, learning_rate and schedule, those from `fit`'s keywords included."""
+        """Each candidate's l1, l2, learning_rate, schedule, what the grid sets, and whatever is not `fit`'s default.
+
+        The batch size, solver and loss that all candidates share are in `settings`, `solver` and `loss`.
+        """
         return [dict(row) for row in self._params]
 
     @property
@@ -177,17 +274,39 @@ class Run:
 
     @property
     def ranked(self) -> bool:
-        """Whether the mean held-out loss of some candidate is a number, so that there is a best one."""
-        return not np.isnan(self.mean_held_out_loss).all()
+        """Whether some candidate that can be the best one has a number to be ranked by."""
+        return not np.isnan(self._order()).all()
 
     @property
     def best_candidate(self) -> int:
-        """The candidate of the lowest mean held-out loss; NaN comes last, ties go to the lower index.
+        """The candidate of the lowest mean held-out loss, or of the highest mean score where `scoring` asked for one.
 
-        So it is 0 where none could be `ranked`.
+        NaN comes last, ties go to the lower index, and candidates that halving left out do not compete. With
+        `choose="one_se"` it is the simplest one within a standard error of that. It is 0 where none could be `ranked`.
         """
-        mean = self.mean_held_out_loss
-        return int(np.argmin(np.where(np.isnan(mean), np.inf, mean)))
+        order = self._order()
+        if self.choose == "one_se":
+            error = _choose.standard_error(self.held_out_loss if self.split_scores is None else self.split_scores)
+            return _choose.one_standard_error(order, error, self._params)
+        return int(np.argmin(np.where(np.isnan(order), np.inf, order)))
+
+    def _order(self) -> Array:
+        """What candidates are ranked by, (n_candidates,): lower is better, NaN does not compete."""
+        if self.split_scores is None or self.n_splits == 0:
+            order = self.mean_held_out_loss
+        else:
+            order = -self.split_scores.mean(axis=1)
+        return np.where(self.survived, order, np.nan)
+
+    def _refit_epochs(self) -> int | None:
+        """For how many epochs the best candidate is refitted: the rounded mean over its splits. None is all of them."""
+        if self.n_splits == 0:
+            return None
+        stopping = self.settings.get("early_stopping")
+        kept = self.best_epoch if stopping is not None and stopping["restore_best"] else self.epochs_trained
+        mine = kept[self.best_candidate][~self.diverged.reshape(kept.shape)[self.best_candidate]]
+        # Half an epoch is rounded up. Integers, so that no order of a sum matters.
+        return max(1, (2 * int(mine.sum()) + len(mine)) // (2 * len(mine))) if len(mine) else None
 
     @property
     def best_params(self) -> dict[str, Any]:
@@ -213,9 +332,10 @@ class Run:
     # -- prediction with the refitted model ---------------------------------------------------------------------------
 
     def predict_raw(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
-        """The refitted model's raw prediction, X @ best_coef + best_intercept, shape (n_rows,).
+        """The refitted model's raw prediction, X @ best_coef.T + best_intercept, shape (n_rows,) or (n_rows, n_classes).
 
-        X is checked as in `fit`: its features are counted, its values must be finite. A float32 X is copied, with a
+        X is checked as in `fit`: its features are counted, its values must be finite. Where `fit` filled missing cells, NaN
+        is filled with `fill`. A float32 X is copied, with a
         warning, for a float64 model; for a float64 X the weights of a float32 model are widened, which is exact.
 
         Raises
@@ -244,29 +364,93 @@ class Run:
         if copied:
             warnings.warn(f"predict copied {copied}", UserWarning, stacklevel=3)
         threads = _check.threads(n_threads)
+        if self.fill is not None:
+            data = np.ascontiguousarray(_missing.filled_rows(data, self.fill))
         _check.finite("X", data, threads)
-        weights = self.best_coef.astype(data.dtype)
-        return _raw(data, weights[None], np.array([self.best_intercept], data.dtype), threads)[:, 0]
+        weights = self.best_coef.astype(data.dtype).reshape(-1, self.n_features)
+        raw = _raw(data, weights, np.asarray(self.best_intercept, data.dtype).reshape(-1), threads)
+        return raw if self.best_coef.ndim == 2 else raw[:, 0]
 
-    def predict(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
-        """The label of each row, or, for a regression, the prediction itself; shape (n_rows,)."""
+    def predict(self, X: npt.ArrayLike, *, threshold: float | None = None, n_threads: int | None = None) -> Array:
+        """The label of each row, or, for a regression, the prediction itself; shape (n_rows,).
+
+        Parameters
+        ----------
+        threshold : float, optional
+            Of a binary classifier: the raw prediction above which a row gets the larger label, as `calibrate` finds it.
+            Default: 0.
+
+        Raises
+        ------
+        ValueError
+            A threshold for another kind of model, or one that is not finite; else as `predict_raw`.
+        """
+        several = self.loss == "multinomial"
+        binary = self.classes is not None and not several
+        if threshold is not None and not binary:
+            raise ValueError(f"threshold: got {threshold!r} for loss={self.loss!r}, which has none; wanted None")
+        limit = 0.0 if threshold is None else _threshold(threshold)
         raw = self._predict_raw(X, n_threads)
-        if self.loss != "log_loss":
+        if self.classes is None:
             return raw
-        assert self.classes is not None
-        return np.asarray(self.classes[(raw > 0).astype(np.intp)])
+        if several:
+            return np.asarray(self.classes[raw.argmax(axis=1)])
+        return np.asarray(self.classes[(raw > limit).astype(np.intp)])
 
-    def predict_proba(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
-        """The probability of each class in the order of `classes`, shape (n_rows, 2); for log_loss only.
+    def partial_fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None = None,
+        *,
+        epochs: int = 1,
+        n_threads: int | None = None,
+    ) -> Run:
+        """Go on training the refitted model on these rows, from where it is, and return the run itself.
+
+        Solver, penalties, batch size, learning rate and its schedule are those of the fit, with the optimiser's own state;
+        the schedules go on counting, except for "cosine", which begins anew with each call. Frozen are the moments of
+        `standardize`, the means in `fill` and the class weights. The models of the splits and their scores stay.
+
+        Parameters
+        ----------
+        X : array_like of shape (n_rows, n_features)
+            Converted to the model's dtype, without a warning.
+        y : array_like of shape (n_rows,)
+            Of labels only those that `fit` knew.
+        sample_weight : array_like of shape (n_rows,), optional
+        epochs : int
+            Each visits these rows once, in an order of its own.
+        n_threads : int, optional
 
         Raises
         ------
         RuntimeError
-            The run is a regression, or there is no refitted model.
+            There is no refitted model, it has diverged, or the file it comes from holds no optimiser state.
+        ValueError, TypeError
+            As `fit`; nothing has changed then.
+
+        Warns
+        -----
+        RuntimeWarning
+            The model diverged; it keeps its last finite weights.
         """
-        if self.loss != "log_loss":
-            raise RuntimeError(f"predict_proba needs loss='log_loss'; this run used {self.loss!r}")
+        _partial.partial_fit(self, X, y, sample_weight, epochs, n_threads, stacklevel=3)
+        return self
+
+    def predict_proba(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
+        """The probability of each class in the order of `classes`, shape (n_rows, n_classes); for log_loss and multinomial.
+
+        Raises
+        ------
+        RuntimeError
+            The run used another loss, or there is no refitted model.
+        """
+        if self.loss not in ("log_loss", "multinomial"):
+            raise RuntimeError(f"predict_proba needs loss='log_loss' or 'multinomial'; this run used {self.loss!r}")
         raw = self._predict_raw(X, n_threads)
+        if self.loss == "multinomial":
+            return _loss.softmax(raw)
         return np.stack([_loss.expit(-raw), _loss.expit(raw)], axis=1)
 
     # -- held-out predictions and scores ------------------------------------------------------------------------------
@@ -282,7 +466,7 @@ class Run:
 
         Returns
         -------
-        ndarray of shape (n_models, n_rows)
+        ndarray of shape (n_models, n_rows) or (n_models, n_rows, n_classes)
             NaN where a model's split does not score a row.
 
         Raises
@@ -302,14 +486,17 @@ class Run:
             raise TypeError(f"models: got {_check.describe(models)}, wanted a list of integers")
         chosen = [_check.integer("models", m, 0, n_models - 1) for m in models]
         threads = _check.threads(n_threads)
-        out = np.full((len(chosen), len(X)), np.nan, X.dtype)
+        outputs = self.coef.shape[1:-1]
+        out = np.full((len(chosen), len(X), *outputs), np.nan, X.dtype)
         by_split: dict[int, list[int]] = {}
         for place, m in enumerate(chosen):
             by_split.setdefault(m % self.n_splits, []).append(place)
         for split, places in by_split.items():
             models_here = [chosen[place] for place in places]
             for rows in _row_chunks(folds.score_indices(split), X):
-                raw = _raw(X[rows], self.coef[models_here], self.intercept[models_here], threads)
+                coef = self.coef[models_here].reshape(-1, self.n_features)
+                raw = _raw(self._rows(X, rows, split), coef, self.intercept[models_here].reshape(-1), threads)
+                raw = raw.reshape(len(rows), len(places), *outputs)
                 for column, place in enumerate(places):
                     out[place, rows] = raw[:, column]
         return out
@@ -395,13 +582,22 @@ class Run:
         """
         return _scored.calibrate(self, by=by, target=target, beta=beta, n_threads=n_threads)
 
-    def _held_out(self) -> tuple[Array, Array, Array | None, Folds]:
+    def _rows(self, X: Array, rows: Array, split: int) -> Array:
+        """Rows of X as the models of a split see them: missing cells are the means of its training rows."""
+        data = X[rows]
+        if self._split_fill is None:
+            return data
+        return np.ascontiguousarray(_missing.filled_rows(data, self._split_fill[split]))
+
+    def _held_out(self) -> tuple[Array, Array, Array | None, Folds | Validation]:
         if self._data is None:
             raise RuntimeError(
                 "held-out predictions need X, which this run does not hold (it was loaded, or interrupted early)"
             )
         if self._folds is None:
             raise RuntimeError("this run has no splits, so there are no held-out rows; pass folds to fit")
+        if self._scored is not None:
+            return self._scored.X, self._scored.y, self._scored.sample_weight, self._scored
         return (*self._data, self._folds)
 
     # -- tables, pictures, files --------------------------------------------------------------------------------------
@@ -411,7 +607,9 @@ class Run:
 
         Columns: the parameters, `mean` and `std` of the held-out loss over the splits (the population's standard
         deviation, as in scikit-learn's `cv_results_`), `rank` (1 is best, ties share the lower rank, NaN comes last),
-        `diverged` (how many of the candidate's models did), and `split0`, `split1`, … with each split's held-out loss.
+        `diverged` (how many of the candidate's models did), `epochs` (the mean of what its models trained), `survived`
+        where there was halving, `score` and its name where `scoring` ranks, `train_loss` where it was tracked, and
+        `split0`, `split1`, … with each split's held-out loss.
         """
         try:
             import pandas as pd
@@ -420,48 +618,57 @@ class Run:
         rows: list[dict[str, Any]] = self._params if self.candidates is None else list(self.candidates)
         columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
         mean = self.mean_held_out_loss
-        order = np.where(np.isnan(mean), np.inf, mean)
+        order = self._order()
+        order = np.where(np.isnan(order), np.inf, order)
         columns["mean"] = mean
         columns["std"] = self.held_out_loss.std(axis=1) if self.n_splits else np.full(len(rows), np.nan)
         columns["rank"] = [1 + int((order < value).sum()) for value in order]
         columns["diverged"] = self.diverged.reshape(len(rows), self.n_splits).sum(axis=1)
+        if self.n_splits and (self.epochs_trained != self.epochs_trained[0, 0]).any():
+            columns["epochs"] = self.epochs_trained.mean(axis=1)
+        if not self.survived.all():
+            columns["survived"] = self.survived
+        if self.split_scores is not None:
+            columns[str(self.scoring)] = self.split_scores.mean(axis=1)
+        if self.train_loss is not None:
+            columns["train_loss"] = self.train_loss.mean(axis=1)
         for split in range(self.n_splits):
             columns[f"split{split}"] = self.held_out_loss[:, split]
         return pd.DataFrame(columns)
 
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """The validation curve: mean held-out loss with a band of one standard deviation; needs matplotlib.
+    def plot(
+        self, ax: Axes | None = None, *, kind: str = "validation", candidates: Iterable[int] | int | None = None
+    ) -> Axes:
+        """Draw a picture of the run, and return the axes it is on; needs matplotlib.
 
-        The horizontal axis is the grid's parameter where it varies a single number, and the candidate's index
-        otherwise. Returns the axes it drew on.
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Default: a new figure.
+        kind : {"validation", "learning", "folds", "roc", "pr"}
+            The validation curve, losses by epoch, a box of the splits' losses for each candidate, or the held-out ROC or
+            precision-recall curves of a classifier.
+        candidates : int or iterable of int, optional
+            Which to draw. Default: as many of the best as the kind has room for.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An unknown kind, or a candidate out of range.
+        RuntimeError
+            The run has no splits; for "roc" and "pr", it is a regression or was loaded from a file.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError:
-            raise ImportError("plot needs matplotlib: pip install 'gradfold[cli]'") from None
-        if self.n_splits == 0:
-            raise RuntimeError("this run has no splits, so there is no validation curve")
-        if ax is None:
-            _, ax = plt.subplots(layout="constrained")
-        x, label = self._axis()
-        order = np.argsort(x, kind="stable")
-        mean, std = self.mean_held_out_loss[order], self.held_out_loss.std(axis=1)[order]
-        ax.plot(x[order], mean, marker="o", markersize=3)
-        ax.fill_between(x[order], mean - std, mean + std, alpha=0.2, linewidth=0)
-        if self.ranked:
-            ax.axvline(x[self.best_candidate], linestyle="--", linewidth=1, color="grey")
-        if (x > 0).all() and x.max() > 20 * x.min():
-            ax.set_xscale("log")
-        ax.set_xlabel(label)
-        ax.set_ylabel(f"held-out {self.loss}, mean ± std of {self.n_splits} splits")
-        return ax
+        return _plots.plot(self, kind, ax, candidates)
 
-    def _axis(self) -> tuple[Array, str]:
-        if self.candidates is not None:
-            varying = [n for n in self.candidates.names if len(set(self.candidates.column(n))) > 1]
-            if len(varying) == 1 and varying[0] != "schedule":
-                return np.array(self.candidates.column(varying[0]), np.float64), varying[0]
-        return np.arange(self.n_candidates, dtype=np.float64), "candidate"
+    def diagnose(self, *, n_threads: int | None = None) -> Report:
+        """Which models diverge, do not learn, learn by heart or learn too little; formulas in ``docs/diagnostics.md``.
+
+        Raises
+        ------
+        RuntimeError
+            The run was loaded from a file, or has no splits.
+        """
+        return diagnostics.diagnose(self, n_threads=n_threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the run to `path`, a `.npz` without pickles; `load` reads it back bit for bit.
@@ -475,17 +682,24 @@ class Run:
         OSError
             The file cannot be written.
         ValueError
-            `path` is there and no regular file, or the labels are objects that no plain array holds.
+            `path` is there and no regular file, the labels are objects that no plain array holds, or `metadata` holds
+            what JSON does not.
         TypeError
             `path` is no path.
         """
         target = _check.path("path", path)
+        try:
+            json.dumps(self.metadata, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"metadata: got what JSON cannot hold ({error})") from None
         arrays: dict[str, Array] = {}
         for name in _ARRAYS:
             value = getattr(self, name)
             if value is not None:
                 array = np.asarray(value, dtype=self.coef.dtype if name == "best_intercept" else None)
                 arrays[name] = _text(array) if array.dtype.kind == "O" else array
+        if self._state is not None:
+            arrays.update({f"{_STATE}{name}": self._state[name] for name in sorted(self._state)})
         meta = {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
@@ -495,8 +709,13 @@ class Run:
             "solver_reason": self.solver_reason,
             "settings": self.settings,
             "seed": self.settings.get("seed"),
-            "candidates": None if self.candidates is None else list(self.candidates),
-            "params": self._params,
+            "candidates": None if self.candidates is None else [_without_inf(row) for row in self.candidates],
+            "drawn": self.candidates is not None and self.candidates.drawn,
+            "params": [_without_inf(row) for row in self._params],
+            "scoring": self.scoring,
+            "choose": self.choose,
+            "best_epochs": self.best_epochs,
+            "metadata": self.metadata,
             "best_steps": self.best_steps,
             "best_diverged": self.best_diverged,
             "stop_reason": self.stop_reason,
@@ -519,6 +738,8 @@ class Run:
         elif self.n_splits:
             best = self.best_candidate
             text += f", best {self.best_params} with held-out loss {self.mean_held_out_loss[best]:.6g}"
+            if self.split_scores is not None:
+                text += f" and {self.scoring} {self.split_scores[best].mean():.6g}"
         if self.diverged.any():
             text += f", {int(self.diverged.sum())} diverged"
         if self.best_diverged:
@@ -542,10 +763,21 @@ def load(path: str | os.PathLike[str]) -> Run:
     arrays, meta = _storage.read(name, _FORMAT, _FORMAT_VERSION)
     try:
         best_intercept = arrays.get("best_intercept")
-        models: dict[str, Any] = {name: arrays[name] for name in _ARRAYS[:7]}
+        models: dict[str, Any] = {name: arrays[name] for name in _ARRAYS[:_REQUIRED]}
+        models.update({name: arrays.get(name) for name in _ARRAYS[_REQUIRED + 3 :]})
+        state = {name[len(_STATE) :]: array for name, array in arrays.items() if name.startswith(_STATE)}
+        candidates = None
+        if meta["candidates"] is not None:
+            candidates = Candidates(_with_inf(row) for row in meta["candidates"])
+            candidates.drawn = bool(meta.get("drawn", False))
         run = Run(
-            candidates=None if meta["candidates"] is None else Candidates(meta["candidates"]),
-            params=[dict(row) for row in meta["params"]],
+            candidates=candidates,
+            params=[_with_inf(row) for row in meta["params"]],
+            scoring=meta.get("scoring"),
+            choose=meta.get("choose", "best"),
+            best_epochs=int(meta.get("best_epochs", meta["settings"].get("epochs", 0))),
+            metadata=meta.get("metadata"),
+            state=state or None,
             loss=_check.choice("loss", meta["loss"], (*_loss.NAMES, "auto")),
             solver=meta["solver"],
             solver_reason=meta["solver_reason"],
@@ -556,7 +788,7 @@ def load(path: str | os.PathLike[str]) -> Run:
             version=meta["version"],
             folds_digest=meta["folds_digest"],
             best_coef=arrays.get("best_coef"),
-            best_intercept=None if best_intercept is None else float(best_intercept),
+            best_intercept=float(best_intercept) if best_intercept is not None and not best_intercept.ndim else best_intercept,
             classes=arrays.get("classes"),
             **models,
         )
@@ -579,6 +811,27 @@ def _row_chunks(rows: Array, X: Array) -> Iterable[Array]:
     step = max(1, _GATHER_BYTES // (X.shape[1] * X.itemsize))
     for a in range(0, len(rows), step):
         yield rows[a : a + step]
+
+
+def _threshold(value: object) -> float:
+    if isinstance(value, (bool, str, bytes)):
+        raise TypeError(f"threshold: got {_check.describe(value)}, wanted a finite number")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"threshold: got {_check.describe(value)}, wanted a finite number") from None
+    if not np.isfinite(number):
+        raise ValueError(f"threshold: got {value!r}, wanted a finite number")
+    return number
+
+
+def _without_inf(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity, which is the limit of no limit (`clip_norm`)."""
+    return {name: "inf" if isinstance(value, float) and value == np.inf else value for name, value in row.items()}
+
+
+def _with_inf(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: np.inf if isinstance(value, str) and value == "inf" else value for name, value in row.items()}
 
 
 def _text(labels: Array) -> Array:

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import gradfold
-from gradfold import _check, _core, _splits, _target
-from gradfold import loss as _loss
+from gradfold import (
+    _callbacks,
+    _check,
+    _choose,
+    _held_out,
+    _learning_rate,
+    _loop,
+    _missing,
+    _partial,
+    _plan,
+    _problem,
+    metrics,
+)
+from gradfold import candidates as _candidates
 from gradfold._interrupt import Interrupt, Interrupted
-from gradfold.candidates import PARAMETERS, SCHEDULES, Candidates
+from gradfold._loop import Trained, Watch
+from gradfold._plan import Plan, Settings
+from gradfold._problem import REFIT, Problem
+from gradfold._stopping import REASONS, EarlyStopping, Halving
+from gradfold.candidates import DEFAULTS, Candidates
 from gradfold.run import Run
-
-if TYPE_CHECKING:
-    from gradfold.index import Folds
 
 Array = npt.NDArray[Any]
 
-SOLVERS = ("auto", "sgd", "adam")
-LEARNING_RATES = {"sgd": 0.1, "adam": 0.01}  # of `learning_rate=None`
-
 _REMEDY = "lower learning_rate, or use standardize=True"
+# Beyond so many splits a test of their noise would cost more than it tells.
+_NOISE_SPLITS = 200
 
 
 def fit(
@@ -35,21 +47,49 @@ def fit(
     candidates: Candidates | Iterable[Mapping[str, Any]] | None = None,
     *,
     folds: Any = None,
+    validation_data: Any = None,
     loss: str = "auto",
+    loss_epsilon: float = 0.1,
     solver: str = "auto",
     l1: float = 0.0,
     l2: float = 1e-4,
-    learning_rate: float | None = None,
+    learning_rate: float | str | None = None,
     schedule: str = "constant",
     epochs: int = 10,
     batch_size: int = 256,
+    batch_scaling: str | None = None,
     shuffle: bool = True,
     seed: int = 0,
     fit_intercept: bool = True,
     sample_weight: npt.ArrayLike | None = None,
+    class_weight: str | Mapping[Any, float] | None = None,
+    missing: str = "error",
     standardize: bool = False,
     coef_init: npt.ArrayLike | None = None,
     intercept_init: npt.ArrayLike | None = None,
+    init_seed: int | None = None,
+    init_scale: float = 0.01,
+    momentum: float = 0.9,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float | None = None,
+    rho: float = 0.99,
+    weight_decay: float = 0.01,
+    clip_norm: float = np.inf,
+    clip_value: float = np.inf,
+    average: int = 0,
+    power_t: float = 0.25,
+    decay: float = 0.9,
+    decay_epochs: float = 10,
+    warmup: float = 0,
+    plateau_factor: float = 0.2,
+    early_stopping: bool | Mapping[str, Any] | None = None,
+    halving: bool | Mapping[str, Any] | None = None,
+    track_train_loss: bool = False,
+    callbacks: Any = None,
+    progress: bool | None = None,
+    scoring: str | None = None,
+    choose: str = "best",
     refit: bool = True,
     max_seconds: float | None = None,
     device: str | None = None,
@@ -65,32 +105,51 @@ def fit(
     Parameters
     ----------
     X : array_like of shape (n_rows, n_features)
-        float32 and float64 in C order are used where they lie. All else is copied, with one warning that names it.
-        Sparse matrices and float16 raise, because their kernels do not exist yet.
+        At least two rows. float32 and float64 in C order are used where they lie. All else is copied, with one warning
+        that names it. Sparse matrices and float16 raise, because their kernels do not exist yet.
     y : array_like of shape (n_rows,)
-        Targets or labels; converted to X's dtype.
+        Targets or labels; converted to X's dtype. Labels that are all the same raise; a constant target of a regression
+        warns.
     candidates : Candidates or iterable of mappings, optional
-        What varies, from `grid`: any of l1, l2, learning_rate, schedule. They override the keywords of the same name.
-        Default: one candidate made of the keywords.
+        What varies, from `grid` or `sample`: any of l1, l2, learning_rate, schedule, batch_size, solver, loss,
+        loss_epsilon, init_seed, init_scale, and momentum to plateau_factor below. They override the keywords of the
+        same name. Default: one candidate made of the keywords. Candidates that differ in batch_size, solver or loss
+        train in parts, an epoch of each in turn. Losses that differ must all be of classifiers or all of regressions,
+        and need `scoring`.
     folds : Folds, int, iterable of (train, test) index arrays, splitter, or None
         The splits. An int k is k-fold, stratified for labels, shuffled by `seed`. A splitter is any object with
         `split(X, y)`, scikit-learn's for example. None is 5-fold where there is something to choose (two candidates
         or more), and otherwise no split at all: only the refit is trained.
-    loss : {"auto", "log_loss", "squared_error"}
-        "auto" reads y. Two distinct labels of any type are encoded (the larger is positive) for "log_loss"; booleans,
-        text and integers always count as labels, so integers with more than two values are an error that says how
-        to ask for a regression; floats outside {0, 1} and {-1, 1} mean "squared_error", which is ½ (y − z)².
-    solver : {"auto", "sgd", "adam"}
-        "auto" is adam in this version; `Run.solver_reason` says why.
+    validation_data : (X, y) or (X, y, sample_weight), optional
+        Instead of `folds`: one split, which trains on all of X and is scored on these rows. The best of these models
+        is the refit.
+    loss : str
+        A name of `gradfold.loss`, or "auto", which reads y. Two distinct labels of any type are encoded (the larger is
+        positive) for "log_loss", 3 to 1,000 for "multinomial"; booleans, text and integers always count as labels, so
+        whoever means a regression of integers names its loss; floats outside {0, 1} and {-1, 1} mean "squared_error",
+        which is ½ (y − z)².
+    loss_epsilon : float
+        The threshold of "huber", and half the width of the insensitive zone of the epsilon_insensitive losses.
+    solver : {"auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"}
+        torch.optim's formulas. "auto" is adam; `Run.solver_reason` says why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
-    learning_rate : float, optional
-        Above 0. Default: 0.1 for sgd, 0.01 for adam.
-    schedule : {"constant", "cosine"}
-        "cosine" lowers the learning rate to 0 over all epochs.
+    learning_rate : float or "auto", optional
+        Above 0. Default: 0.1 for sgd and adagrad, 0.01 for the others. "auto" is a range test on each split's own
+        training rows: every rate of a grid trains for a few batches, and half of the lowest that is nearly as good as
+        the best is taken; `Run.learning_rate` says which.
+    schedule : {"constant", "cosine", "inverse_scaling", "exponential", "step", "optimal", "adaptive"}
+        With t the model's own updates so far and s the steps of an epoch: "cosine" lowers the rate to 0 over all epochs;
+        "inverse_scaling" is lr / (t + 1)^power_t; "exponential" is lr · decay^(t / s); "step" is
+        lr · decay^⌊t / (s · decay_epochs)⌋; "optimal" is scikit-learn's 1 / (l2 · (t0 + t)), whatever `learning_rate`;
+        "adaptive" multiplies the rate by `plateau_factor` whenever the monitored loss has not improved for `patience`
+        epochs (those of `early_stopping`, or else the training loss and 5), down to 1e-6.
     epochs, batch_size : int
         An epoch visits every row once, in batches of `batch_size` rows: ⌈n_rows / batch_size⌉ steps. Under k-fold a
         model trains on about (k − 1)/k of each batch.
+    batch_scaling : {None, "linear", "sqrt"}
+        For candidates with their own batch_size B: multiply the learning rate by B / batch_size, or by its square root,
+        with this keyword's `batch_size`. A rate that "auto" found is not scaled: it was found with B.
     shuffle : bool
         Whether each epoch has its own order. It is computed on the fly from `seed`; nothing is stored.
     seed : int
@@ -98,14 +157,63 @@ def fit(
     fit_intercept : bool
     sample_weight : array_like of shape (n_rows,), optional
         At least 0; converted to X's dtype. A row of weight 0 is no training row.
+    class_weight : "balanced" or mapping from labels to factors, optional
+        Multiplies the training weights, and nothing else: held-out losses and scores keep `sample_weight`. "balanced" is
+        scikit-learn's Σw / (k · Σw of the class), from each split's own training rows. Labels that a mapping leaves out
+        have the factor 1.
+    missing : {"error", "mean"}
+        What a NaN in X is. "mean" counts it as the mean of its column, weighted by `sample_weight`, over each split's own
+        training rows. It takes a copy of X, made only where something is missing; splits then train one after another
+        within an epoch. `Run.fill` are the refit's means, which `predict` uses.
     standardize : bool
         Train on standardised features, with mean and scale from each split's own training rows; penalties act on the
         standardised weights, and the weights returned are on X's own scale. X is not copied.
     coef_init : array_like of shape (n_features,) or (n_models, n_features), optional
+        For "multinomial" (n_classes, n_features) or (n_models, n_classes, n_features).
         Where to start, on X's own scale. Default: 0. Weights for a single model serve every model and the refit; for
         two models or more, a row for each serves the models of the splits, and the refit starts from 0.
     intercept_init : float or array_like of shape (n_models,), optional
-        The same for the intercepts; without `fit_intercept` only 0 is possible.
+        The same for the intercepts, for "multinomial" (n_classes,) or (n_models, n_classes); without `fit_intercept` only 0 is possible.
+    init_seed : int, optional
+        Add normal draws of standard deviation `init_scale` to the starting weights, on X's own scale: the same ones for
+        every split and the refit. ``grid(init_seed=[0, 1, 2])`` is a multi-start.
+    init_scale : float
+    momentum, beta1, beta2, epsilon, rho, weight_decay : float
+        Of the solvers, with torch.optim's meaning and defaults: momentum and nesterov; adam and adamw; epsilon 1e-8, for
+        adagrad 1e-10; rho of rmsprop (torch's alpha); weight_decay of adamw only, apart from l2.
+    clip_norm, clip_value : float
+        Limits of the mean loss gradient before the penalty: of its 2-norm, intercept included, then of each component.
+    average : int
+        From a model's own update number `average` ≥ 1 on, its weights are the mean over the updates. 0: no average.
+    power_t, decay, decay_epochs, plateau_factor : float
+        Of the schedules.
+    warmup : float
+        Epochs over which the learning rate rises linearly, whatever the schedule.
+    early_stopping : bool or dict, optional
+        ``dict(patience=5, tolerance=1e-4, monitor="auto", restore_best=True)`` or some of these; True is the defaults. A
+        model stops when its monitored loss has not fallen below the lowest by more than `tolerance` for `patience`
+        epochs; NaN is no improvement. `monitor` is "held_out", "train" (the running loss of the epoch) or "auto":
+        held-out losses where there are splits, else the training loss. `restore_best` goes back to the weights of the
+        lowest monitored loss, also at the end; `held_out_loss` is theirs. Each model stops by its own losses, so that it
+        does not depend on the others. The refit trains for the mean of the best candidate's epochs, rounded, under the
+        schedule of all `epochs`. Held-out losses of models that stopped by them are optimistic: rows that chose the
+        epoch also judge it. Nested splits, or a test set, do not share that.
+    halving : bool or dict, optional
+        Successive halving [1]_: ``dict(factor=3, min_epochs=1)``. After min_epochs · factor^i epochs the best
+        ⌈n / factor⌉ candidates by mean held-out loss (or `scoring`) go on, and the best candidate is one of those that
+        are left at the end. Which candidates go on depends on the others, and so does for how long a model trains; the
+        weights after so many epochs do not.
+    track_train_loss : bool
+        Keep each epoch's running training loss of each model, `Run.train_history`.
+    callbacks : callable or list of callables, optional
+        Called after each epoch with an `Epoch`, which holds the losses and can stop models, candidates or the training.
+        With splits, the refit calls none. What a callback raises leaves `fit`, after all threads have stopped.
+    progress : bool, optional
+        True is a bar on a terminal, and elsewhere lines in key=value form, on standard error.
+    scoring : str, optional
+        Rank candidates by this score of `gradfold.metrics.SCORINGS` instead of the held-out loss.
+    choose : {"best", "one_se"}
+        "one_se" is the simplest candidate (larger penalties, all else equal) within one standard error of the best.
     refit : bool
         Train the best candidate once more, on every row that some split trains or scores.
     max_seconds : float, optional
@@ -124,14 +232,16 @@ def fit(
     -------
     Run
         With `interrupted=True`, if Ctrl-C or `max_seconds` came first: each model then has the weights of its own
-        last whole batch, scores are those of the last epoch that all completed (NaN if there is none), and nothing
-        is refitted; if the refit was under way, the refitted model has the weights of its last whole batch. Ctrl-C
-        is caught in the main thread only, and only where Python's own handler is installed.
+        last whole batch (under `restore_best`, of its best epoch), scores are those of the last epoch that all
+        completed (NaN if there is none), and nothing is refitted; if the refit was under way, the refitted model has the
+        weights of its last whole batch. Ctrl-C is caught in the main thread only, and only where Python's own handler is
+        installed. `Run.history` takes 8 bytes for each model and epoch: 80 MB for 10,000 models and 1,000 epochs.
 
     Raises
     ------
     ValueError
-        A bad value, shape or layout, or a split without a training row; the message names the argument.
+        A bad value, shape or layout, a split without a training row, one label only, or a column without a value; the
+        message names the argument.
     TypeError
         A bad type or dtype.
 
@@ -140,338 +250,467 @@ def fit(
     RuntimeWarning
         Models of the splits diverged (one warning, with their number), the refit diverged, or no candidate could be
         ranked.
+    ChoiceWarning
+        The best candidate is at an edge of the grid, or the splits' losses differ by more than their noise
+        (``warnings.filterwarnings("ignore", category=gradfold.ChoiceWarning)`` silences both).
     UserWarning
-        X was copied, or a class has fewer rows than there are folds.
+        X was copied, a class has fewer rows than there are folds, or the target of a regression is constant.
+
+    References
+    ----------
+    .. [1] K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
+       2016.
     """
+    given = dict(locals())
     started = time.monotonic()
     _check.device(device)
-    params, table = _candidates(candidates, l1, l2, learning_rate, schedule, solver)
-    settings = _Settings(
-        loss=_check.choice("loss", loss, ("auto", *_loss.NAMES)),
-        solver="adam" if solver == "auto" else solver,
+    keywords = {name: _candidates.keyword(name, given[name]) for name in DEFAULTS}
+    params, table = _params(candidates, keywords)
+    settings = Settings(
         params=params,
         epochs=_check.integer("epochs", epochs, 1, 2**31 - 1),
-        batch_size=_check.integer("batch_size", batch_size, 1, 2**63 - 1),
+        batch_size=keywords["batch_size"],
+        batch_scaling=_optional(batch_scaling, lambda v: _check.choice("batch_scaling", v, _learning_rate.RULES)),
         shuffle=_check.boolean("shuffle", shuffle),
         seed=_check.seed(seed),
         fit_intercept=_check.boolean("fit_intercept", fit_intercept),
         standardize=_check.boolean("standardize", standardize),
         check_finite=_check.boolean("check_finite", check_finite),
         n_threads=_check.threads(n_threads),
-        deadline=None if max_seconds is None else started + _check.real("max_seconds", max_seconds, positive=True),
+        deadline=_optional(max_seconds, lambda v: started + _check.real("max_seconds", v, positive=True)),
     )
-    refit = _check.boolean("refit", refit)
+    control = _Control(
+        stopping=EarlyStopping.read(early_stopping),
+        halving=Halving.read(halving),
+        callbacks=_callbacks.read(callbacks),
+        progress=_optional(progress, lambda v: _check.boolean("progress", v)),
+        scoring=_optional(scoring, lambda v: _check.choice("scoring", v, metrics.SCORINGS)),
+        choose=_check.choice("choose", choose, ("best", "one_se")),
+        track_train_loss=_check.boolean("track_train_loss", track_train_loss),
+        refit=_check.boolean("refit", refit),
+        started=started,
+    )
+    if control.halving is not None:
+        control.halving.rungs(len(params), settings.epochs)
+    _check.choice("missing", missing, _missing.MODES)
     wanted = None if dtype is None else _check.float_dtype("dtype", dtype)
 
     with Interrupt() as interrupt:
-        problem = _Problem(loss=settings.loss)
+        problem = Problem(loss=_first_loss(params))
+        fitter = _Fitter(problem, settings, control, table, keywords, interrupt)
         try:
             interrupt.raising = True
-            _set_up(problem, settings, X, y, sample_weight, folds, wanted)
+            _problem.read(
+                problem, X=X, y=y, sample_weight=sample_weight, folds=folds, validation_data=validation_data,
+                class_weight=class_weight, missing=missing, dtype=wanted, seed=settings.seed,
+                n_candidates=len(params), check_finite=settings.check_finite, n_threads=settings.n_threads,
+            )  # fmt: skip
+            _settle_losses(params, problem, control)
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
-            if problem.folds is None and not refit:
+            if problem.folds is None and not control.refit:
                 raise ValueError(
                     "refit: got False with no splits to train; wanted folds, two candidates, or refit=True"
                 )
-            trainer = problem.trainer_of_splits(settings)
+            fitter.prepare()
             interrupt.raising = False
         except Interrupted:
-            run = _collect(problem, settings, table, solver, None, "interrupted")
+            run = fitter.collect(None, None, "interrupted")
         else:
-            run = _run(problem, settings, table, solver, trainer, refit, interrupt)
+            run = fitter.run()
     if interrupt.pressed and not run.interrupted:
         run.stop_reason = "interrupted"
     return run
 
 
 @dataclass
-class _Settings:
-    """`fit`'s arguments that do not depend on the data, checked."""
+class _Control:
+    """How a fit is watched, stopped and judged; checked."""
 
-    loss: str
-    solver: str
-    params: list[dict[str, Any]]
-    epochs: int
-    batch_size: int
-    shuffle: bool
-    seed: int
-    fit_intercept: bool
-    standardize: bool
-    check_finite: bool
-    n_threads: int
-    deadline: float | None
+    stopping: EarlyStopping | None
+    halving: Halving | None
+    callbacks: list[_callbacks.Callback]
+    progress: bool | None
+    scoring: str | None
+    choose: str
+    track_train_loss: bool
+    refit: bool
+    started: float
 
 
 @dataclass
-class _Problem:
-    """The data as the kernels read it. An interrupt can come before all of it is known."""
+class _Fitter:
+    """One call of `fit` after its arguments have been read: train, choose, refit."""
 
-    loss: str
-    X: Array | None = None
-    target: _target.Target | None = None
-    sample_weight: Array | None = None
-    folds: Folds | None = None
-    coef_init: Array | None = None  # float64, (1, n_features) for all models or (n_models, n_features)
-    intercept_init: Array | None = None  # float64, (1,) or (n_models,)
+    problem: Problem
+    settings: Settings
+    control: _Control
+    table: Candidates | None
+    keywords: dict[str, Any]
+    interrupt: Interrupt
+    plan: Plan | None = None
+    rates: Array | None = None
 
-    def read_start(self, coef_init: object, intercept_init: object, n_candidates: int, fit_intercept: bool) -> None:
-        """Check `coef_init` and `intercept_init`."""
-        assert self.X is not None
-        dtype = self.X.dtype
-        n_features = self.X.shape[1]
-        n_models = n_candidates * (1 if self.folds is None else self.folds.n_splits)
-        if coef_init is not None:
-            shapes: list[tuple[int, ...]] = [(n_features,), (n_models, n_features)]
-            self.coef_init = _start("coef_init", coef_init, shapes, dtype).reshape(-1, n_features)
-        if intercept_init is not None:
-            self.intercept_init = _start("intercept_init", intercept_init, [(), (n_models,)], dtype).reshape(-1)
-            if not fit_intercept and self.intercept_init.any():
-                raise ValueError(
-                    f"intercept_init: got {_check.describe(intercept_init)} with fit_intercept=False, wanted None or 0"
-                )
+    def prepare(self) -> None:
+        """What may be interrupted without a loss: the trainers, unless their learning rates are to be found first."""
+        control = self.control
+        monitor = None if control.stopping is None else control.stopping.monitor
+        if monitor == "held_out" and self.problem.folds is None:
+            raise ValueError("early_stopping: got monitor='held_out' with no splits, wanted 'train', or folds")
+        if monitor == "auto":
+            assert control.stopping is not None
+            known = "train" if self.problem.folds is None else "held_out"
+            control.stopping = replace(control.stopping, monitor=known)
+        adaptive = any(row["schedule"] == "adaptive" for row in self.settings.params)
+        by_training = adaptive if control.stopping is None else control.stopping.monitor == "train"
+        self.settings.track_train_loss = by_training or control.track_train_loss
+        if all(row["learning_rate"] != "auto" for row in self.settings.params):
+            self._plan()
 
-    def trainer_of_splits(self, settings: _Settings) -> Any:
-        """A trainer of every candidate on every split, model = candidate · n_splits + split; None without splits."""
-        if self.folds is None:
-            return None
-        n_splits = self.folds.n_splits
-        models = [row for row in settings.params for _ in range(n_splits)]
-        splits = np.tile(np.arange(n_splits, dtype=np.int64), len(settings.params))
-        return self._trainer(settings, models, self.folds.ids, self.folds.conditions, splits)
+    def run(self) -> Run:
+        if self.problem.folds is None:
+            run = self.collect(None, None, "done")
+        else:
+            if self.plan is None and not self._plan():
+                return self.collect(None, None, self._why())
+            assert self.plan is not None
+            shape = (len(self.settings.params), self.problem.n_splits)
+            trained = _loop.train(self.plan, self.settings, self._watch(self.plan, shape), self.interrupt, shape)
+            run = self.collect(self.plan, trained, trained.status)
+            self._warn_diverged(run)
+            if run.interrupted:
+                return run
+            self._choose(run)
+            if run.n_candidates > 1 and not run.ranked:
+                if self.control.refit:
+                    warnings.warn(
+                        "every candidate's mean held-out loss is NaN (diverged models, or splits that score no row), so "
+                        "there is no best one to refit",
+                        RuntimeWarning,
+                        stacklevel=3,
+                    )
+                return run
+        if self.control.refit:
+            if self.problem.validation is not None:
+                self._keep_best(run)
+            else:
+                self._refit(run)
+        return run
 
-    def trainer_of_refit(self, settings: _Settings, candidate: int) -> Any:
-        """A trainer of one candidate on every row that some split trains or scores."""
-        assert self.X is not None
-        ids = _splits.refit_ids(self.folds, len(self.X))
-        conditions = np.array([[[0, 0, 0, 0, 1]]], np.int64)
-        return self._trainer(settings, [settings.params[candidate]], ids, conditions, np.zeros(1, np.int64))
+    # -- training -----------------------------------------------------------------------------------------------------
 
-    def _trainer(
-        self, settings: _Settings, models: list[dict[str, Any]], ids: Array, conditions: Array, splits: Array
-    ) -> Any:
-        assert self.X is not None and self.target is not None
-        n_models, n_features = len(models), self.X.shape[1]
+    def _plan(self) -> bool:
+        """Learning rates and trainers; False after an interrupt."""
+        if self.problem.folds is None:
+            return True
+        groups = self.problem.groups()
+        rates = _plan.learning_rates(self.problem, self.settings, groups, self._advance)
+        if rates is None:
+            return False
+        self.rates = rates
+        self.plan = _plan.of_splits(self.problem, self.settings, rates)
+        return True
 
-        def column(name: str) -> Array:
-            return np.array([row[name] for row in models], np.float64)
+    def _advance(self, trainer: Any, max_steps: int) -> str:
+        """For range tests: a deadline in the midst of one ends it."""
+        status = self.interrupt.advance(trainer, self.settings.deadline, max_steps)
+        return "max_seconds" if status == "paused" and self._late() else status
 
-        def start(values: Array | None, shape: tuple[int, ...]) -> Array | None:
-            if values is None or len(values) not in (1, n_models):
-                return None
-            return np.ascontiguousarray(np.broadcast_to(values, shape))
+    def _late(self) -> bool:
+        return self.settings.deadline is not None and time.monotonic() >= self.settings.deadline
 
-        return _core.train.Trainer(
-            X=self.X,
-            y=self.target.y,
-            sample_weight=self.sample_weight,
-            ids=ids,
-            conditions=conditions,
-            split_of_model=splits,
-            loss=self.target.loss,
-            solver=settings.solver,
-            l1=column("l1"),
-            l2=column("l2"),
-            learning_rate=column("learning_rate"),
-            schedule=np.array([SCHEDULES.index(row["schedule"]) for row in models], np.int32),
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            shuffle=settings.shuffle,
-            seed=settings.seed,
-            fit_intercept=settings.fit_intercept,
-            standardize=settings.standardize,
-            coef_init=start(self.coef_init, (n_models, n_features)),
-            intercept_init=start(self.intercept_init, (n_models,)),
-            n_threads=settings.n_threads,
+    def _why(self) -> str:
+        return "interrupted" if self.interrupt.pressed else "max_seconds"
+
+    def _watch(self, plan: Plan, shape: tuple[int, int]) -> Watch:
+        control, rows = self.control, [row for row in self.settings.params for _ in range(shape[1])]
+        assert self.rates is not None
+        rungs = {} if control.halving is None else control.halving.rungs(shape[0], self.settings.epochs)
+        return Watch(
+            stopping=control.stopping,
+            adaptive=np.array([row["schedule"] == "adaptive" for row in rows], np.bool_),
+            factors=np.array([row["plateau_factor"] for row in rows]),
+            rates=self.rates.reshape(-1),
+            rungs=rungs,
+            order=None if control.scoring is None or not rungs else lambda: self._order_now(plan),
+            callbacks=control.callbacks,
+            progress=control.progress,
+            track_train_loss=self.settings.track_train_loss,
+            started=control.started,
         )
 
+    def _order_now(self, plan: Plan) -> Array:
+        """For halving by `scoring`: minus the scores of the weights of this moment."""
+        shape = (len(self.settings.params), self.problem.n_splits)
+        nothing = np.zeros(plan.n_models, np.int64)
+        trained = Trained(
+            "done", 0, np.empty((0, plan.n_models)), None, np.zeros(plan.n_models), nothing, nothing,
+            nothing.astype(np.uint8), np.ones(shape[0], np.bool_),
+        )  # fmt: skip
+        return -self._scores(self.collect(plan, trained, "done"))
 
-def _candidates(
-    candidates: object, l1: object, l2: object, learning_rate: object, schedule: object, solver: object
-) -> tuple[list[dict[str, Any]], Candidates | None]:
-    """Every candidate's full parameters, and the grid itself."""
-    _check.choice("solver", solver, SOLVERS)
-    default = LEARNING_RATES["sgd" if solver == "sgd" else "adam"]
-    given = {
-        "l1": l1,
-        "l2": l2,
-        "learning_rate": default if learning_rate is None else learning_rate,
-        "schedule": schedule,
-    }
-    own = {name: PARAMETERS[name](value) for name, value in given.items()}
-    if candidates is None:
-        return [own], None
-    if not isinstance(candidates, Candidates):
-        if not isinstance(candidates, Iterable) or isinstance(candidates, (str, bytes, Mapping)):
-            raise TypeError(
-                f"candidates: got {_check.describe(candidates)}, wanted Candidates, as gradfold.grid makes them"
+    def _warn_diverged(self, run: Run) -> None:
+        if run.diverged.any():
+            # The frames above: this one, run, fit, the caller.
+            warnings.warn(
+                f"{int(run.diverged.sum())} of {len(run.diverged)} models diverged (Run.diverged says which), and "
+                f"their held-out loss is NaN; {_REMEDY}",
+                RuntimeWarning,
+                stacklevel=4,
             )
-        candidates = Candidates(candidates)
-    return [{**own, **row} for row in candidates], candidates
+
+    # -- choice -------------------------------------------------------------------------------------------------------
+
+    def _choose(self, run: Run) -> None:
+        """Scores where they decide, the best candidate's solver and loss, and warnings about the choice."""
+        if self.control.scoring is not None:
+            run.split_scores = self._scores(run)
+        best = self.settings.params[run.best_candidate]
+        run.solver, run.loss = best["solver"], best["loss"]
+        if run.n_candidates < 2 or not run.ranked:
+            return
+        texts = [_choose.edge_warning(self.table, run.best_candidate)]
+        if run.n_splits <= _NOISE_SPLITS:
+            texts.append(_choose.noise_warning(*_choose.fold_noise(run, run.best_candidate)))
+        for text in texts:
+            if text is not None:
+                warnings.warn(text, gradfold.ChoiceWarning, stacklevel=4)
+
+    def _scores(self, run: Run) -> Array:
+        """(n_candidates, n_splits) scores, each candidate by what its own loss makes of raw predictions."""
+        scoring = self.control.scoring
+        assert scoring is not None
+        losses = [row["loss"] for row in self.settings.params]
+        out = np.empty((run.n_candidates, run.n_splits))
+        for loss in dict.fromkeys(losses):
+            run.loss = loss
+            mine = np.array([own == loss for own in losses])
+            out[mine] = _held_out.scores(run, scoring, n_threads=self.settings.n_threads)[mine]
+        return out
+
+    # -- the model to use ---------------------------------------------------------------------------------------------
+
+    def _keep_best(self, run: Run) -> None:
+        """With `validation_data` the best model has trained on all rows already."""
+        assert self.plan is not None and self.rates is not None
+        m = run.best_candidate
+        part = next(part for part in self.plan.parts if m in part.models)
+        own = int(np.flatnonzero(part.models == m)[0])
+        epochs = run.best_epoch if self._restores() else run.epochs_trained
+        self._fitted(run, part.trainer, own, int(epochs[m, 0]), float(self.rates[m, 0]))
+
+    def _refit(self, run: Run) -> None:
+        problem, control = self.problem, self.control
+        row = self.settings.params[run.best_candidate if problem.folds is not None else 0]
+        settings = replace(self.settings, params=[row])
+        try:
+            self.interrupt.raising = row["learning_rate"] != "auto" and not self.interrupt.pressed
+            rates = _plan.learning_rates(problem, settings, [[REFIT]], self._advance)
+            if rates is None:
+                run.stop_reason = self._why()
+                return
+            self.rates = rates
+            plan = _plan.of_refit(problem, settings, 0, float(rates[0, 0]))
+            self.interrupt.raising = False
+        except Interrupted:
+            run.stop_reason = "interrupted"
+            return
+        alone = problem.folds is None
+        watch = Watch(
+            stopping=control.stopping if alone else None,
+            adaptive=np.array([row["schedule"] == "adaptive"]),
+            factors=np.array([row["plateau_factor"]]),
+            rates=rates.reshape(-1),
+            rungs={},
+            order=None,
+            callbacks=control.callbacks if alone else [],
+            progress=control.progress if alone else None,
+            track_train_loss=row["schedule"] == "adaptive" or (alone and self.settings.track_train_loss),
+            started=control.started,
+        )
+        trained = _loop.train(plan, settings, watch, self.interrupt, (1, 1), run._refit_epochs())
+        run.stop_reason = trained.status
+        epochs = trained.best_epoch if self._restores() else trained.epochs_trained
+        self._fitted(run, plan.parts[0].trainer, 0, int(epochs[0]), float(rates[0, 0]))
+        if run.best_diverged:
+            trainer = plan.parts[0].trainer
+            # The frames above: this one, run, fit, the caller.
+            warnings.warn(
+                f"the refit diverged at epoch {int(trainer.diverged_epoch[0])}, batch "
+                f"{int(trainer.diverged_batch[0])} (both counted from 0) and keeps its last finite weights; {_REMEDY}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+    def _restores(self) -> bool:
+        return self.control.stopping is not None and self.control.stopping.restore_best
+
+    def _fitted(self, run: Run, trainer: Any, own: int, epochs: int, rate: float) -> None:
+        """Take model `own` of a trainer as the one to use."""
+        run.best_coef = np.array(trainer.coef()[own])
+        run.best_intercept = np.array(trainer.intercept()[own]) if self.problem.outputs else float(trainer.intercept()[own])
+        run.best_steps = int(trainer.steps()[own])
+        run.best_diverged = bool(trainer.diverged_epoch[own] >= 0)
+        run.best_epochs = epochs
+        run.settings["refit_learning_rate"] = rate
+        split = 0 if self.problem.validation is not None else REFIT
+        if self.problem.filled is not None:
+            run.fill = self.problem.fill(split)
+        if self.problem.class_weight is not None:
+            run.class_weight = self.problem.factors(split)
+        if not run.best_diverged:
+            run._state = _partial.state_of(trainer, own)
+
+    # -- the Run ------------------------------------------------------------------------------------------------------
+
+    def collect(self, plan: Plan | None, trained: Trained | None, reason: str) -> Run:
+        """The Run of a training, or, without one, of models that have not moved."""
+        problem, settings = self.problem, self.settings
+        shape = (len(settings.params), problem.n_splits)
+        n_models = shape[0] * shape[1]
+        if plan is not None and trained is not None:
+            coef, intercept = plan.gather(lambda t: t.coef()), plan.gather(lambda t: t.intercept())
+            steps = plan.gather(lambda t: t.steps())
+            diverged_epoch = plan.gather(lambda t: np.array(t.diverged_epoch))
+            diverged_batch = plan.gather(lambda t: np.array(t.diverged_batch))
+        else:
+            n_features, kind = (0, np.dtype(np.float64)) if problem.X is None else (problem.X.shape[1], problem.X.dtype)
+            outputs = problem.outputs
+            coef, intercept = np.zeros((n_models, *outputs, n_features), kind), np.zeros((n_models, *outputs), kind)
+            if n_models and problem.coef_init is not None:
+                coef[:] = problem.coef_init
+            if n_models and problem.intercept_init is not None:
+                intercept[:] = problem.intercept_init
+            steps = np.zeros(n_models, np.int64)
+            diverged_epoch, diverged_batch = np.full((2, n_models), -1, np.int64)
+            codes = np.full(n_models, REASONS.index(reason), np.uint8)
+            nothing = np.zeros(n_models, np.int64)
+            trained = Trained(
+                reason, 0, np.empty((0, n_models)), None, np.full(n_models, np.nan), nothing, nothing, codes,
+                np.ones(shape[0], np.bool_),
+            )  # fmt: skip
+        data = None
+        if problem.X is not None and problem.target is not None:
+            data = (problem.X, problem.target.y, problem.sample_weight)
+        first = settings.params[0]
+        train_history = None if trained.train_history is None else trained.train_history.reshape(trained.epochs, *shape)
+        rates = self.rates if self.rates is not None and self.rates.shape == shape else np.full(shape, np.nan)
+        return Run(
+            candidates=self.table,
+            params=[_shown(row, self.table) for row in settings.params],
+            loss=problem.loss,
+            solver=first["solver"],
+            solver_reason=(
+                f"auto: {_plan.AUTO_SOLVER}, which needs the least tuning of its learning rate"
+                if self.keywords["solver"] == "auto"
+                else "asked for"
+            ),
+            settings={
+                "epochs": settings.epochs,
+                "batch_size": settings.batch_size,
+                "batch_scaling": settings.batch_scaling,
+                "shuffle": settings.shuffle,
+                "seed": settings.seed,
+                "fit_intercept": settings.fit_intercept,
+                "standardize": settings.standardize,
+                "check_finite": settings.check_finite,
+                "n_threads": settings.n_threads,
+                "early_stopping": _optional(self.control.stopping, asdict),
+                "halving": _optional(self.control.halving, asdict),
+                "sample_weight": problem.sample_weight is not None,
+                "coef_init": problem.coef_init is not None,
+                "missing": "error" if problem.filled is None else "mean",
+                "validation_data": problem.validation is not None,
+                "n_rows": None if problem.X is None else len(problem.X),
+                "dtype": coef.dtype.name,
+            },
+            classes=None if problem.target is None else problem.target.classes,
+            coef=coef,
+            intercept=intercept,
+            steps=steps,
+            history=trained.history.reshape(len(trained.history), *shape),
+            held_out_loss=trained.held_out.reshape(shape),
+            diverged_epoch=diverged_epoch,
+            diverged_batch=diverged_batch,
+            best_epoch=trained.best_epoch.reshape(shape),
+            epochs_trained=trained.epochs_trained.reshape(shape),
+            stop_codes=trained.reason.reshape(shape),
+            survived=trained.survived,
+            learning_rate=rates,
+            train_history=train_history,
+            scoring=self.control.scoring,
+            choose=self.control.choose,
+            stop_reason=reason,
+            version=gradfold.__version__,
+            folds=problem.folds,
+            scored=problem.validation,
+            data=data,
+            split_fill=problem.split_fills() if plan is not None else None,
+        )
 
 
-def _set_up(
-    problem: _Problem, settings: _Settings, X: object, y: object, sample_weight: object, folds: object, dtype: Any
-) -> None:
-    """Read, convert and check the data, and make the splits."""
-    problem.X, copied = _check.data_matrix("X", X, dtype)
-    if copied:
-        # The frames above: _set_up, fit, the caller.
-        warnings.warn(f"fit copied {copied}", UserWarning, stacklevel=3)
-    n_rows = len(problem.X)
-    target = _target.read(y, settings.loss, n_rows, problem.X.dtype, settings.check_finite, settings.n_threads)
-    if target.n_outputs > 1 or target.loss == "multinomial":
+def _params(
+    candidates: object, keywords: dict[str, Any]
+) -> tuple[list[dict[str, Any]], Candidates | None]:
+    """Every candidate's full parameters, with the solver by name, and the grid itself."""
+    table = None
+    rows = [dict(keywords)]
+    if candidates is not None:
+        if not isinstance(candidates, Candidates):
+            if not isinstance(candidates, Iterable) or isinstance(candidates, (str, bytes, Mapping)):
+                raise TypeError(
+                    f"candidates: got {_check.describe(candidates)}, wanted Candidates, as gradfold.grid makes them"
+                )
+            candidates = Candidates(candidates)
+        table = candidates
+        rows = [{**keywords, **row} for row in candidates]
+    for row in rows:
+        if row["solver"] == "auto":
+            row["solver"] = _plan.AUTO_SOLVER
+        if row["learning_rate"] is None:
+            row["learning_rate"] = _plan.LEARNING_RATES[row["solver"]]
+        if row["schedule"] == "optimal" and row["l2"] == 0:
+            raise ValueError("l2: got 0 with schedule='optimal', which divides by it; wanted a number above 0")
+    return rows, table
+
+
+def _first_loss(params: list[dict[str, Any]]) -> str:
+    """The loss by which y is read."""
+    return next((str(row["loss"]) for row in params if row["loss"] != "auto"), "auto")
+
+
+def _settle_losses(params: list[dict[str, Any]], problem: Problem, control: _Control) -> None:
+    """Put the target's loss in the place of "auto", and check that the losses can be compared."""
+    for row in params:
+        if row["loss"] == "auto":
+            row["loss"] = problem.loss
+    names = list(dict.fromkeys(str(row["loss"]) for row in params))
+    if len(names) == 1:
+        return
+    if not any(all(name in kind for name in names) for kind in (metrics.BINARY, metrics.REGRESSION)):
         raise ValueError(
-            "y: got more than two labels (or asked for multinomial); fit does not train the multinomial loss yet, wanted "
-            "two labels; for regression pass loss='squared_error', or y as floats"
+            f"loss: got {', '.join(map(repr, names))} among the candidates, wanted losses of binary classifiers only, or "
+            "of regressions only"
         )
-    if sample_weight is not None:
-        weight = _check.per_row("sample_weight", sample_weight, n_rows, problem.X.dtype)
-        problem.sample_weight = _check.weights("sample_weight", weight, settings.n_threads, settings.check_finite)
-        if not (problem.sample_weight > 0).any():
-            raise ValueError("sample_weight: got no weight above 0, wanted at least one")
-    if settings.check_finite:
-        _check.finite("X", problem.X, settings.n_threads)
-    problem.target, problem.loss = target, target.loss
-    problem.folds = _splits.read(folds, X, y, target, len(settings.params), settings.seed)
-    if problem.folds is not None:
-        _splits.check_every_split_trains(problem.folds, problem.sample_weight)
-
-
-def _start(argument: str, value: object, shapes: list[tuple[int, ...]], dtype: np.dtype[Any]) -> Array:
-    """A float64 array of one of the shapes, finite also in `dtype`."""
-    given = _check.plain_array(argument, value, f"shape {' or '.join(map(str, shapes))}")
-    if given.dtype.kind not in "fiubO":
-        raise TypeError(f"{argument}: got {_check.describe(value)}, wanted real numbers")
-    try:
-        array = given.astype(np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(f"{argument}: got {_check.describe(value)}, wanted real numbers") from None
-    if array.shape not in shapes:
-        raise ValueError(f"{argument}: got shape {array.shape}, wanted {' or '.join(map(str, shapes))}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{argument}: got a value that is not finite, wanted finite numbers only")
-    largest = np.abs(array).max(initial=0.0)
-    if largest > np.finfo(dtype).max:
-        raise ValueError(f"{argument}: got the magnitude {largest:.6g}, wanted numbers that are finite in {dtype}")
-    return array
-
-
-def _run(
-    problem: _Problem,
-    settings: _Settings,
-    table: Candidates | None,
-    asked: str,
-    trainer: Any,
-    refit: bool,
-    interrupt: Interrupt,
-) -> Run:
-    """Train, choose, refit."""
-    status = "done" if trainer is None else interrupt.advance(trainer, settings.deadline)
-    run = _collect(problem, settings, table, asked, trainer, _reason(status))
-    if run.diverged.any():
-        warnings.warn(
-            f"{int(run.diverged.sum())} of {len(run.diverged)} models diverged (Run.diverged says which), and their "
-            f"held-out loss is NaN; {_REMEDY}",
-            RuntimeWarning,
-            stacklevel=3,
+    if control.scoring is None:
+        raise ValueError(
+            f"scoring: got None with the losses {', '.join(map(repr, names))}, whose values cannot be compared; wanted a "
+            "name of gradfold.metrics.SCORINGS"
         )
-    if not refit or status != "done":
-        return run
-    if run.n_candidates > 1 and not run.ranked:
-        warnings.warn(
-            "every candidate's mean held-out loss is NaN (diverged models, or splits that score no row), so there is "
-            "no best one to refit",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-        return run
-    try:
-        interrupt.raising = not interrupt.pressed
-        trainer = problem.trainer_of_refit(settings, run.best_candidate)
-        interrupt.raising = False
-    except Interrupted:
-        run.stop_reason = "interrupted"
-        return run
-    status = interrupt.advance(trainer, settings.deadline)
-    run.best_coef = trainer.coef()[0]
-    run.best_intercept = float(trainer.intercept()[0])
-    run.best_steps = int(trainer.steps()[0])
-    run.best_diverged = bool(trainer.diverged_epoch[0] >= 0)
-    run.stop_reason = _reason(status)
-    if run.best_diverged:
-        warnings.warn(
-            f"the refit diverged at epoch {int(trainer.diverged_epoch[0])}, batch {int(trainer.diverged_batch[0])} "
-            f"(both counted from 0) and keeps its last finite weights; {_REMEDY}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return run
 
 
-def _reason(status: str) -> str:
-    return {"paused": "max_seconds"}.get(status, status)
+def _shown(row: dict[str, Any], table: Candidates | None) -> dict[str, Any]:
+    """What `Run.params` says of a candidate: what it may differ in, and what is not as by default."""
+    own = () if table is None else table.names
+    always: tuple[str, ...] = ("l1", "l2", "learning_rate", "schedule")
+    elsewhere = ("batch_size", "solver", "loss")  # in Run.settings, Run.solver and Run.loss
+    if row["loss"] in _plan.USE_LOSS_EPSILON:
+        always += ("loss_epsilon",)
+    return {
+        name: row[name]
+        for name in DEFAULTS
+        if name in always or name in own or (name not in elsewhere and row[name] != DEFAULTS[name])
+    }
 
 
-def _collect(
-    problem: _Problem, settings: _Settings, table: Candidates | None, asked: str, trainer: Any, reason: str
-) -> Run:
-    """The Run of a trainer, or, without one, of models that have not moved."""
-    n_candidates = len(settings.params)
-    n_splits = 0 if problem.folds is None else problem.folds.n_splits
-    n_models = n_candidates * n_splits
-    shape = (n_candidates, n_splits)
-    if trainer is not None:
-        coef, intercept, steps = trainer.coef(), trainer.intercept(), trainer.steps()
-        history = trainer.history().reshape(-1, *shape)
-        diverged_epoch, diverged_batch = np.array(trainer.diverged_epoch), np.array(trainer.diverged_batch)
-    else:
-        n_features, kind = (0, np.dtype(np.float64)) if problem.X is None else (problem.X.shape[1], problem.X.dtype)
-        start = problem.coef_init if problem.coef_init is not None else np.zeros((1, n_features))
-        coef = (
-            np.broadcast_to(start, (n_models, n_features)).astype(kind) if n_models else np.zeros((0, n_features), kind)
-        )
-        start = problem.intercept_init if problem.intercept_init is not None else np.zeros(1)
-        intercept = np.broadcast_to(start, (n_models,)).astype(kind) if n_models else np.zeros(0, kind)
-        steps, history = np.zeros(n_models, np.int64), np.empty((0, *shape))
-        diverged_epoch, diverged_batch = np.full((2, n_models), -1, np.int64)
-    held_out = history[-1].copy() if len(history) else np.full(shape, np.nan)
-    held_out[(diverged_epoch >= 0).reshape(shape)] = np.nan
-    assert problem.target is None or problem.X is not None
-    complete = problem.X is not None and problem.target is not None
-    return Run(
-        candidates=table,
-        params=settings.params,
-        loss=problem.loss,
-        solver=settings.solver,
-        solver_reason=("auto: adam, the only adaptive solver of this version" if asked == "auto" else "asked for"),
-        settings={
-            "epochs": settings.epochs,
-            "batch_size": settings.batch_size,
-            "shuffle": settings.shuffle,
-            "seed": settings.seed,
-            "fit_intercept": settings.fit_intercept,
-            "standardize": settings.standardize,
-            "check_finite": settings.check_finite,
-            "n_threads": settings.n_threads,
-            "sample_weight": problem.sample_weight is not None,
-            "coef_init": problem.coef_init is not None,
-            "n_rows": None if problem.X is None else len(problem.X),
-            "dtype": coef.dtype.name,
-        },
-        classes=None if problem.target is None else problem.target.classes,
-        coef=coef,
-        intercept=intercept,
-        steps=steps,
-        history=history,
-        held_out_loss=held_out,
-        diverged_epoch=diverged_epoch,
-        diverged_batch=diverged_batch,
-        best_coef=None,
-        best_intercept=None,
-        best_steps=0,
-        best_diverged=False,
-        stop_reason=reason,
-        version=gradfold.__version__,
-        folds=problem.folds,
-        data=(problem.X, problem.target.y, problem.sample_weight) if complete else None,  # type: ignore[arg-type, union-attr]
-    )
+def _optional(value: Any, read: Callable[[Any], Any]) -> Any:
+    return None if value is None else read(value)

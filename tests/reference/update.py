@@ -92,7 +92,8 @@ class Solver:
 
 
 class Optimiser:
-    """One model's weights ``w`` (p,) and intercept ``b``, or (n_outputs, p) and (n_outputs,), their averages, and the number ``t`` of its updates."""
+    """One model's weights ``w`` (p,) and intercept ``b``, or (n_outputs, p) and (n_outputs,), their averages, and the
+    number ``t`` of its updates."""
 
     def __init__(self, w, b, *, solver, schedule, learning_rate, l1, l2, hyper, epochs, epoch_steps, fit_intercept):
         self.w, self.b, self.average_w, self.average_b, self.t = w, b, w, b, 0

@@ -1,0 +1,103 @@
+"""Reading files beside pyarrow's own readers: times as long, and times as much memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import numpy as np
+
+_ROWS, _COLUMNS = 200_000, 30
+
+_PEAK = """
+import sys, pyarrow.csv, pyarrow.json, pyarrow.parquet, gradfold.data
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before, path = peak(), sys.argv[1]
+{work}
+print(peak() - before)
+"""
+_WORK = {
+    "csv": "data = pyarrow.csv.read_csv(path)",
+    "csv.gz": "data = pyarrow.csv.read_csv(path)",
+    "jsonl": "data = pyarrow.json.read_json(path)",
+    "parquet": "data = pyarrow.parquet.read_table(path)",
+    "gradfold": "data = gradfold.data.read(path, 'y')",
+}
+
+
+class Read:
+    """One text column, 29 of numbers and a target."""
+
+    params = ["csv", "csv.gz", "jsonl", "parquet"]
+    param_names = ["format"]
+    timeout = 300
+
+    def setup(self, form: str) -> None:
+        try:
+            import pyarrow as pa
+            import pyarrow.csv
+            import pyarrow.json
+            import pyarrow.parquet
+        except ImportError as error:
+            raise NotImplementedError("pyarrow is not installed") from error
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = os.path.join(self.folder.name, f"data.{form}")
+        rng = np.random.default_rng(0)
+        table = pa.table(
+            {f"c{i}": rng.standard_normal(_ROWS).round(6) for i in range(_COLUMNS - 1)}
+            | {"colour": rng.choice(["red", "green", "blue"], _ROWS), "y": rng.integers(0, 2, _ROWS)}
+        )
+        if form == "parquet":
+            pyarrow.parquet.write_table(table, self.path)
+        elif form == "jsonl":
+            names = table.column_names
+            cell = ", ".join(f'"{name}": ' + ('"%s"' if name == "colour" else "%s") for name in names)
+            columns = [table.column(name).to_pylist() for name in names]
+            with open(self.path, "w") as file:
+                file.writelines(f"{{{cell}}}\n" % row for row in zip(*columns))
+        else:
+            with pa.output_stream(self.path, compression="gzip" if form.endswith("gz") else None) as stream:
+                pyarrow.csv.write_csv(table, stream)
+        self.peer: Any = {
+            "jsonl": pyarrow.json.read_json, "parquet": pyarrow.parquet.read_table,
+        }.get(form, pyarrow.csv.read_csv)  # fmt: skip
+
+    def teardown(self, form: str) -> None:
+        self.folder.cleanup()
+
+    def time_read(self, form: str) -> None:
+        from gradfold import data
+
+        data.read(self.path, "y")
+
+    def track_time_beside_pyarrow(self, form: str) -> float:
+        """Best of rounds in turn: a busy machine disturbs both."""
+        ours, theirs = [], []
+        for _ in range(5):
+            start = time.perf_counter()
+            self.peer(self.path)
+            middle = time.perf_counter()
+            self.time_read(form)
+            theirs.append(middle - start)
+            ours.append(time.perf_counter() - middle)
+        return min(ours) / min(theirs)
+
+    def track_memory_beside_pyarrow(self, form: str) -> float:
+        if not sys.platform.startswith("linux"):
+            return float("nan")
+        return self._peak(_WORK["gradfold"]) / self._peak(_WORK[form])
+
+    def _peak(self, work: str) -> int:
+        """What a process of its own grows by, in kB."""
+        out = subprocess.run(
+            [sys.executable, "-c", _PEAK.format(work=work), self.path], stdout=subprocess.PIPE, check=True
+        )
+        return int(out.stdout)
+
+    track_time_beside_pyarrow.unit = "times as long"
+    track_memory_beside_pyarrow.unit = "times as much"
