@@ -170,6 +170,13 @@ struct RowBuffer {
 
   explicit RowBuffer(std::int64_t capacity, std::int64_t staged_values)
       : ids(capacity), x(capacity), y(capacity), weight(capacity), staged(staged_values) {}
+  void swap_rows(RowBuffer& other) {  // all but the memory for staging
+    ids.swap(other.ids);
+    x.swap(other.x);
+    y.swap(other.y);
+    weight.swap(other.weight);
+    std::swap(weight_of, other.weight_of);
+  }
 };
 
 // What the largest of some panels needs of a buffer.
