@@ -267,6 +267,7 @@ Bytes parts_bytes(const Problem<T>& q, Solver solver) {
     const SolverSettings settings{solver, true, true, true, true, false, 10, 5};
     const UpdateKernels<T>& kernels = update_kernels<T>(current_level());
     const std::uint64_t all = lanes == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
+    std::vector<T> replaced(step_memory(p, kMostLanes<T>), T(7));
     std::uint64_t lost = 0;
     for (int step = 0; step < 3; ++step) {
       for (std::int64_t f = 0; f < p; ++f)
@@ -275,7 +276,7 @@ Bytes parts_bytes(const Problem<T>& q, Solver solver) {
       if (step == 1) grad[3 % lanes] = std::numeric_limits<T>::infinity();
       const BatchSums<T> sums{grad.data(), grad_b.data(), nullptr, nullptr, count.data()};
       if (!in_parts) {
-        lost |= kernels.step(settings, state, sums, all & ~lost);
+        lost |= kernels.step(settings, state, sums, all & ~lost, replaced.data());
       } else {
         std::vector<double> squares(lanes), squares_b(lanes);
         kernels.norms(settings, state, sums, squares.data(), squares_b.data());

@@ -14,9 +14,9 @@ namespace gradfold {
 namespace {
 
 // z[r] (+)= sum over features [f0, f1) of x[r][f] * W[f], one chain of FMAs per (row, lane) from +0. The rows `ahead` are fetched
-// meanwhile: a hardware prefetcher does not follow as many streams as a tile has rows.
+// meanwhile: a hardware prefetcher does not follow as many streams as a tile has rows. far: into the L2 cache only.
 template <class L, int NV, int ROWS>
-inline __attribute__((always_inline)) void forward_tile(const typename L::T* const* x, const typename L::T* const* ahead,
+inline __attribute__((always_inline)) void forward_tile(const typename L::T* const* x, const typename L::T* const* ahead, bool far,
                                                         std::int64_t f0, std::int64_t f1, const typename L::T* W, const typename L::T* intercept, bool first,
                                                         bool last, typename L::T* z) {
   using V = typename L::V;
@@ -32,7 +32,10 @@ inline __attribute__((always_inline)) void forward_tile(const typename L::T* con
   const typename L::T* w = W + f0 * lanes;
   constexpr std::int64_t kLine = 64 / sizeof(typename L::T);
   for (std::int64_t line = f0; line < f1; line += kLine) {
-    for (int r = 0; r < ROWS; ++r) __builtin_prefetch(ahead[r] + line);
+    if (far)
+      for (int r = 0; r < ROWS; ++r) __builtin_prefetch(ahead[r] + line, 0, 2);
+    else
+      for (int r = 0; r < ROWS; ++r) __builtin_prefetch(ahead[r] + line);
     const std::int64_t end = line + kLine < f1 ? line + kLine : f1;
     for (std::int64_t f = line; f < end; ++f, w += lanes) {
       V wv[NV];
@@ -73,8 +76,9 @@ void forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::i
     auto tiles = [&]<int ROWS>() {
       for (; r + ROWS <= n; r += ROWS) {
         const auto* rows = task.x + r0 + r;
-        const auto* ahead = r0 + r + 3 * ROWS <= task.n_rows ? rows + 2 * ROWS : rows;
-        forward_tile<L, NV, ROWS>(rows, ahead, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
+        const bool far = task.later != nullptr;
+        const auto* ahead = far ? task.later + r0 + r : r0 + r + 3 * ROWS <= task.n_rows ? rows + 2 * ROWS : rows;
+        forward_tile<L, NV, ROWS>(rows, ahead, far, f0, f1, task.W, task.intercept, first, last, z + r * lanes);
       }
     };
     tiles.template operator()<tile>();

@@ -46,6 +46,8 @@ struct ChunkTask {
   T* narrow_scratch;  // 2 * n_narrow * n_features
   const int* stop;     // polled at every row block; the task is abandoned when it is non-zero. May be null.
   const T* loss_epsilon = nullptr;  // [lanes] for the losses that have one; null means kLossEpsilon
+  // n_rows rows that will be wanted later: brought into the L2 cache in passing, instead of the task's own, which lie close. May be null.
+  const T* const* later = nullptr;
 };
 
 constexpr std::int64_t kScratchRows = 128;

@@ -8,7 +8,8 @@ namespace gradfold {
 
 std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, int most) {
   const std::int64_t rest = n_models % lanes;
-  const bool half = has_half && rest > 0 && rest <= lanes / 2;
+  // A panel of half a vector costs a row nearly as much as one of a whole vector, so it pays only beside full panels.
+  const bool half = has_half && rest > 0 && rest <= lanes / 2 && n_models / lanes % most == 0;
   const std::int64_t n_vectors = n_models / lanes + (rest > 0 && !half ? 1 : 0);
   const std::int64_t n_panels = (n_vectors + most - 1) / most;
   std::vector<int> widths;

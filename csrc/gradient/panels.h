@@ -33,8 +33,8 @@ class AlignedArray {
 };
 
 // Widths, in vectors and each at most `most`, of the panels that hold n_models: as few panels as possible and as even as possible (7
-// vectors are 3 + 2 + 2), since a narrow panel has fewer FMAs for each load. Where half vectors exist and the rest of the models
-// fits into one, it gets a panel of its own, kHalfVector wide.
+// vectors are 3 + 2 + 2), since a narrow panel has fewer FMAs for each load. Where half vectors exist, the rest of the
+// models fits into one and the other panels are full, it gets a panel of its own, kHalfVector wide.
 std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, int most);
 
 // Vectors of a panel of several outputs: five blocks, so that few lanes of the last one stay empty.

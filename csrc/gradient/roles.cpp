@@ -74,8 +74,16 @@ void LaneRoles::fill(const std::int64_t* rows, std::int64_t n, const T* weight, 
   if (conditions_.size() == 1 && !conditions_[0].table.empty()) {  // k-fold and hold-out: one look-up a row
     const Condition& c = conditions_[0];
     const std::uint64_t* table = c.table.data();
-    const std::size_t last = c.table.size() - 1;
-    for (std::int64_t i = 0; i < n; ++i) masks[i] = table[std::min<std::size_t>(fold_id(*folds_, c.id_row, rows[i]), last)];
+    const std::uint32_t last = static_cast<std::uint32_t>(c.table.size() - 1);
+    auto look_up = [&]<class Id>(const Id* ids) {
+      ids += c.id_row * folds_->n_rows;
+      for (std::int64_t i = 0; i < n; ++i) masks[i] = table[std::min<std::uint32_t>(ids[rows[i]], last)];
+    };
+    switch (folds_->id_bytes) {
+      case 1: look_up(static_cast<const std::uint8_t*>(folds_->ids)); break;
+      case 2: look_up(static_cast<const std::uint16_t*>(folds_->ids)); break;
+      default: look_up(static_cast<const std::uint32_t*>(folds_->ids));
+    }
   } else if (conditions_.empty()) {
     std::fill_n(masks, n, lanes_);
   } else {

@@ -56,30 +56,25 @@ std::vector<Models> by_split_of(const Models& models, const LayoutArgs& args) {
 }  // namespace
 
 std::vector<PanelPlan> training_layout(const Models& models, const LayoutArgs& args) {
-  std::vector<PanelPlan> plans;
-  const std::vector<Models> groups = by_split_of(models, args);
-  auto in_units = [&](std::size_t n_models, std::int64_t unit) {
-    return (static_cast<std::int64_t>(n_models) * args.n_outputs + unit - 1) / unit;
+  auto vectors = [&](std::size_t n_models) {
+    return (static_cast<std::int64_t>(n_models) * args.n_outputs + args.lanes - 1) / args.lanes;
   };
-  auto vectors = [&](std::size_t n_models) { return in_units(n_models, args.lanes); };
-  const std::int64_t unit = args.has_half && args.n_outputs == 1 ? args.lanes / 2 : args.lanes;  // lanes come in units of this
-  auto units = [&](std::size_t n_models) { return static_cast<double>(in_units(n_models, unit)); };
-  double by_split = 0;
-  std::int64_t split_vectors = 0;
-  for (const Models& group : groups) {
-    by_split += units(group.size()) * args.fraction[args.split_of_model[group[0]]];
-    split_vectors += vectors(group.size());
-  }
   auto widest = [&](std::int64_t n_vectors) {
-    return static_cast<int>(
-        std::min<std::int64_t>(most_vectors(args), std::max<std::int64_t>(1, (n_vectors + args.n_threads - 1) / args.n_threads)));
+    return static_cast<int>(std::clamp<std::int64_t>((n_vectors + args.n_threads - 1) / args.n_threads, 1, most_vectors(args)));
   };
-  if (groups.size() == 1 || by_split < 0.95 * units(models.size())) {
-    for (const Models& group : groups) cut(group, args, widest(split_vectors), args.fraction[args.split_of_model[group[0]]], plans);
-  } else {
-    cut(models, args, widest(vectors(models.size())), 1.0, plans);
-  }
-  return plans;
+  auto cost = [&](const std::vector<PanelPlan>& plans) {
+    double sum = 0;
+    for (const PanelPlan& plan : plans) sum += panel_cost(plan, args);
+    return sum;
+  };
+  const std::vector<Models> groups = by_split_of(models, args);
+  std::int64_t split_vectors = 0;
+  for (const Models& group : groups) split_vectors += vectors(group.size());
+  std::vector<PanelPlan> by_split, mixed;
+  for (const Models& group : groups) cut(group, args, widest(split_vectors), args.fraction[args.split_of_model[group[0]]], by_split);
+  if (groups.size() <= 1) return by_split;
+  cut(models, args, widest(vectors(models.size())), 1.0, mixed);
+  return cost(by_split) < 0.95 * cost(mixed) ? by_split : mixed;
 }
 
 std::vector<PanelPlan> score_layout(const Models& models, const LayoutArgs& args, bool same_rows) {
@@ -96,9 +91,13 @@ std::vector<PanelPlan> score_layout(const Models& models, const LayoutArgs& args
 }
 
 double panel_cost(const PanelPlan& plan, const LayoutArgs& args) {
-  const bool narrow =
-      args.n_outputs == 1 && narrow_models(static_cast<std::int64_t>(plan.models.size()), plan.widths[0], args.chunk_rows) > 0;
-  return plan.lanes * plan.share * (narrow ? 0.5 : 1.0);  // measured for four models in one vector
+  static_assert(kHalfVector == 0 && kMaxPanelVectors == 3);
+  constexpr double kTime[] = {1.5, 1.6, 2.3, 3.0};
+  if (args.n_outputs == 1 && narrow_models(static_cast<std::int64_t>(plan.models.size()), plan.widths[0], args.chunk_rows) > 0)
+    return 0.85 * plan.share;
+  double time = 0;
+  for (int width : plan.widths) time += kTime[width];
+  return time * plan.share;
 }
 
 }  // namespace gradfold

@@ -170,6 +170,13 @@ struct RowBuffer {
 
   explicit RowBuffer(std::int64_t capacity, std::int64_t staged_values)
       : ids(capacity), x(capacity), y(capacity), weight(capacity), staged(staged_values) {}
+  void swap_rows(RowBuffer& other) {  // all but the memory for staging
+    ids.swap(other.ids);
+    x.swap(other.x);
+    y.swap(other.y);
+    weight.swap(other.weight);
+    std::swap(weight_of, other.weight_of);
+  }
 };
 
 // What the largest of some panels needs of a buffer.
@@ -191,11 +198,13 @@ struct ChunkBuffer {
   std::vector<const T*> x;  // rows that some lane uses, when not all are
   std::vector<T> y, weight;
   AlignedArray<T> grad, grad_intercept, count, scratch, narrow;  // the gradients of lanes of all blocks; the rest per model
+  AlignedArray<T> replaced;                                      // by a step
   AlignedArray<double> loss, weight_sum;
   std::vector<OutputBlock<T>> blocks;  // of the task that runs
   ChunkBuffer(std::int64_t n_features, const WidestOf<T>& widest, bool gradient)
       : masks(kRowChunk), x(kRowChunk), y(kRowChunk), weight(kRowChunk), grad(gradient ? n_features * widest.lanes : 0),
-        grad_intercept(widest.lanes), count(widest.lanes), scratch(widest.scratch), narrow(2 * kNarrowModels * n_features), loss(widest.lanes),
+        grad_intercept(widest.lanes), count(widest.lanes), scratch(widest.scratch), narrow(2 * kNarrowModels * n_features),
+        replaced(gradient ? step_memory(n_features, kMostLanes<T>) : 0), loss(widest.lanes),
         weight_sum(widest.lanes), blocks(widest.blocks) {}
 };
 

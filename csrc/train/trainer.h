@@ -96,17 +96,19 @@ class TrainerOf final : public Trainer {
   // ---- walk.cpp
   std::int64_t row_bytes() const { return p_ * static_cast<std::int64_t>(sizeof(T)); }
   std::int64_t staged_values(const Permutation* order, std::int64_t rows) const;
+  void find_rows(const RowSource<T>& source, const Permutation* order, std::int64_t begin, std::int64_t n, RowBuffer<T>& rows) const;
+  void stage_rows(std::int64_t n, RowBuffer<T>& rows) const;
   void load_rows(const RowSource<T>& source, const Permutation* order, std::int64_t begin, std::int64_t n, RowBuffer<T>& rows) const;
   RowSource<T> training_rows() const { return {a_.X, a_.y, a_.weight}; }
   PanelView<T> view(const TrainPanel<T>& panel) const;
   WidestOf<T> widest_of(const std::vector<const TrainPanel<T>*>& panels) const;
   WidestOf<T> widest() const;
   ChunkTask<T> chunk_task(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel, bool gradient,
-                          ChunkBuffer<T>& buffer) const;
+                          ChunkBuffer<T>& buffer, const T* const* later = nullptr) const;
   bool run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel, bool gradient,
-                 ChunkBuffer<T>& buffer, bool* any) const;
-  void step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, std::int64_t epoch,
-            std::int64_t batch);
+                 ChunkBuffer<T>& buffer, bool* any, const T* const* later = nullptr) const;
+  void step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, T* replaced,
+            std::int64_t epoch, std::int64_t batch);
   std::uint64_t step_outputs(TrainPanel<T>& panel, const BatchSums<T>& sums);
   void add_chunk(const TrainPanel<T>& panel, const ChunkBuffer<T>& chunk, BatchTotals& totals) const;
   void walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Poll& poll);

@@ -14,7 +14,7 @@ namespace {
 
 // Shuffled rows are copied side by side before a thread's panels use them, so that they are gathered once and not once a panel.
 // A window of batches holds about kWindowBytes of them; a single batch is copied while it takes no more than kStageBytes.
-constexpr std::int64_t kWindowBytes = 512 * 1024;
+constexpr std::int64_t kWindowBytes = 256 * 1024;
 constexpr std::int64_t kStageBytes = 4 * 1024 * 1024;
 // Multiply-adds of a thread's part of one batch of one panel, between barriers, below which another thread costs more than it saves.
 constexpr double kTileWork = 1 << 19;
@@ -26,28 +26,39 @@ std::int64_t TrainerOf<T>::staged_values(const Permutation* order, std::int64_t 
   return order == nullptr ? 0 : std::min(rows, kStageBytes / row_bytes()) * p_;
 }
 
-// Positions [begin, begin + n) of the epoch's order. Shuffled rows are copied side by side where the buffer has room.
+// Positions [begin, begin + n) of the epoch's order.
 template <class T>
-void TrainerOf<T>::load_rows(const RowSource<T>& source, const Permutation* order, std::int64_t begin, std::int64_t n,
+void TrainerOf<T>::find_rows(const RowSource<T>& source, const Permutation* order, std::int64_t begin, std::int64_t n,
                              RowBuffer<T>& rows) const {
   rows.weight_of = source.weight;
   if (order != nullptr)
     permutation_fill(*order, begin, n, rows.ids.data());
   else
     for (std::int64_t i = 0; i < n; ++i) rows.ids[i] = begin + i;
-  const bool stage = order != nullptr && n * p_ <= rows.staged.size();
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t id = rows.ids[i];
     rows.x[i] = source.X.row(id);
     rows.y[i] = source.y[id];
     if (source.weight != nullptr) rows.weight[i] = source.weight[id];
   }
-  if (!stage) return;
+}
+
+// Copies the rows that were found side by side, where the buffer has room.
+template <class T>
+void TrainerOf<T>::stage_rows(std::int64_t n, RowBuffer<T>& rows) const {
+  if (n * p_ > rows.staged.size()) return;
   for (std::int64_t i = 0; i < n; ++i) {
     T* to = rows.staged.get() + i * p_;
     std::memcpy(to, rows.x[i], sizeof(T) * p_);
     rows.x[i] = to;
   }
+}
+
+template <class T>
+void TrainerOf<T>::load_rows(const RowSource<T>& source, const Permutation* order, std::int64_t begin, std::int64_t n,
+                             RowBuffer<T>& rows) const {
+  find_rows(source, order, begin, n, rows);
+  stage_rows(n, rows);
 }
 
 template <class T>
@@ -67,7 +78,7 @@ WidestOf<T> TrainerOf<T>::widest() const {
 // results go to `buffer`. n_rows is 0 when no row is used.
 template <class T>
 ChunkTask<T> TrainerOf<T>::chunk_task(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel,
-                                      bool gradient, ChunkBuffer<T>& buffer) const {
+                                      bool gradient, ChunkBuffer<T>& buffer, const T* const* later) const {
   const std::uint64_t wanted = panel.models_wanted;
   panel.roles->fill(rows.ids.data() + at, n, rows.weight_of, buffer.masks.data());
   std::int64_t used = 0;
@@ -107,14 +118,15 @@ ChunkTask<T> TrainerOf<T>::chunk_task(const RowBuffer<T>& rows, std::int64_t at,
           n_outputs_ > 1 ? 0 : narrow_models(panel.n_models, panel.blocks[0].n_vectors, used),
           buffer.narrow.get(),
           &stop_,
-          panel.loss_epsilon};
+          panel.loss_epsilon,
+          later};
 }
 
 // Runs such a task. Returns false when it was abandoned, and sets *any to whether a row was used.
 template <class T>
 bool TrainerOf<T>::run_chunk(const RowBuffer<T>& rows, std::int64_t at, std::int64_t n, const PanelView<T>& panel, bool gradient,
-                             ChunkBuffer<T>& buffer, bool* any) const {
-  const ChunkTask<T> task = chunk_task(rows, at, n, panel, gradient, buffer);
+                             ChunkBuffer<T>& buffer, bool* any, const T* const* later) const {
+  const ChunkTask<T> task = chunk_task(rows, at, n, panel, gradient, buffer, later);
   *any = task.n_rows > 0;
   if (!*any) return true;
   if (n_outputs_ == 1) return gradient_kernels<T>(level_).chunk(a_.loss, task);
@@ -181,12 +193,13 @@ std::uint64_t TrainerOf<T>::step_outputs(TrainPanel<T>& panel, const BatchSums<T
   return lost;
 }
 
-// Ends a batch of a panel: `loss` and `weight` are the batch's sums for train_loss(), read only when it is tracked.
+// Ends a batch of a panel: `loss` and `weight` are the batch's sums for train_loss(), read only when it is tracked; `replaced` is memory of
+// this thread's.
 template <class T>
-void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, std::int64_t epoch,
-                        std::int64_t batch) {
+void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, T* replaced,
+                        std::int64_t epoch, std::int64_t batch) {
   const std::uint64_t lost = n_outputs_ > 1 ? step_outputs(panel, sums)
-                                            : update_kernels<T>(level_).step(settings_, state_of(panel.blocks[0]), sums, panel.alive);
+                                            : update_kernels<T>(level_).step(settings_, state_of(panel.blocks[0]), sums, panel.alive, replaced);
   if (lost != 0) {
     for (std::size_t l = 0; l < panel.models.size(); ++l)
       if (lost >> l & 1) {
@@ -301,7 +314,7 @@ void TrainerOf<T>::walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_
         if (t == 0) {
           for (int l = 0; l < panel.lanes; ++l) count[l] = static_cast<double>(result.count[l]);
           step(panel, {result.grad.get(), result.grad_intercept.get(), nullptr, nullptr, count.get()}, result.loss.get(),
-               result.weight_sum.get(), epoch, b);
+               result.weight_sum.get(), result.replaced.get(), epoch, b);
         }
         barrier.wait();
       }
@@ -327,19 +340,30 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
     BatchTotals totals(one_chunk ? 0 : p_, widest.lanes);
     bool any = false;
     if (one_chunk) {
+      // Rows that are staged are found one window early, so that the first panel's kernels can fetch them meanwhile.
+      const bool early = rows.staged.size() >= capacity * p_;
+      RowBuffer<T> later(early ? capacity : 0, 0);
+      auto find = [&](std::int64_t w0, RowBuffer<T>& to) {
+        find_rows(training_rows(), order, w0 * B, std::min(n_, std::min(b1, w0 + window) * B) - w0 * B, to);
+      };
+      find(b0, rows);
       for (std::int64_t w0 = b0; w0 < b1; w0 += window) {
         const std::int64_t w1 = std::min(b1, w0 + window);
         const std::int64_t begin = w0 * B, end = std::min(n_, w1 * B);
-        load_rows(training_rows(), order, begin, end - begin, rows);
+        const std::int64_t n_later = early && w1 < b1 ? std::min(n_, std::min(b1, w1 + window) * B) - w1 * B : 0;
+        if (w0 != b0) early ? rows.swap_rows(later) : find(w0, rows);
+        stage_rows(end - begin, rows);
+        if (n_later > 0) find(w1, later);
         for (TrainPanel<T>* panel : group) {
           for (std::int64_t b = w0; b < w1 && panel->alive != 0; ++b) {
-            const std::int64_t at = b * B - begin;
-            if (!run_chunk(rows, at, std::min(B, n_ - b * B), view(*panel), true, chunk, &any))
+            const std::int64_t at = b * B - begin, n = std::min(B, n_ - b * B);
+            const T* const* fetch = panel == group.front() && at + n <= n_later ? later.x.data() + at : nullptr;
+            if (!run_chunk(rows, at, n, view(*panel), true, chunk, &any, fetch))
               return;
             if (!any) continue;
             for (int l = 0; l < panel->lanes; ++l) totals.count[l] = static_cast<double>(chunk.count[l]);
             step(*panel, {chunk.grad.get(), chunk.grad_intercept.get(), nullptr, nullptr, totals.count.get()}, chunk.loss.get(),
-                 chunk.weight_sum.get(), epoch, b);
+                 chunk.weight_sum.get(), chunk.replaced.get(), epoch, b);
           }
           if (cancelled()) return;
         }
@@ -359,7 +383,7 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
           if (any) add_chunk(*panel, chunk, totals);
         }
         step(*panel, {nullptr, nullptr, totals.grad.get(), totals.grad_intercept.get(), totals.count.get()}, totals.loss.get(),
-             totals.weight_sum.get(), epoch, b);
+             totals.weight_sum.get(), chunk.replaced.get(), epoch, b);
       }
     }
   }, poll);
@@ -403,7 +427,7 @@ void TrainerOf<T>::walk_by_chunk(std::int64_t epoch, std::int64_t b0, std::int64
         if (any) add_chunk(panel, chunk, totals);
         if (c + 1 == chunks_full && panel.alive != 0)
           step(panel, {nullptr, nullptr, totals.grad.get(), totals.grad_intercept.get(), totals.count.get()}, totals.loss.get(),
-               totals.weight_sum.get(), epoch, b);
+               totals.weight_sum.get(), chunk.replaced.get(), epoch, b);
       }
       items.done(item);
     }
@@ -430,7 +454,7 @@ std::vector<std::vector<TrainPanel<T>*>> TrainerOf<T>::share_out(int n_threads) 
   template void TrainerOf<T>::walk(std::int64_t, std::int64_t, std::int64_t, const Poll&);                                          \
   template void TrainerOf<T>::load_rows(const RowSource<T>&, const Permutation*, std::int64_t, std::int64_t, RowBuffer<T>&) const;  \
   template bool TrainerOf<T>::run_chunk(const RowBuffer<T>&, std::int64_t, std::int64_t, const PanelView<T>&, bool,                 \
-                                        ChunkBuffer<T>&, bool*) const;
+                                        ChunkBuffer<T>&, bool*, const T* const*) const;
 GRADFOLD_INSTANTIATE(float)
 GRADFOLD_INSTANTIATE(double)
 #undef GRADFOLD_INSTANTIATE

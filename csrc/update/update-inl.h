@@ -1,7 +1,7 @@
 // The optimiser step, lanes are models. Include after the level's lanes; internal linkage throughout.
 //
-// A step is computed twice: once to see whether any new value of a lane is not finite, and once to store the lanes in which all
-// are. So a diverged model keeps its last finite weights without a second buffer.
+// A step stores as it goes and keeps the values it replaces; a lane that got a value which is not finite has its own put back. So a diverged
+// model keeps its last finite weights. Where lanes must be judged together first, `probe` computes the step without storing.
 #pragma once
 #include "gradient/gradient.h"
 #include "simd/half-inl.h"
@@ -399,10 +399,44 @@ class SeenTest {
   typename D::M good_[L::kWide];
 };
 
+// What a step replaces: every feature of one vector of lanes, array after array.
+template <class L>
+class Replaced {
+ public:
+  explicit Replaced(typename L::T* memory) : at_(memory) {}
+  bool kept() const { return at_ != nullptr; }
+  void keep(typename L::V value) {
+    L::store(at_, value);
+    at_ += L::N;
+  }
+  // Puts the values of `lanes` back; to be called for the same places in the same order.
+  void put_back(typename L::T* to, typename L::M lanes) {
+    L::store(to, L::select(lanes, L::load(at_), L::load(to)));
+    at_ += L::N;
+  }
+
+ private:
+  typename L::T* at_;
+};
+
+// Calls f(place) for every array of the state at one parameter.
+template <class L, Form FORM, bool EXTRA, class F>
+inline __attribute__((always_inline)) void each_place(typename L::T* W, typename L::T* first, typename L::T* second, typename L::T* average,
+                                                      std::int64_t at, F&& f) {
+  f(W + at);
+  if constexpr (FORM == Form::momentum || FORM == Form::adam) f(first + at);
+  if constexpr (FORM == Form::squares || FORM == Form::adam) f(second + at);
+  if constexpr (EXTRA)
+    if (average != nullptr) f(average + at);
+}
+
+// Steps one vector of lanes, or, without STORE, only looks. Returns which lanes got nothing but finite values. With `replaced`, a lane of
+// `keep` that did not gets its old values back.
 template <class L, Form FORM, bool EXTRA, bool STANDARDIZE, bool STORE>
 [[gnu::noinline]] typename L::M step_vector(const SolverSettings& given_settings, const StepScalars<L>& scalars,
                                             const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums, int v,
-                                            typename L::M keep) {
+                                            typename L::M keep, typename L::T* replaced) {
+  using T = typename L::T;
   constexpr bool kFirst = FORM == Form::momentum || FORM == Form::adam, kSecond = FORM == Form::squares || FORM == Form::adam;
   // Copies: what is stored to a pointer could be these, so they would be loaded again for every feature.
   const SolverSettings settings = given_settings;
@@ -410,28 +444,34 @@ template <class L, Form FORM, bool EXTRA, bool STANDARDIZE, bool STORE>
   const Gradients<L, STANDARDIZE> gradients(p, sums, v);
   auto finite = L::m_all();
   SeenTest<L> seen(p, v), seen_average(p, v);
-  auto put = [keep](typename L::T* to, typename L::V value) { L::store(to, L::select(keep, value, L::load(to))); };
   const bool averages = EXTRA && p.average_W != nullptr;
+  const std::int64_t stride = lanes_of<L>(p);
+  Replaced<L> old(replaced);
+  auto put = [&](T* to, typename L::V value) {
+    const auto before = L::load(to);
+    if (old.kept()) old.keep(before);
+    L::store(to, L::select(keep, value, before));
+  };
+  auto store = [&](auto& next, T* W, T* first, T* second, T* average, std::int64_t at) {
+    put(W + at, next.w);
+    if constexpr (kFirst) put(first + at, next.first);
+    if constexpr (kSecond) put(second + at, next.second);
+    if (averages) put(average + at, next.average);
+  };
   for (std::int64_t f = 0; f < p.n_features; ++f) {
-    const std::int64_t at = f * lanes_of<L>(p) + v * L::N;
+    const std::int64_t at = f * stride + v * L::N;
     const NewParameter<L, FORM, EXTRA, true> next(settings, s, gradients.of_feature(f), L::load(p.W + at), kFirst ? p.first + at : nullptr,
                                                   kSecond ? p.second + at : nullptr, averages ? p.average_W + at : nullptr);
-    if constexpr (STORE) {
-      put(p.W + at, next.w);
-      if constexpr (kFirst) put(p.first + at, next.first);
-      if constexpr (kSecond) put(p.second + at, next.second);
-      if (averages) put(p.average_W + at, next.average);
-    } else {
-      finite = L::m_and(finite, next.finite);
-      if constexpr (STANDARDIZE) {
-        seen.feature(f, next.w);
-        if (averages) seen_average.feature(f, next.average);
-      }
+    finite = L::m_and(finite, next.finite);
+    if constexpr (STANDARDIZE) {
+      seen.feature(f, next.w);
+      if (averages) seen_average.feature(f, next.average);
     }
+    if constexpr (STORE) store(next, p.W, p.first, p.second, p.average_W, at);
   }
   const int at = v * L::N;
   if (!settings.fit_intercept) {
-    if constexpr (STANDARDIZE && !STORE) {
+    if constexpr (STANDARDIZE) {
       seen.intercept(L::load(p.intercept + at));
       if (averages) seen_average.intercept(L::load(p.intercept + at));
     }
@@ -439,29 +479,34 @@ template <class L, Form FORM, bool EXTRA, bool STANDARDIZE, bool STORE>
     const NewParameter<L, FORM, EXTRA, false> next(settings, s, gradients.of_intercept(), L::load(p.intercept + at),
                                                    kFirst ? p.intercept_first + at : nullptr, kSecond ? p.intercept_second + at : nullptr,
                                                    averages ? p.average_intercept + at : nullptr);
-    if constexpr (STORE) {
-      put(p.intercept + at, next.w);
-      if constexpr (kFirst) put(p.intercept_first + at, next.first);
-      if constexpr (kSecond) put(p.intercept_second + at, next.second);
-      if (averages) put(p.average_intercept + at, next.average);
-    } else {
-      finite = L::m_and(finite, next.finite);
-      if constexpr (STANDARDIZE) {
-        seen.intercept(next.w);
-        if (averages) seen_average.intercept(next.average);
-      }
+    finite = L::m_and(finite, next.finite);
+    if constexpr (STANDARDIZE) {
+      seen.intercept(next.w);
+      if (averages) seen_average.intercept(next.average);
     }
+    if constexpr (STORE) store(next, p.intercept, p.intercept_first, p.intercept_second, p.average_intercept, at);
   }
-  if constexpr (STANDARDIZE && !STORE) {
+  if constexpr (STANDARDIZE) {
     finite = L::m_and(finite, seen.finite());
     if (averages) finite = L::m_and(finite, seen_average.finite());
+  }
+  if constexpr (STORE) {
+    const auto lost = L::m_andnot(finite, keep);
+    if (replaced != nullptr && L::any(lost)) {
+      Replaced<L> back(replaced);
+      auto restore = [&](T* to) { back.put_back(to, lost); };
+      for (std::int64_t f = 0; f < p.n_features; ++f)
+        each_place<L, FORM, EXTRA>(p.W, p.first, p.second, p.average_W, f * stride + at, restore);
+      if (settings.fit_intercept)
+        each_place<L, FORM, EXTRA>(p.intercept, p.intercept_first, p.intercept_second, p.average_intercept, at, restore);
+    }
   }
   return finite;
 }
 
 template <class L>
 using StepVector = typename L::M (*)(const SolverSettings&, const StepScalars<L>&, const PanelState<typename L::T>&,
-                                     const BatchSums<typename L::T>&, int v, typename L::M keep);
+                                     const BatchSums<typename L::T>&, int v, typename L::M keep, typename L::T* replaced);
 template <class L>
 struct StepVectors {
   StepVector<L> probe, commit;
@@ -490,11 +535,11 @@ StepVectors<L> step_vectors(const SolverSettings& settings, const PanelState<typ
 
 enum class Phase { step, probe, commit };
 
-// probe, commit or both for the lanes of `wanted` that have rows in the batch, vector by vector while its arrays are in the cache. Returns
-// the lanes that diverged.
+// Works on the lanes of `wanted` that have rows in the batch, vector by vector while its arrays are in the cache. Returns the lanes that
+// diverged. replaced: for Phase::step.
 template <class L>
 std::uint64_t phase_all(Phase phase, const SolverSettings& settings, const PanelState<typename L::T>& p,
-                        const BatchSums<typename L::T>& sums, std::uint64_t wanted, const double* clip_factor) {
+                        const BatchSums<typename L::T>& sums, std::uint64_t wanted, const double* clip_factor, typename L::T* replaced) {
   using D = typename L::Wide;
   const StepVectors<L> step_vector = step_vectors<L>(settings, p);
   std::uint64_t diverged = 0;
@@ -502,13 +547,12 @@ std::uint64_t phase_all(Phase phase, const SolverSettings& settings, const Panel
     const StepScalars<L> s = step_scalars<L>(settings, p, sums, v, wanted, clip_factor);
     if (!L::any(s.active)) continue;
     auto keep = s.active;
+    const auto finite = (phase == Phase::probe ? step_vector.probe : step_vector.commit)(settings, s, p, sums, v, keep, replaced);
     if (phase != Phase::commit) {
-      const auto finite = step_vector.probe(settings, s, p, sums, v, L::m_none());
-      keep = L::m_and(s.active, finite);
       diverged |= L::bits(L::m_andnot(finite, s.active)) << (v * L::N);
+      keep = L::m_and(s.active, finite);
     }
     if (phase == Phase::probe) continue;
-    step_vector.commit(settings, s, p, sums, v, keep);
     typename D::M wide_keep[L::kWide];
     L::widen_mask(keep, wide_keep);
     for (int h = 0; h < L::kWide; ++h) {
@@ -573,9 +617,10 @@ void norms(const SolverSettings& settings, const PanelState<typename L::T>& p, c
 
 template <class L>
 std::uint64_t phase_of_panel(Phase phase, const SolverSettings& settings, const PanelState<typename L::T>& p,
-                             const BatchSums<typename L::T>& sums, std::uint64_t wanted, const double* clip_factor) {
-  return p.n_vectors == kHalfVector ? phase_all<HalfOf<L>>(phase, settings, p, sums, wanted, clip_factor)
-                                    : phase_all<L>(phase, settings, p, sums, wanted, clip_factor);
+                             const BatchSums<typename L::T>& sums, std::uint64_t wanted, const double* clip_factor,
+                             typename L::T* replaced = nullptr) {
+  return p.n_vectors == kHalfVector ? phase_all<HalfOf<L>>(phase, settings, p, sums, wanted, clip_factor, replaced)
+                                    : phase_all<L>(phase, settings, p, sums, wanted, clip_factor, replaced);
 }
 
 template <class L>
@@ -592,12 +637,12 @@ void commit(const SolverSettings& settings, const PanelState<typename L::T>& p, 
 
 template <class L>
 std::uint64_t step(const SolverSettings& settings, const PanelState<typename L::T>& p, const BatchSums<typename L::T>& sums,
-                   std::uint64_t alive) {
-  if (!settings.any_clip_norm) return phase_of_panel<L>(Phase::step, settings, p, sums, alive, nullptr);
+                   std::uint64_t alive, typename L::T* replaced) {
+  if (!settings.any_clip_norm) return phase_of_panel<L>(Phase::step, settings, p, sums, alive, nullptr, replaced);
   double squares[kMaxPanelVectors * L::N], intercept_squares[kMaxPanelVectors * L::N];
   norms<L>(settings, p, sums, squares, intercept_squares);
   clip_factors(squares, intercept_squares, p.hyper + static_cast<int>(Hyper::clip_norm) * p.lanes, p.lanes, 1, squares);
-  return phase_of_panel<L>(Phase::step, settings, p, sums, alive, squares);
+  return phase_of_panel<L>(Phase::step, settings, p, sums, alive, squares, replaced);
 }
 
 template <class L>

@@ -85,8 +85,9 @@ struct BatchSums {
 
 template <class T>
 struct UpdateKernels {
-  // Steps the lanes of `alive` that have rows in the batch. Returns the lanes that diverged: nothing of theirs is stored.
-  std::uint64_t (*step)(const SolverSettings&, const PanelState<T>&, const BatchSums<T>&, std::uint64_t alive);
+  // Steps the lanes of `alive` that have rows in the batch. Returns the lanes that diverged: they are as they were before.
+  // replaced: memory for step_memory values.
+  std::uint64_t (*step)(const SolverSettings&, const PanelState<T>&, const BatchSums<T>&, std::uint64_t alive, T* replaced);
   // Per lane, the squared norm of its mean gradient before l2: of the features, and of the intercept (0 without one).
   void (*norms)(const SolverSettings&, const PanelState<T>&, const BatchSums<T>&, double* squares, double* intercept_squares);
   // Which lanes of `alive` with rows in the batch would diverge. clip_factor: [lanes], null where no model clips by norm.
@@ -100,6 +101,11 @@ struct UpdateKernels {
 
 template <class T>
 const UpdateKernels<T>& update_kernels(Level level);
+
+// Values that a step keeps of one vector of lanes while it replaces them: four arrays of features and an intercept.
+template <class T>
+constexpr int kMostLanes = 64 / sizeof(T);  // of one vector, on any level
+constexpr std::int64_t step_memory(std::int64_t n_features, int lanes_of_vector) { return 4 * (n_features + 1) * lanes_of_vector; }
 
 // clip_norm / norm for the models whose norm is above it, else 1, for each of a model's n_outputs lanes (side by side, models in order).
 // squared norm = the outputs' features, added in order, then the outputs' intercepts. `factor` may be `squares`.
