@@ -95,6 +95,14 @@ def test_bad_class_weights(value: Any, error: type[Exception], message: str) -> 
         gf.fit(*fits.numbers(60), class_weight="balanced")
 
 
+@pytest.mark.parametrize("factor", [1e300, 1e-300])
+def test_class_weights_that_leave_the_type_of_X(factor: float) -> None:
+    """Infinite weights would make every model diverge, weights of 0 would leave a class out without a word."""
+    X, y = fits.labels(60)
+    with pytest.raises(ValueError, match=r"class_weight\[1\]: got 1e.300, which is (inf|0.0) in float32"):
+        gf.fit(X.astype(np.float32), y, folds=3, epochs=1, class_weight={1: factor})
+
+
 # -- missing cells ----------------------------------------------------------------------------------------------------
 
 
