@@ -340,3 +340,11 @@ def test_train_history() -> None:
     np.testing.assert_allclose(run.train_history[0, [1, 3]], np.log(2), rtol=1e-12)
     assert (run.train_history[2] < run.train_history[0]).all()
     np.testing.assert_array_equal(run.train_loss, run.train_history[-1])
+
+
+@pytest.mark.parametrize("value", ["balanced", {1: 2.0}])
+def test_validation_data_beside_class_weights(value: Any) -> None:
+    """Validation rows are not weighted by class."""
+    X, y = fits.labels()
+    run = gf.fit(X, y, gf.grid(l2=[0.1, 1.0]), validation_data=(X, y), class_weight=value, epochs=2)
+    np.testing.assert_allclose(run.held_out_loss, run.metric("log_loss"), rtol=1e-12)
