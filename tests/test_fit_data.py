@@ -95,6 +95,14 @@ def test_bad_class_weights(value: Any, error: type[Exception], message: str) -> 
         gf.fit(*fits.numbers(60), class_weight="balanced")
 
 
+@pytest.mark.parametrize("factor", [1e300, 1e-300])
+def test_class_weights_that_leave_the_type_of_X(factor: float) -> None:
+    """Infinite weights would make every model diverge, weights of 0 would leave a class out without a word."""
+    X, y = fits.labels(60)
+    with pytest.raises(ValueError, match=r"class_weight\[1\]: got 1e.300, which is (inf|0.0) in float32"):
+        gf.fit(X.astype(np.float32), y, folds=3, epochs=1, class_weight={1: factor})
+
+
 # -- missing cells ----------------------------------------------------------------------------------------------------
 
 
@@ -332,3 +340,11 @@ def test_train_history() -> None:
     np.testing.assert_allclose(run.train_history[0, [1, 3]], np.log(2), rtol=1e-12)
     assert (run.train_history[2] < run.train_history[0]).all()
     np.testing.assert_array_equal(run.train_loss, run.train_history[-1])
+
+
+@pytest.mark.parametrize("value", ["balanced", {1: 2.0}])
+def test_validation_data_beside_class_weights(value: Any) -> None:
+    """Validation rows are not weighted by class."""
+    X, y = fits.labels()
+    run = gf.fit(X, y, gf.grid(l2=[0.1, 1.0]), validation_data=(X, y), class_weight=value, epochs=2)
+    np.testing.assert_allclose(run.held_out_loss, run.metric("log_loss"), rtol=1e-12)

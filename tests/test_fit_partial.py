@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ import pytest
 
 import fits
 import gradfold as gf
+from gradfold._interrupt import Interrupt
 
 
 @pytest.mark.parametrize("solver", ["sgd", "momentum", "adam"])
@@ -30,6 +32,26 @@ def test_going_on_is_training_longer(solver: str, standardize: bool, dtype: Any)
     assert run.partial_fit(X, y) is run
     whole = gf.fit(X, y, epochs=6, **keywords)
     assert fits.refit(run) == fits.refit(whole) and run.best_epochs == 6
+
+
+def test_ctrl_c_leaves_partial_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop over pieces of data stops; the model has its whole batches and can go on."""
+    X, y = fits.labels(n=320)
+    run, other = gf.fit(X, y, epochs=1, batch_size=32), gf.fit(X, y, epochs=1, batch_size=32)
+    advance = Interrupt.advance
+
+    def presses(self: Interrupt, trainer: Any, deadline: float | None, max_steps: int = -1) -> str:
+        advance(self, trainer, deadline, 4)
+        signal.raise_signal(signal.SIGINT)
+        return advance(self, trainer, deadline, max_steps)
+
+    monkeypatch.setattr(Interrupt, "advance", presses)
+    with pytest.raises(KeyboardInterrupt):
+        run.partial_fit(X, y, epochs=2)
+    monkeypatch.undo()
+    assert run.best_steps == 14 and run.best_epochs == 1
+    assert run.best_coef.tobytes() != other.best_coef.tobytes()
+    assert run.partial_fit(X, y).best_steps == 24 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_going_on_after_loading(tmp_path: Path) -> None:

@@ -274,3 +274,10 @@ def test_bad_options(keywords: dict[str, Any], error: type[Exception], message: 
     X, y = fits.labels(60)
     with pytest.raises(error, match=message):
         gf.fit(X, y, gf.grid(l2=[0.1, 1.0]), **keywords)
+
+
+def test_the_refit_of_an_adaptive_model_that_stopped_by_held_out_losses() -> None:
+    """The refit has no held-out rows: its rate falls by the training loss, which the splits did not track."""
+    X, y = fits.labels()
+    run = gf.fit(X, y, folds=3, schedule="adaptive", early_stopping={"patience": 1}, epochs=6)
+    assert run.best_epochs >= 1 and run.best_coef is not None and run.train_history is None

@@ -414,6 +414,14 @@ def test_clipping_does_not_hide_an_infinite_gradient(each_level, solver, clip):
     assert (t.diverged_epoch == 0).all() and not t.steps.any() and not t.coef.any()
 
 
+def test_a_norm_that_overflows_diverges_and_does_not_stop_its_model(each_level):
+    """A gradient of 1e170 is finite, its square is not; beside it, a model that does not clip goes on."""
+    q = with_models(calls.problem(81, n=60, p=4, m=2, loss="squared_error", weights="none"), learning_rate=1e-200)
+    q = calls.replace(q, y=q.y * 1e170, hyper={"clip_norm": np.array([1.0, np.inf])})
+    t = calls.train(q, epochs=1, batch_size=16)
+    assert t.diverged_epoch.tolist() == [0, -1] and t.steps[0] == 0 and t.coef[1].any()
+
+
 def test_an_average_that_overflows_diverges(each_level):
     """The intercept swings between -3e38 and 3e38: each is finite, their difference is not."""
     of_rows = splits.Splits(splits.narrowest(np.array([0, 1])), splits.conditions([[(0, 1, 2, 0, 2)]]))

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <iterator>
+#include <limits>
 
 namespace gradfold {
 
@@ -93,8 +94,13 @@ void clip_factors(const double* squares, const double* intercept_squares, const 
     double total = 0;
     for (std::int64_t k = 0; k < n_outputs; ++k) total += squares[first + k];
     for (std::int64_t k = 0; k < n_outputs; ++k) total += intercept_squares[first + k];
-    const double norm = std::sqrt(total);  // of NaN: no clipping, so the step diverges
-    const double f = norm > clip_norm[first] ? clip_norm[first] / norm : 1.0;
+    double f = 1.0;  // also of NaN: the step diverges anyway
+    if (clip_norm[first] < kInf) {
+      const double norm = std::sqrt(total);
+      if (norm > clip_norm[first]) f = clip_norm[first] / norm;
+      // Squares that overflow say nothing of the norm: the step diverges, where a factor of 0 would stop the model without a word.
+      if (norm == kInf) f = std::numeric_limits<double>::quiet_NaN();
+    }
     for (std::int64_t k = 0; k < n_outputs; ++k) factor[first + k] = f;
   }
 }

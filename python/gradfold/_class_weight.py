@@ -13,7 +13,7 @@ from gradfold import _check, _ordered
 Array = npt.NDArray[Any]
 
 
-def read(value: object, classes: Array | None) -> str | Array | None:
+def read(value: object, classes: Array | None, dtype: np.dtype[Any]) -> str | Array | None:
     """The argument `class_weight`: None, "balanced", or a float64 factor for each of `classes`.
 
     A mapping names labels as they stand in y; labels that it leaves out have the factor 1.
@@ -21,7 +21,8 @@ def read(value: object, classes: Array | None) -> str | Array | None:
     Raises
     ------
     ValueError
-        Another text, a regression, a label that y does not hold, or a negative or infinite factor.
+        Another text, a regression, a label that y does not hold, or a factor that is negative, or infinite in `dtype`, or
+        above 0 and 0 in `dtype`.
     TypeError
         Neither text nor a mapping, or a factor that is no number.
     """
@@ -43,7 +44,12 @@ def read(value: object, classes: Array | None) -> str | Array | None:
                 f"class_weight: got the label {label!r}, wanted labels of y: "
                 f"{', '.join(map(repr, labels[:5]))}{', …' if len(labels) > 5 else ''}"
             )
-        factors[labels.index(label)] = _check.real(f"class_weight[{label!r}]", factor)
+        given = _check.real(f"class_weight[{label!r}]", factor)
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = float(dtype.type(given))
+        if not np.isfinite(rounded) or (rounded == 0) != (given == 0):
+            raise ValueError(f"class_weight[{label!r}]: got {factor!r}, which is {rounded} in {dtype}")
+        factors[labels.index(label)] = given
     return factors
 
 
@@ -76,7 +82,7 @@ def balanced(codes: Array, n_classes: int, weight: Array | None) -> Array:
 def applied(factors: Array, codes: Array, weight: Array | None, dtype: np.dtype[Any]) -> Array:
     """The training weight of each row: factor times sample weight in float64, rounded once to `dtype`."""
     product = factors[codes]
-    if weight is not None:
-        with np.errstate(invalid="ignore"):  # an infinite weight on a row that nobody trains on
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite weight on a row that nobody trains on
+        if weight is not None:
             product = product * weight.astype(np.float64)
-    return np.ascontiguousarray(product, dtype=dtype)
+        return np.ascontiguousarray(product, dtype=dtype)

@@ -76,7 +76,8 @@ class Trained:
     held_out : ndarray of shape (n_models,)
         Of the weights that are kept; NaN for diverged models.
     best_epoch, epochs_trained : ndarray of int64, shape (n_models,)
-        Epochs behind the weights that are kept, and epochs trained.
+        The second is epochs trained; the first too, or under early stopping the epoch of the lowest monitored loss, whose weights
+        are kept under `restore_best`.
     reason : ndarray of uint8, shape (n_models,)
         Places in `REASONS`.
     survived : ndarray of bool, shape (n_candidates,)

@@ -100,6 +100,8 @@ def partial_fit(
             RuntimeWarning,
             stacklevel=stacklevel,
         )
+    if interrupt.pressed:  # a loop over pieces of data must not go on as if this one had been seen
+        raise KeyboardInterrupt
 
 
 def _parameters(run: Run) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def make_trainer(
         extra["loss_epsilon"] = column("loss_epsilon")
     if problem.target.n_outputs > 1:
         extra["n_outputs"] = problem.target.n_outputs
-    if own.held_out_weight is not None:
+    if problem.validation is None and own.held_out_weight is not None:  # validation data have weights of their own
         extra["held_out_weight"] = own.held_out_weight
     if problem.validation is not None and scores:
         v = problem.validation

@@ -138,10 +138,6 @@ class Problem:
             self._rows[key] = Rows(weight, held_out, self.fill(splits[0]) if self.filled is not None else None)
         return self._rows[key]
 
-    def forget(self, splits: list[int]) -> None:
-        """Let go of what `rows` keeps: with "balanced" and leave-one-out it would be n_rows weights for each split."""
-        self._rows.pop(tuple(splits[:1]), None)
-
     def fill(self, split: int) -> Array:
         """The means of a split's training rows, shape (n_features,): of the columns with missing cells, or, for the
         refit, of all."""
@@ -241,7 +237,7 @@ def read(
         _check.finite("X", problem.data, n_threads)
     problem.target, problem.loss = target, target.loss
     _check_constant(target, stacklevel=4)
-    problem.class_weight = _class_weight.read(class_weight, target.classes)
+    problem.class_weight = _class_weight.read(class_weight, target.classes, problem.X.dtype)
     if validation_data is not None:
         if folds is not None:
             raise ValueError("validation_data: got it together with folds, wanted one of the two")

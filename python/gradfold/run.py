@@ -429,6 +429,8 @@ class Run:
             There is no refitted model, it has diverged, or the file it comes from holds no optimiser state.
         ValueError, TypeError
             As `fit`; nothing has changed then.
+        KeyboardInterrupt
+            Ctrl-C; the model has trained up to its last whole batch.
 
         Warns
         -----

@@ -501,7 +501,9 @@ class _Fitter:
     def _refit(self, run: Run) -> None:
         problem, control = self.problem, self.control
         row = self.settings.params[run.best_candidate if problem.folds is not None else 0]
-        settings = replace(self.settings, params=[row])
+        # Without splits to watch, a rate that falls on a plateau falls by the training loss, whatever early stopping monitored.
+        tracks = row["schedule"] == "adaptive" or (problem.folds is None and self.settings.track_train_loss)
+        settings = replace(self.settings, params=[row], track_train_loss=tracks)
         try:
             self.interrupt.raising = row["learning_rate"] != "auto" and not self.interrupt.pressed
             rates = _plan.learning_rates(problem, settings, [[REFIT]], self._advance)
@@ -524,7 +526,7 @@ class _Fitter:
             order=None,
             callbacks=control.callbacks if alone else [],
             progress=control.progress if alone else None,
-            track_train_loss=row["schedule"] == "adaptive" or (alone and self.settings.track_train_loss),
+            track_train_loss=tracks,
             started=control.started,
         )
         trained = _loop.train(plan, settings, watch, self.interrupt, (1, 1), run._refit_epochs())
