@@ -528,7 +528,8 @@ class _Fitter:
             started=control.started,
         )
         trained = _loop.train(plan, settings, watch, self.interrupt, (1, 1), run._refit_epochs())
-        run.stop_reason = trained.status
+        if trained.status != "done":  # else what ended the splits' training stands
+            run.stop_reason = trained.status
         epochs = trained.best_epoch if self._restores() else trained.epochs_trained
         self._fitted(run, plan.parts[0].trainer, 0, int(epochs[0]), float(rates[0, 0]))
         if run.best_diverged:
