@@ -479,13 +479,7 @@ class _Fitter:
         """(n_candidates, n_splits) scores, each candidate by what its own loss makes of raw predictions."""
         scoring = self.control.scoring
         assert scoring is not None
-        losses = [row["loss"] for row in self.settings.params]
-        out = np.empty((run.n_candidates, run.n_splits))
-        for loss in dict.fromkeys(losses):
-            run.loss = loss
-            mine = np.array([own == loss for own in losses])
-            out[mine] = _held_out.scores(run, scoring, n_threads=self.settings.n_threads)[mine]
-        return out
+        return _held_out.scores(run, scoring, n_threads=self.settings.n_threads)
 
     # -- the model to use ---------------------------------------------------------------------------------------------
 
