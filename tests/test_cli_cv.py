@@ -416,7 +416,7 @@ def test_show(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--target", "y", "--param", "l2"], "--param: got 'l2', wanted NAME=VALUES"),
         (["--target", "y", "--folds", "1"], "folds: got 1"),
         (["--target", "y", "--folds", "301"], "--folds: got 301 folds of 300 rows"),
-        (["--target", "y", "--holdout", "1.5"], "fractions: got 1.5"),
+        (["--target", "y", "--holdout", "1.5"], "--holdout: got 1.5, wanted a share between 0 and 1"),
         (["--target", "y", "--holdout", "0.5", "--folds", "3"], "--holdout: goes without --folds"),
         (["--target", "price", "--stratify"], "--stratify: wants labels"),
         (["--target", "y", "--epochs", "0"], "epochs: got 0"),
@@ -583,3 +583,24 @@ def test_values(text: str, kind: type, values: list[Any]) -> None:
     axis = _axis.parse("l2", text, kind)
     assert list(axis.values) == values
     assert list(eval(axis.code, {"np": np})) == values
+
+
+def test_show_of_several_classes_has_a_column_for_each(
+    folder: Path, frame: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame.assign(y=np.array(["low", "mid", "high"])[np.arange(len(frame)) % 3])[["a", "b", "y"]].to_csv("three.csv", index=False)
+    assert cli.main(["cv", "three.csv", "--target", "y", *FAST, "--out", "three"]) == 0
+    capsys.readouterr()
+    assert cli.main(["show", "three/model.npz"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("weight for"))
+    assert lines[head].split()[2:] == ["high", "low", "mid"]
+    assert {len(line) for line in lines[head:]} == {len(lines[head])} and len(lines) == head + 3
+
+
+def test_a_metric_that_does_not_suit_the_target_is_named_as_the_option(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([*CLASS, "--metric", "rmse"])
+    assert "--metric: got 'neg_rmse', which does not suit loss='log_loss'" in capsys.readouterr().err

@@ -436,7 +436,9 @@ _RAGGED = "x,y\n" + "1,2\n" * 10
         (b"x,y\0\n1,2\n", "holds zero bytes"),
         (b"PK\x03\x04....", "is a zip archive"),
         ("PAR1 and no more", "is a damaged Parquet file"),
-        (gzip.compress(b"x,y\n1,2\n" * 5000)[:-30], "Truncated"),
+        (gzip.compress(b"x,y\n1,2\n" * 5000)[:-30], "a.data: is damaged: Truncated"),
+        (gzip.compress(b"x,y\n" + b"".join(b"%d,1\n" % (i * i) for i in range(50_000)))[:-30], "a.data: is damaged: Trunc"),
+        ("x;y\n" + "-1,5;1\n2;0\n" * 10, "column 'x': got '-1,5' on line 2, wanted numbers with a decimal point"),
         ("t,y\n" + "".join(f"w{i},1\n" for i in range(300)), "column 't' holds 300 different texts in 300 rows, wanted at most 256"),
     ],
 )  # fmt: skip
@@ -503,3 +505,13 @@ def test_a_matrix_beyond_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("os.sysconf", lambda name: 2)
     with pytest.raises(ValueError, match=r"3 rows × 2 columns of float64 would take .*--dtype float32"):
         gf.data.read(_file(tmp_path, "a,b,y\n1,2,3\n4,5,6\n7,8,9\n"), "y")
+
+
+def test_text_that_hardly_repeats_and_a_target_that_is_almost_numbers_are_noted(tmp_path: Path) -> None:
+    lines = [f"id{i},{i % 3},{'oops' if i == 7 else i % 4}" for i in range(40)]
+    data = gf.data.read(_file(tmp_path, "id,x,y\n" + "\n".join(lines) + "\n", "a.csv"), "y")
+    assert len(data.notes) == 2
+    assert "'oops' on line 9, but 39 of its 40 cells look like numbers" in data.notes[0]
+    assert "column 'id' holds 40 different texts in 40 rows" in data.notes[1]
+    lines = [f"c{i % 9},{i % 3},{i % 4}" for i in range(40)]
+    assert gf.data.read(_file(tmp_path, "id,x,y\n" + "\n".join(lines) + "\n", "a.csv"), "y").notes == []

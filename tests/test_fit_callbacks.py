@@ -38,7 +38,7 @@ def test_stop_ends_the_training_and_the_refit_is_as_long() -> None:
     run = gf.fit(
         X, y, gf.grid(**_GRID), folds=3, callbacks=lambda e: e.stop() if e.epoch == 4 else None, **keywords
     )
-    assert len(run.history) == 4 and run.stop_reason == "done" and not run.interrupted
+    assert len(run.history) == 4 and run.stop_reason == "callback" and not run.interrupted
     assert (run.stop_reasons == "callback").all() and run.best_epochs == 4
     full = gf.fit(X, y, gf.grid(**_GRID), folds=3, refit=False, **keywords)
     assert run.history.tobytes() == full.history[:4].tobytes()

@@ -279,3 +279,17 @@ def test_loss_epsilon_is_per_model() -> None:
         assert all(fits.model(alone, 0, s) == fits.model(run, c, s) for s in range(2))
         assert alone.params[0]["loss_epsilon"] == epsilon
     assert run.coef[0].tobytes() != run.coef[2].tobytes()
+
+
+def test_metrics_of_a_run_with_several_losses_go_by_each_candidates_own() -> None:
+    X, y = fits.labels()
+    run = gf.fit(
+        X, y, gf.grid(loss=["modified_huber", "log_loss"]), folds=3, epochs=3, scoring="neg_brier"
+    )
+    assert run.scores("neg_brier").tobytes() == run.split_scores.tobytes()
+    for k, loss in enumerate(["modified_huber", "log_loss"]):
+        alone = gf.fit(X, y, loss=loss, folds=3, epochs=3)
+        assert run.metric("brier")[k].tobytes() == alone.metric("brier")[0].tobytes()
+    run = gf.fit(X, y, gf.grid(loss=["hinge", "log_loss"]), folds=3, epochs=3, scoring="accuracy")
+    with pytest.raises(ValueError, match="does not suit loss='hinge'"):
+        run.metric("log_loss")

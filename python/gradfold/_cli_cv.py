@@ -251,6 +251,8 @@ def _folds(options: argparse.Namespace, table: data.Data, loss: list[str]) -> tu
         for name in ("folds", "group", "repeat"):
             if getattr(options, name) is not None:
                 raise ValueError(f"--holdout: goes without --{name}")
+        if not 0 < options.holdout < 1:
+            raise ValueError(f"--holdout: got {options.holdout:g}, wanted a share between 0 and 1")
         folds = index.holdout(n_rows, options.holdout, seed=seed, stratify=table.y if stratify else None)
         rest = ", stratify=data.y" if stratify else ""
         words = f"a hold-out of {options.holdout:g}{', stratified' if stratify else ''}"
@@ -310,7 +312,9 @@ def _check_target(table: data.Data, loss: list[str]) -> None:
 
 
 def _with_names(message: str, table: data.Data) -> str:
-    """A message of `fit` about a column of X, with the name that the file gives it."""
+    """A message of `fit` in the words of the command: the file's name of a column of X, the option for `scoring`."""
+    if message.startswith("scoring: "):
+        return f"--metric{message.removeprefix('scoring').replace('gradfold.metrics.SCORINGS', '--metric')}"
     if not message.startswith("X: "):
         return message
     names = table.table.features

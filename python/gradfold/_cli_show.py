@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+_CLASSES = 10  # columns of weights
+
 
 def run(options: argparse.Namespace) -> int:
     """Do what `gradfold show` was asked to; returns the exit code."""
@@ -128,15 +130,36 @@ def _print(path: str, facts: dict[str, Any]) -> None:
     print(f"intercept   {_cell(facts['intercept'])}")
     if not facts["weights"]:
         return
-    width = max(len(row["feature"]) for row in facts["weights"])
+    width = max(len("weight for"), *(len(row["feature"]) for row in facts["weights"]))
+    if isinstance(facts["intercept"], list):
+        _print_classes(facts, width)
+        return
     scaled = "per_standard_deviation" in facts["weights"][0]
-    shown = len(facts["weights"])
     print(f"\n{'feature':<{width}}  {'weight':>12}" + ("  per standard deviation" if scaled else ""))
     for row in facts["weights"]:
         line = f"{row['feature']:<{width}}  {_cell(row['weight']):>12}"
         print(line + (f"  {_cell(row['per_standard_deviation']):>12}" if scaled else ""))
-    if shown < facts["n_features"]:
-        print(f"… {facts['n_features'] - shown} more; --top 0 shows all")
+    _print_more(facts)
+
+
+def _print_classes(facts: dict[str, Any], width: int) -> None:
+    """The weights of a model of several classes: a column for each, of the first few."""
+    labels = [str(label) for label in facts["classes"]][:_CLASSES]
+    columns = [max(12, len(label)) for label in labels]
+    line = "  ".join(f"{label:>{w}}" for label, w in zip(labels, columns, strict=True))
+    print(f"\n{'weight for':<{width}}  {line}")
+    for row in facts["weights"]:
+        cells = (f"{_cell(value):>{w}}" for value, w in zip(row["weight"], columns, strict=False))
+        print(f"{row['feature']:<{width}}  {'  '.join(cells)}")
+    _print_more(facts)
+    if len(facts["classes"]) > len(labels):
+        print(f"… {len(facts['classes']) - len(labels)} more classes; --json shows all")
+
+
+def _print_more(facts: dict[str, Any]) -> None:
+    left = facts["n_features"] - len(facts["weights"])
+    if left:
+        print(f"… {left} more; --top 0 shows all")
 
 
 def _cell(value: Any) -> str:

@@ -35,8 +35,8 @@ def scores(run: Run, scoring: str, *, n_threads: int | None = None) -> Array:
     name = _check.choice("scoring", scoring, metrics.SCORINGS)
     metric_name, sign, options = metrics.SCORINGS[name]
     run._held_out()
-    work = metrics.Evaluation.of("scoring", name, metric_name, options, _loss(run), _n_outputs(run))
-    return np.asarray(sign * _evaluate(run, work, np.zeros(_shape(run)), _check.threads(n_threads)))
+    threads, none = _check.threads(n_threads), np.zeros(_shape(run))
+    return np.asarray(sign * _by_loss(run, "scoring", name, metric_name, options, none, threads))
 
 
 def metric(
@@ -64,8 +64,27 @@ def metric(
     name = _check.choice("name", name, metrics.NAMES)
     options = metrics.read_options(average, multi_class, beta, k)
     run._held_out()
-    work = metrics.Evaluation.of("name", name, name, options, _loss(run), _n_outputs(run))
-    return _evaluate(run, work, metrics.read_threshold(threshold, _shape(run)), _check.threads(n_threads))
+    limits = metrics.read_threshold(threshold, _shape(run))
+    return _by_loss(run, "name", name, name, options, limits, _check.threads(n_threads))
+
+
+def _by_loss(
+    run: Run, argument: str, given: str, name: str, options: Any, threshold: Array, n_threads: int
+) -> Array:
+    """Each candidate's metric by what its own loss makes of raw predictions; refused if it does not suit one of them."""
+    losses = [str(row.get("loss", _loss(run))) for row in run.params]
+    works = {
+        loss: metrics.Evaluation.of(argument, given, name, options, loss, _n_outputs(run)) for loss in dict.fromkeys(losses)
+    }
+    out = None
+    for loss, work in works.items():
+        all_of_them = _evaluate(run, loss, work, threshold, n_threads)
+        mine = np.array([own == loss for own in losses])
+        if out is None:
+            out = all_of_them
+        out[mine] = all_of_them[mine]
+    assert out is not None
+    return out
 
 
 def calibrate(
@@ -99,13 +118,13 @@ def calibrate(
         found = metrics.calibrated(problem, whole, criterion)
         out.threshold[place], out.value[place] = found
 
-    _each_block(run, threads, lambda problem: metrics.block_models(_column_bytes(run, problem, True)), block)
+    _each_block(run, _loss(run), threads, lambda problem: metrics.block_models(_column_bytes(run, problem, True)), block)
     for array in out:
         array[run.diverged.reshape(array.shape)] = np.nan
     return out
 
 
-def _evaluate(run: Run, work: metrics.Evaluation, threshold: Array, n_threads: int) -> Array:
+def _evaluate(run: Run, loss: str, work: metrics.Evaluation, threshold: Array, n_threads: int) -> Array:
     out = np.full((*_shape(run), *work.result_shape), np.nan)
     n_outputs = _n_outputs(run)
 
@@ -125,13 +144,14 @@ def _evaluate(run: Run, work: metrics.Evaluation, threshold: Array, n_threads: i
                 gathered.add(z, a)
         out[place] = work.finish(gathered)
 
-    _each_block(run, n_threads, at_once, block)
+    _each_block(run, loss, n_threads, at_once, block)
     out[run.diverged.reshape(_shape(run))] = np.nan
     return out
 
 
 def _each_block(
     run: Run,
+    loss: str,
     n_threads: int,
     at_once: Callable[[metrics.Problem], int],
     use: Callable[[metrics.Problem, Array, Any, tuple[slice, int]], None],
@@ -150,7 +170,7 @@ def _each_block(
         if len(rows) == 0:
             continue
         own = None if weight is None else weight[rows]
-        problem = metrics.read_problem(_loss(run), n_outputs, y[rows], own, n_threads)
+        problem = metrics.read_problem(loss, n_outputs, y[rows], own, n_threads)
         step = max(1, at_once(problem))
         for a in range(0, run.n_candidates, step):
             b = min(a + step, run.n_candidates)

@@ -216,7 +216,7 @@ def _add_cv(commands: Any) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     group.add_argument("--out", metavar="FOLDER", help="write the model, all candidates, a curve and the report")
-    group.add_argument("--quiet", action="store_true", help="only the best candidate; no warnings, no progress")
+    group.add_argument("--quiet", action="store_true", help="only the best candidate, the next and the baseline; no warnings or progress")
     parser.set_defaults(run=_cv)
 
 

@@ -479,13 +479,7 @@ class _Fitter:
         """(n_candidates, n_splits) scores, each candidate by what its own loss makes of raw predictions."""
         scoring = self.control.scoring
         assert scoring is not None
-        losses = [row["loss"] for row in self.settings.params]
-        out = np.empty((run.n_candidates, run.n_splits))
-        for loss in dict.fromkeys(losses):
-            run.loss = loss
-            mine = np.array([own == loss for own in losses])
-            out[mine] = _held_out.scores(run, scoring, n_threads=self.settings.n_threads)[mine]
-        return out
+        return _held_out.scores(run, scoring, n_threads=self.settings.n_threads)
 
     # -- the model to use ---------------------------------------------------------------------------------------------
 
@@ -530,7 +524,8 @@ class _Fitter:
             started=control.started,
         )
         trained = _loop.train(plan, settings, watch, self.interrupt, (1, 1), run._refit_epochs())
-        run.stop_reason = trained.status
+        if trained.status != "done":  # else what ended the splits' training stands
+            run.stop_reason = trained.status
         epochs = trained.best_epoch if self._restores() else trained.epochs_trained
         self._fitted(run, plan.parts[0].trainer, 0, int(epochs[0]), float(rates[0, 0]))
         if run.best_diverged:

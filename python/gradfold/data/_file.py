@@ -6,6 +6,8 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "svmlight")
@@ -83,7 +85,8 @@ class File:
             raise ValueError(f"{self.name}: the file is empty")
         self._codec = next((codec for start, codec in _COMPRESSED.items() if magic.startswith(start)), None)
         with self.open() as stream:
-            self.head = stream.read(HEAD_BYTES)
+            with self.reading():
+                self.head = stream.read(HEAD_BYTES)
         if not self.head.strip():
             raise ValueError(f"{self.name}: the file is empty")
         self.format = form or self._format()
@@ -99,6 +102,16 @@ class File:
         """A new pyarrow stream over the decompressed bytes."""
         stream = self._raw()
         return stream if self._codec is None else pyarrow("pyarrow").CompressedInputStream(stream, self._codec)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Give an error of the decompression, which knows no name, that of the file."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise ValueError(f"{self.name}: is damaged: {' '.join(str(error).split())}") from error
 
     def _raw(self) -> Any:
         pa = pyarrow("pyarrow")

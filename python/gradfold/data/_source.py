@@ -100,7 +100,8 @@ class Csv(_Whole):
 
     def load(self, columns: Sequence[int], types: Mapping[int, Any], max_categories: int) -> None:
         assert self.dialect is not None
-        self._table = _csv.read(self.file, self.dialect, columns, types, max_categories)
+        with self.file.reading():
+            self._table = _csv.read(self.file, self.dialect, columns, types, max_categories)
         if self._table.num_rows == 0:
             raise ValueError(f"{self.file.name}: holds a header only, no rows")
 
@@ -119,7 +120,7 @@ class JsonLines(_Whole):
         if file.head.lstrip().startswith(b"["):
             raise ValueError(f"{file.name}: holds a JSON array, wanted JSON Lines: one object on each line")
         try:
-            with file.open() as stream:
+            with file.reading(), file.open() as stream:
                 self._table = module.read_json(stream, read_options=module.ReadOptions(block_size=_JSON_BLOCK))
         except pyarrow("pyarrow").ArrowInvalid as error:
             raise ValueError(f"{file.name}: {_explain_json(file, error)}") from error

@@ -22,6 +22,8 @@ MAX_CATEGORIES = 256
 
 # Text of which this share reads as numbers is a column of numbers with mistakes in it, not a category.
 _ALMOST_NUMERIC = 0.9
+# A number with a decimal comma, or with thousands set apart by commas.
+_COMMAS = r"[ \t]*-?[0-9][0-9.]*(,[0-9.]+)+([eE][-+]?[0-9]+)?[ \t]*"
 _VERSION = 1
 _INDEX = "__index_level_0__"  # pandas' name for an index without one, in Parquet
 
@@ -373,10 +375,12 @@ def read(
     source.load(sorted([*positions, *at.values()]), {i: text for i in as_text - set(at.values())}, limit)
     columns = tuple(_learn(source, i, i in as_text, limit) for i in positions)
     y = _target(source, at["target"])
+    notes += _note_of_target(source, at["target"])
     sample_weight = _weight(source, at["weight"]) if "weight" in at else None
     groups = _groups(source, at["group"]) if "group" in at else None
     fillers = _fillers(columns)
     X = _matrix.fill(source, positions, fillers, kind)
+    notes += _note_of_names(columns, len(X))
     for filler in fillers:
         if filler.codes is None and filler.missing == len(X):
             raise ValueError(_all_missing(file, filler.name))
@@ -518,34 +522,85 @@ def _refuse_bytes(file: File, name: str, kind: Any) -> None:
         )
 
 
-def _refuse_almost_numeric(source: Source, name: str, column: Any) -> None:
-    """Raise for text that is numbers but for a few cells: one of them is a mistake, or means "missing"."""
+@dataclass
+class _Cells:
+    """What the cells of a text column look like: how many are numbers, or would be but for commas."""
+
+    total: int = 0
+    numbers: int = 0
+    commas: int = 0
+    other: tuple[int, str] | None = None  # the first that is no number: its row and text
+
+
+def _look(column: Any) -> _Cells:
     pa, compute = pyarrow("pyarrow"), pyarrow("pyarrow.compute")
-    numeric = total = row = 0
-    first: tuple[int, str] | None = None
+    out, row = _Cells(), 0
     for chunk in column.chunks:
         if not pa.types.is_dictionary(chunk.type):
             chunk = _matrix.as_text(chunk).dictionary_encode()
         words = _matrix.as_text(chunk.dictionary)
         if len(words):
-            fits = compute.match_substring_regex(words, f"^{_csv.NUMBER}$").fill_null(False)
-            fits = fits.to_numpy(zero_copy_only=False)
             indices = chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False)
             known = indices >= 0
-            good = known & fits[indices]
-            numeric, total = numeric + int(good.sum()), total + int(known.sum())
+            good, comma = (
+                known & compute.match_substring_regex(words, f"^{form}$").fill_null(False).to_numpy(zero_copy_only=False)[indices]
+                for form in (_csv.NUMBER, _COMMAS)
+            )
+            out.total += int(known.sum())
+            out.numbers += int(good.sum())
+            out.commas += int(comma.sum())
             bad = known & ~good
-            if first is None and bad.any():
+            if out.other is None and bad.any():
                 at = int(bad.argmax())
-                first = row + at, words[int(indices[at])].as_py()
+                out.other = row + at, words[int(indices[at])].as_py()
         row += len(chunk)
-    if first is not None and numeric >= _ALMOST_NUMERIC * total:
-        bad_cells = total - numeric
+    return out
+
+
+def _refuse_almost_numeric(source: Source, name: str, column: Any) -> None:
+    """Raise for text that is numbers but for a few cells, of which one is a mistake or means "missing", or but for commas."""
+    cells = _look(column)
+    if cells.other is None:
+        return
+    row, text = cells.other
+    if cells.commas and cells.numbers + cells.commas >= _ALMOST_NUMERIC * cells.total:
         raise ValueError(
-            f"{source.file.name}: column {name!r}: got {first[1]!r} on {source.where(first[0])}, but {numeric:,} of its "
-            f"{total:,} cells are numbers{'' if bad_cells == 1 else f' ({bad_cells:,} are not)'}; if it means a missing "
-            f"cell pass --na {first[1]!r}, if all are names --categorical {name!r}, else correct it or --ignore {name!r}"
+            f"{source.file.name}: column {name!r}: got {text!r} on {source.where(row)}, wanted numbers with a decimal point "
+            f"and without separators of thousands; correct the file, or pass --categorical {name!r} if all are names, or "
+            f"--ignore {name!r}"
         )
+    if cells.numbers >= _ALMOST_NUMERIC * cells.total:
+        bad = cells.total - cells.numbers
+        raise ValueError(
+            f"{source.file.name}: column {name!r}: got {text!r} on {source.where(row)}, but {cells.numbers:,} of its "
+            f"{cells.total:,} cells are numbers{'' if bad == 1 else f' ({bad:,} are not)'}; if it means a missing "
+            f"cell pass --na {text!r}, if all are names --categorical {name!r}, else correct it or --ignore {name!r}"
+        )
+
+
+def _note_of_target(source: Source, position: int) -> list[str]:
+    """A warning for a target of text that is mostly numbers: one cell makes labels of them all."""
+    of, name, kind = pyarrow("pyarrow").types, source.names[position], source.type(position)
+    if not (of.is_dictionary(kind) or of.is_string(kind) or of.is_large_string(kind)):
+        return []
+    cells = _look(source.column(position))
+    if cells.other is None or cells.numbers + cells.commas < _ALMOST_NUMERIC * cells.total:
+        return []
+    row, text = cells.other
+    return [
+        f"target {name!r} is read as labels because of {text!r} on {source.where(row)}, but "
+        f"{cells.numbers + cells.commas:,} of its {cells.total:,} cells look like numbers"
+    ]
+
+
+def _note_of_names(columns: Sequence[Column], n_rows: int) -> list[str]:
+    """A warning for text that hardly ever repeats: an identifier, from which nothing can be learned."""
+    return [
+        f"column {column.name!r} holds {len(column.categories):,} different texts in {n_rows:,} rows (an identifier?), a feature "
+        f"each; --ignore {column.name!r} leaves it out"
+        for column in columns
+        if len(column.categories) > max(10, n_rows // 2)
+    ]
 
 
 def _all_missing(file: File, name: str) -> str:
