@@ -310,8 +310,8 @@ void kernels(const char* type) {
   for (const auto& shape : shapes) {
     const Problem<T> q(shape[0], shape[1], shape[2], 11);
     const std::string name = std::string(type) + " " + std::to_string(q.n) + "x" + std::to_string(q.p) + "x" + std::to_string(q.m);
-    // Under the sanitizers the serial level is slow: all combinations on the small problems, every fifth on the others.
-    auto due = [large = q.n * q.p * q.m > 1000, turn = 0]() mutable { return !large || turn++ % 5 == 0; };
+    // Under the sanitizers the serial level is slow: all combinations on the small problems, every eleventh on the others.
+    auto due = [large = q.n * q.p * q.m > 1000, turn = 0]() mutable { return !large || turn++ % 11 == 0; };
     for (int loss = 0; loss < static_cast<int>(Loss::multinomial); ++loss)
       for (int flags = 0; flags < 8; ++flags)
         if (due()) same_on_all_levels("loss_gradient " + name + " flags " + std::to_string(flags), [&] {
