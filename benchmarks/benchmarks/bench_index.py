@@ -146,9 +146,10 @@ class GroupSplit:
         return seconds(lambda: list(splits()), 1) / seconds(mine, 3)
 
     def track_imbalance(self, kind: str, n_rows: int) -> float:
-        """Mean over classes of the standard deviation of the folds' shares, ours over scikit-learn's: below 1 is better."""
+        """Mean over classes of the standard deviation of the folds' shares, ours over scikit-learn's: below 1 is better;
+        not of the plain kind, which has no classes."""
         if self.y is None:
-            raise NotImplementedError("of the stratified kind")
+            return float("nan")
         theirs = np.zeros(n_rows, dtype=np.int64)
         for fold, (_, test) in enumerate(self.peer(kind, n_rows)()):
             theirs[test] = fold
