@@ -1,9 +1,9 @@
-"""Fit the constants of ``csrc/simd/math_constants.h`` and write that file.
+"""Fit the constants of ``csrc/simd/math_constants.h`` and ``python/gradfold/cuda/constants.py``.
 
-``python scripts/fit_polynomials.py`` prints the header; ``--check FILE`` compares it with a file
-instead (exit code 1 when they differ). Needs mpmath. Every polynomial is the minimax one for the
-*relative* error of the function that it ends up in, found by the exchange algorithm of E. Remez
-(1934) and then rounded, coefficient by coefficient.
+``python scripts/fit_polynomials.py`` prints the header and ``--python`` the module; ``--check FILE``
+compares it with a file instead (exit code 1 when they differ). Needs mpmath. Every polynomial is
+the minimax one for the *relative* error of the function that it ends up in, found by the exchange
+algorithm of E. Remez (1934) and then rounded, coefficient by coefficient.
 """
 
 from __future__ import annotations
@@ -225,6 +225,11 @@ def block(fmt: Format) -> list[str]:
     return lines
 
 
+def blocks() -> dict[str, list[str]]:
+    """Lines of the constants, by the C++ name of the type."""
+    return {fmt.type_name: block(fmt) for fmt in (FLOAT, DOUBLE)}
+
+
 def header() -> str:
     """Text of ``csrc/simd/math_constants.h``."""
     lines = [
@@ -240,18 +245,69 @@ def header() -> str:
         "template <class T>",
         "struct MathConstants;",
     ]
-    for fmt in (FLOAT, DOUBLE):
-        lines += ["", "template <>", f"struct MathConstants<{fmt.type_name}> {{", *block(fmt), "};"]
+    for name, constants in blocks().items():
+        lines += ["", "template <>", f"struct MathConstants<{name}> {{", *constants, "};"]
     lines += ["", "}  // namespace", "}  // namespace gradfold", ""]
     return "\n".join(lines)
 
 
+MODULE = '''"""The constants of csrc/simd/math_constants.h.
+
+``scripts/fit_polynomials.py --python`` writes this file: change them there. Floats are hexadecimal, so exact; integers
+are the bits of a float.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+_LITERALS: dict[str, dict[str, str | int]] = {
+%s
+}
+
+
+@cache
+def of(dtype: Any) -> MappingProxyType[str, Any]:
+    """The constants of float32 or float64 by their C++ names, as NumPy scalars of that type or unsigned integers."""
+    kind = np.dtype(dtype)
+    number: Any = kind.type
+    bits: Any = np.uint32 if kind.itemsize == 4 else np.uint64
+    values = {
+        name: bits(literal) if isinstance(literal, int) else number(float.fromhex(literal))
+        for name, literal in _LITERALS[kind.name].items()
+    }
+    return MappingProxyType(values)
+'''
+
+
+def module() -> str:
+    """Text of ``python/gradfold/cuda/constants.py``: the literals of the header."""
+    lines: list[str] = []
+    for fmt, constants in zip((FLOAT, DOUBLE), blocks().values(), strict=True):
+        lines.append(f'    "float{32 if fmt is FLOAT else 64}": {{')
+        for line in constants:
+            words = line.split()
+            if words[0] == "//":
+                lines.append(f"        {line.strip().replace('//', '#', 1)}")
+            elif words[2] == fmt.bits_name:
+                lines.append(f'        "{words[3]}": 0x{words[5][2:-1].removesuffix(fmt.bits_suffix).upper()},')
+            else:
+                lines.append(f'        "{words[3]}": "{words[5][:-1].removesuffix(fmt.suffix)}",')
+        lines.append("    },")
+    return MODULE % "\n".join(lines)
+
+
 def main() -> int:
-    """Print the header, or compare it with a file."""
+    """Print the header or the module, or compare it with a file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", metavar="FILE", help="compare with FILE instead of printing")
+    parser.add_argument("--python", action="store_true", help="the Python module, not the C++ header")
     arguments = parser.parse_args()
-    text = header()
+    text = module() if arguments.python else header()
     if arguments.check is None:
         sys.stdout.write(text)
         return 0

@@ -63,7 +63,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dmo"], "unknown command 'dmo', wanted cv, demo, info, predict, show; did you mean 'demo'?"),
+        (["dmo"], "unknown command 'dmo', wanted bench, cv, demo, info, predict, show; did you mean 'demo'?"),
         (["demo", "--outt"], "--outt"),
         (["--jsn"], "--jsn"),
         (["info", "x"], "x"),

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from . import devices
+
 _ROWS, _COLUMNS = 200_000, 30
 
 _PEAK = """
@@ -33,11 +35,11 @@ _WORK = {
 class Read:
     """One text column, 29 of numbers and a target."""
 
-    params = ["csv", "csv.gz", "jsonl", "parquet"]
-    param_names = ["format"]
+    params = (devices.HOST, ["csv", "csv.gz", "jsonl", "parquet"])
+    param_names = ["device", "format"]
     timeout = 300
 
-    def setup(self, form: str) -> None:
+    def setup(self, device: str, form: str) -> None:
         try:
             import pyarrow as pa
             import pyarrow.csv
@@ -67,27 +69,27 @@ class Read:
             "jsonl": pyarrow.json.read_json, "parquet": pyarrow.parquet.read_table,
         }.get(form, pyarrow.csv.read_csv)  # fmt: skip
 
-    def teardown(self, form: str) -> None:
+    def teardown(self, device: str, form: str) -> None:
         self.folder.cleanup()
 
-    def time_read(self, form: str) -> None:
+    def time_read(self, device: str, form: str) -> None:
         from gradfold import data
 
         data.read(self.path, "y")
 
-    def track_time_beside_pyarrow(self, form: str) -> float:
+    def track_time_beside_pyarrow(self, device: str, form: str) -> float:
         """Best of rounds in turn: a busy machine disturbs both."""
         ours, theirs = [], []
         for _ in range(5):
             start = time.perf_counter()
             self.peer(self.path)
             middle = time.perf_counter()
-            self.time_read(form)
+            self.time_read(device, form)
             theirs.append(middle - start)
             ours.append(time.perf_counter() - middle)
         return min(ours) / min(theirs)
 
-    def track_memory_beside_pyarrow(self, form: str) -> float:
+    def track_memory_beside_pyarrow(self, device: str, form: str) -> float:
         if not sys.platform.startswith("linux"):
             return float("nan")
         return self._peak(_WORK["gradfold"]) / self._peak(_WORK[form])

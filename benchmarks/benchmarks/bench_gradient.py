@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
 
+import gradfold as gf
 from gradfold import _core
 
-from . import limits, peers
+from . import devices, limits, peers
 
 VALUES = 20_000_000  # of X: n_rows = VALUES / n_features
 
 
 class Problem:
-    """5-fold masks, logistic loss, float32; made by seed."""
+    """5-fold masks, logistic loss, float32; made by seed. For "cuda" the data and the results lie on the GPU."""
 
-    def __init__(self, n_features: int, n_models: int) -> None:
+    def __init__(self, n_features: int, n_models: int, device: str = "cpu") -> None:
         rng = np.random.default_rng(0)
         n = VALUES // n_features
         self.X = rng.standard_normal((n, n_features), dtype=np.float32)
@@ -29,8 +31,18 @@ class Problem:
         self.loss = np.empty(n_models)
         self.grad = np.empty_like(self.W)
         self.grad_intercept = np.empty_like(self.intercept)
+        self.device = device
+        if device == "cuda":
+            from gradfold.cuda import arrays
+
+            self.folds = gf.index.Folds(self.ids, self.conditions)
+            self.on_gpu = [arrays.to_device(a) for a in (self.X, self.y, self.W, self.intercept)]
 
     def gradient(self, loss: bool, n_threads: int) -> None:
+        if self.device == "cuda":
+            gf.gradient.loss_gradient(*self.on_gpu, loss="log_loss", folds=self.folds, return_loss=loss)
+            devices.wait("cuda")
+            return
         _core.gradient.loss_gradient(
             self.X, self.y, self.W, self.intercept, "log_loss", True, None, self.ids, self.conditions,
             self.split_of_model, None, self.loss if loss else None, self.grad, self.grad_intercept, n_threads,
@@ -41,6 +53,14 @@ class Problem:
 
     def flops(self) -> float:
         return 4.0 * self.X.size * self.W.shape[1]
+
+    def rates(self, loss: bool, n_threads: int) -> dict[str, float]:
+        """Of the median of five gradients."""
+        if self.device == "cuda":
+            self.gradient(loss, n_threads)  # compiles
+        seconds = median_seconds(lambda: self.gradient(loss, n_threads))
+        peak = limits.fma_peak(4, n_threads, self.device)
+        return limits.rates(seconds, len(self.X) * self.W.shape[1], self.flops(), peak)
 
 
 def median_seconds(body, repeats: int = 5) -> float:
@@ -66,74 +86,131 @@ def ratio(theirs, ours, repeats: int) -> float:
     return float(np.median(ratios))
 
 
+def refuse(device: str, n_models: int, n_threads: int) -> None:
+    """Skip what is not there, and what says nothing."""
+    devices.need(device)
+    if n_threads > (limits.cores() if device == "cpu" else 1):
+        raise NotImplementedError("fewer cores than threads" if device == "cpu" else "a GPU has no threads of ours")
+    if device == "cpu" and n_models > 512:
+        raise NotImplementedError("as fast as 512 models, and takes long")
+
+
 class DenseGradient:
-    params = ([1, 16, 96, 100, 512], [30, 100, 1000], [1, 2])
-    param_names = ["n_models", "n_features", "n_threads"]
+    params = (devices.ALL, [1, 16, 96, 100, 512, 4096], [30, 100, 1000], [1, 2])
+    param_names = ["device", "n_models", "n_features", "n_threads"]
     timeout = 300
 
-    def setup(self, n_models: int, n_features: int, n_threads: int) -> None:
-        if n_threads > limits.cores():
-            raise NotImplementedError("fewer cores than threads")
-        self.problem = Problem(n_features, n_models)
+    def setup(self, device: str, n_models: int, n_features: int, n_threads: int) -> None:
+        refuse(device, n_models, n_threads)
+        self.problem = Problem(n_features, n_models, device)
+        if device == "cuda":
+            self.problem.gradient(False, n_threads)  # compiles
 
-    def time_gradient(self, n_models: int, n_features: int, n_threads: int) -> None:
+    def time_gradient(self, device: str, n_models: int, n_features: int, n_threads: int) -> None:
         self.problem.gradient(False, n_threads)
 
-    def track_fma_peak(self, n_models: int, n_features: int, n_threads: int) -> float:
-        seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
-        return self.problem.flops() / seconds / limits.fma_peak(4, n_threads)
 
-    def track_fma_peak_with_loss(self, n_models: int, n_features: int, n_threads: int) -> float:
-        seconds = median_seconds(lambda: self.problem.gradient(True, n_threads))
-        return self.problem.flops() / seconds / limits.fma_peak(4, n_threads)
+class DenseGradientRates:
+    """Useful operations of `DenseGradient`: each size is measured once, for all that is said of it."""
 
+    params = DenseGradient.params
+    param_names = DenseGradient.param_names
+    timeout = 900
+
+    def setup_cache(self) -> dict[tuple[object, ...], dict[str, float]]:
+        found = {}
+        for device, n_models, n_features in itertools.product(*self.params[:3]):
+            problem = None
+            for n_threads in self.params[3]:
+                try:
+                    refuse(device, n_models, n_threads)
+                except NotImplementedError:
+                    continue
+                problem = problem or Problem(n_features, n_models, device)
+                for loss in (False, True):
+                    found[device, n_models, n_features, n_threads, loss] = problem.rates(loss, n_threads)
+        return found
+
+    def setup(self, found: dict, device: str, n_models: int, n_features: int, n_threads: int) -> None:
+        refuse(device, n_models, n_threads)
+
+    def track_model_rows(self, found: dict, *params: object) -> float:
+        return found[(*params, False)]["model_rows"]
+
+    def track_gflops(self, found: dict, *params: object) -> float:
+        return found[(*params, False)]["gflops"]
+
+    def track_fma_peak(self, found: dict, *params: object) -> float:
+        return found[(*params, False)]["fma_peak"]
+
+    def track_fma_peak_with_loss(self, found: dict, *params: object) -> float:
+        return found[(*params, True)]["fma_peak"]
+
+    track_model_rows.unit = "model x rows / s"
+    track_gflops.unit = "useful GFLOP/s"
     track_fma_peak.unit = track_fma_peak_with_loss.unit = "useful fraction of the FMA peak"
 
 
 class OneModel:
     """One model reads X once and does little with it: the limit is memory."""
 
-    params = ([30, 100, 1000], [1, 2])
-    param_names = ["n_features", "n_threads"]
+    params = (devices.ALL, [30, 100, 1000], [1, 2])
+    param_names = ["device", "n_features", "n_threads"]
     timeout = 300
 
-    def setup(self, n_features: int, n_threads: int) -> None:
-        if n_threads > limits.cores():
-            raise NotImplementedError("fewer cores than threads")
-        self.problem = Problem(n_features, 1)
+    def setup(self, device: str, n_features: int, n_threads: int) -> None:
+        refuse(device, 1, n_threads)
+        self.problem = Problem(n_features, 1, device)
+        self.problem.gradient(False, n_threads)
 
-    def track_read_bandwidth(self, n_features: int, n_threads: int) -> float:
+    def track_read_bandwidth(self, device: str, n_features: int, n_threads: int) -> float:
         seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
-        return self.problem.X.nbytes / seconds / limits.read_bandwidth(n_threads)
+        return self.problem.X.nbytes / seconds / limits.read_bandwidth(n_threads, device)
 
     track_read_bandwidth.unit = "fraction of the read bandwidth, X counted once"
 
 
 class DenseGradientPeers:
-    """Ratios to the peers at equal threads, measured in turn in one process."""
+    """Ratios to the peers on the same device, measured in turn in one process; of CPUs at equal threads."""
 
-    params = ([1, 16, 96, 100, 512], [30, 100, 1000])
-    param_names = ["n_models", "n_features"]
+    params = (devices.ALL, [1, 16, 96, 100, 512], [30, 100, 1000])
+    param_names = ["device", "n_models", "n_features"]
     timeout = 600
 
-    def setup(self, n_models: int, n_features: int) -> None:
-        self.problem = Problem(n_features, n_models)
+    def setup(self, device: str, n_models: int, n_features: int) -> None:
+        devices.need(device)
+        self.problem = Problem(n_features, n_models, device)
         self.mask = self.problem.train_mask()
 
     def times(self, peer) -> float:
         n = limits.cores()
         return ratio(peer, lambda: self.problem.gradient(False, n), 3)
 
-    def track_times_numpy_blocks(self, n_models: int, n_features: int) -> float:
+    def on_gpu(self, make) -> float:
+        from gradfold.cuda import _peers
+
         q = self.problem
+        try:
+            run, wait = make(_peers)(_peers.Problem(q.X, q.y, q.W, self.mask))
+        except ImportError:
+            return float("nan")  # asv shows it as n/a
+        return self.times(lambda: (run(), wait()))
+
+    def track_times_numpy_blocks(self, device: str, n_models: int, n_features: int) -> float:
+        """On a GPU it is CuPy that does NumPy's work."""
+        q = self.problem
+        if device == "cuda":
+            return self.on_gpu(lambda p: p.cupy_products)
         return self.times(peers.numpy_blocks(q.X, q.y, q.W, self.mask))
 
-    def track_times_torch_blocks(self, n_models: int, n_features: int) -> float:
+    def track_times_torch_blocks(self, device: str, n_models: int, n_features: int) -> float:
         q = self.problem
+        if device == "cuda":
+            return self.on_gpu(lambda p: p.torch_products)
         try:
             peer = peers.torch_blocks(q.X, q.y, q.W, self.mask, limits.cores())
         except ImportError:
-            return float("nan")  # asv shows it as n/a
+            return float("nan")
         return self.times(peer)
 
     track_times_numpy_blocks.unit = track_times_torch_blocks.unit = "times as fast"
@@ -142,12 +219,12 @@ class DenseGradientPeers:
 class Multinomial:
     """Softmax regression of 20 models with 10 classes each, beside NumPy in row blocks: `X @ W`, softmax, `X.T @ residual`."""
 
-    params = ([30, 100, 1000],)
-    param_names = ["n_features"]
+    params = (devices.HOST, [30, 100, 1000])
+    param_names = ["device", "n_features"]
     timeout = 600
     n_classes, n_models = 10, 20
 
-    def setup(self, n_features: int) -> None:
+    def setup(self, device: str, n_features: int) -> None:
         rng = np.random.default_rng(1)
         n = VALUES // 4 // n_features
         self.X = rng.standard_normal((n, n_features), dtype=np.float32)
@@ -181,11 +258,11 @@ class Multinomial:
             z *= masks[a : a + 2000, :, None]
             grad += x.T @ z.reshape(len(x), -1)
 
-    def track_fma_peak(self, n_features: int) -> float:
+    def track_fma_peak(self, device: str, n_features: int) -> float:
         seconds = median_seconds(lambda: self.gradient(limits.cores()))
         return 4.0 * self.X.size * self.n_classes * self.n_models / seconds / limits.fma_peak(4, limits.cores())
 
-    def track_times_numpy_blocks(self, n_features: int) -> float:
+    def track_times_numpy_blocks(self, device: str, n_features: int) -> float:
         return ratio(self.numpy_blocks, lambda: self.gradient(limits.cores()), 3)
 
     track_fma_peak.unit = "useful fraction of the FMA peak"

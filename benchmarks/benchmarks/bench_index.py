@@ -10,6 +10,8 @@ import numpy as np
 
 from gradfold import index
 
+from . import devices
+
 
 def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
     """Median of some runs after one that warms up."""
@@ -22,41 +24,87 @@ def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
     return float(np.median(times))
 
 
+class Order:
+    """All of a permutation, and the positions of all rows, on a device; there the results stay on it."""
+
+    def __init__(self, device: str, n: int) -> None:
+        self.permutation = index.Permutation(n, 1)
+        self.rows: Any = np.arange(n)
+        self.device = device
+        if device == "cuda":
+            from gradfold.cuda import index as on_gpu
+            from gradfold.cuda._driver import cuda
+
+            self.on_gpu, self.rows = on_gpu, cuda.to_device(self.rows)
+            self.out = cuda.device_array(n, np.int64)
+            self.fill()  # compiles
+            self.inverse()
+
+    def fill(self) -> None:
+        if self.device == "cpu":
+            self.permutation[:]
+        else:
+            self.on_gpu.fill(self.permutation, out=self.out)
+            devices.wait(self.device)
+
+    def inverse(self) -> None:
+        if self.device == "cpu":
+            self.permutation.inverse(self.rows)
+        else:
+            self.on_gpu.positions(self.permutation, self.rows, out=self.out)
+            devices.wait(self.device)
+
+
 class Permute:
     """All of an order. Just above a power of two is the worst size: half of the walk is out of range."""
 
-    params = [100_000, 10_000_000, 2**24, 2**24 + 1]
-    param_names = ["n"]
+    params = (devices.ALL, [100_000, 10_000_000, 2**24, 2**24 + 1])
+    param_names = ["device", "n"]
 
-    def setup(self, n: int) -> None:
-        self.permutation = index.Permutation(n, 1)
+    def setup(self, device: str, n: int) -> None:
+        devices.need(device)
+        self.order = Order(device, n)
 
-    def time_permutation(self, n: int) -> None:
-        self.permutation[:]
+    def time_permutation(self, device: str, n: int) -> None:
+        self.order.fill()
 
-    def time_inverse_of_all(self, n: int) -> None:
-        self.permutation.inverse(np.arange(n))
+    def time_inverse_of_all(self, device: str, n: int) -> None:
+        self.order.inverse()
+
+    def track_indices(self, device: str, n: int) -> float:
+        return n / seconds(self.order.fill) / 1e9
+
+    track_indices.unit = "G indices / s"
 
 
 class PermuteBesidePeers:
-    """How many times as fast as the peer, 10 M rows."""
+    """How many times as fast as the peer, 10 M rows, both on the device; NumPy is on the CPU whatever the device."""
 
+    params = devices.ALL
+    param_names = ["device"]
     timeout = 120
     n = 10_000_000
 
-    def track_numpy(self) -> float:
-        generator = np.random.default_rng(0)
-        ours = seconds(lambda: index.Permutation(self.n, 1)[:])
-        return seconds(lambda: generator.permutation(self.n), 3) / ours
+    def setup(self, device: str) -> None:
+        devices.need(device)
+        self.order = Order(device, self.n)
 
-    def track_torch(self) -> float:
+    def track_numpy(self, device: str) -> float:
+        generator = np.random.default_rng(0)
+        return seconds(lambda: generator.permutation(self.n), 3) / seconds(self.order.fill)
+
+    def track_torch(self, device: str) -> float:
         try:
             import torch
         except ImportError:
             return float("nan")  # asv shows it as n/a
         torch.set_num_threads(1)
-        ours = seconds(lambda: index.Permutation(self.n, 1)[:])
-        return seconds(lambda: torch.randperm(self.n), 3) / ours
+
+        def peer() -> None:
+            torch.randperm(self.n, device=device)
+            devices.wait(device)
+
+        return seconds(peer, 3) / seconds(self.order.fill)
 
     track_numpy.unit = track_torch.unit = "times as fast"
 
@@ -64,23 +112,23 @@ class PermuteBesidePeers:
 class Slices:
     """The rows of one batch after another: one epoch of 1 M rows, Python's call included."""
 
-    params = [32, 256, 1024]
-    param_names = ["batch_size"]
+    params = (devices.HOST, [32, 256, 1024])
+    param_names = ["device", "batch_size"]
 
-    def setup(self, batch_size: int) -> None:
+    def setup(self, device: str, batch_size: int) -> None:
         self.permutation = index.Permutation(1_000_000, 1)
 
-    def time_epoch(self, batch_size: int) -> None:
+    def time_epoch(self, device: str, batch_size: int) -> None:
         for first in range(0, 1_000_000, batch_size):
             self.permutation[first : first + batch_size]
 
 
 class Split:
-    params = (["kfold", "stratified_kfold", "strings"], [1_000_000, 10_000_000])
-    param_names = ["kind", "n_rows"]
+    params = (devices.HOST, ["kfold", "stratified_kfold", "strings"], [1_000_000, 10_000_000])
+    param_names = ["device", "kind", "n_rows"]
     timeout = 300
 
-    def setup(self, kind: str, n_rows: int) -> None:
+    def setup(self, device: str, kind: str, n_rows: int) -> None:
         self.y = np.random.default_rng(0).integers(0, 10, n_rows)
         if kind == "strings":
             if n_rows > 1_000_000:
@@ -90,14 +138,14 @@ class Split:
     def ours(self, kind: str, n_rows: int) -> index.Folds:
         return index.kfold(n_rows, 5) if kind == "kfold" else index.stratified_kfold(self.y, 5)
 
-    def time_folds(self, kind: str, n_rows: int) -> None:
+    def time_folds(self, device: str, kind: str, n_rows: int) -> None:
         self.ours(kind, n_rows)
 
-    def time_folds_and_all_indices(self, kind: str, n_rows: int) -> None:
+    def time_folds_and_all_indices(self, device: str, kind: str, n_rows: int) -> None:
         for _ in self.ours(kind, n_rows).split():
             pass
 
-    def track_scikit_learn(self, kind: str, n_rows: int) -> float:
+    def track_scikit_learn(self, device: str, kind: str, n_rows: int) -> float:
         """Both sides hand out the index arrays of every split, so that the work is the same."""
         try:
             from sklearn.model_selection import KFold, StratifiedKFold
@@ -110,7 +158,7 @@ class Split:
             for _ in splitter.split(X, self.y):
                 pass
 
-        return seconds(peer, 3) / seconds(lambda: self.time_folds_and_all_indices(kind, n_rows), 3)
+        return seconds(peer, 3) / seconds(lambda: self.time_folds_and_all_indices(device, kind, n_rows), 3)
 
     track_scikit_learn.unit = "times as fast"
 
@@ -118,11 +166,11 @@ class Split:
 class GroupSplit:
     """Whole groups. The stratified peer is slow, so it gets the smaller problem, and its balance is compared too."""
 
-    params = (["group_kfold", "stratified"], [200_000, 10_000_000])
-    param_names = ["kind", "n_rows"]
+    params = (devices.HOST, ["group_kfold", "stratified"], [200_000, 10_000_000])
+    param_names = ["device", "kind", "n_rows"]
     timeout = 300
 
-    def setup(self, kind: str, n_rows: int) -> None:
+    def setup(self, device: str, kind: str, n_rows: int) -> None:
         if kind == "stratified" and n_rows > 200_000:
             raise NotImplementedError("scikit-learn takes minutes")
         rng = np.random.default_rng(0)
@@ -132,10 +180,10 @@ class GroupSplit:
     def ours(self) -> index.Folds:
         return index.group_kfold(self.groups, 5, y=self.y)
 
-    def time_folds(self, kind: str, n_rows: int) -> None:
+    def time_folds(self, device: str, kind: str, n_rows: int) -> None:
         self.ours()
 
-    def track_scikit_learn(self, kind: str, n_rows: int) -> float:
+    def track_scikit_learn(self, device: str, kind: str, n_rows: int) -> float:
         """Both sides hand out the index arrays of every split."""
         splits = self.peer(kind, n_rows)
 
@@ -145,7 +193,7 @@ class GroupSplit:
 
         return seconds(lambda: list(splits()), 1) / seconds(mine, 3)
 
-    def track_imbalance(self, kind: str, n_rows: int) -> float:
+    def track_imbalance(self, device: str, kind: str, n_rows: int) -> float:
         """Mean over classes of the standard deviation of the folds' shares, ours over scikit-learn's: below 1 is better;
         not of the plain kind, which has no classes."""
         if self.y is None:

@@ -8,16 +8,18 @@ import numpy as np
 
 from gradfold import metrics
 
+from . import devices
+
 N_ROWS, N_MODELS = 10_000, 1_000
 PEER_MODELS = 50  # of which scikit-learn's time is taken
 
 
 class BinaryMetrics:
-    params = ["accuracy", "f1", "log_loss", "roc_auc", "average_precision"]
-    param_names = ["name"]
+    params = (devices.HOST, ["accuracy", "f1", "log_loss", "roc_auc", "average_precision"])
+    param_names = ["device", "name"]
     timeout = 300
 
-    def setup(self, name: str) -> None:
+    def setup(self, device: str, name: str) -> None:
         rng = np.random.default_rng(0)
         self.raw = rng.standard_normal((N_ROWS, N_MODELS), dtype=np.float32)
         self.y = rng.integers(0, 2, N_ROWS)
@@ -26,10 +28,10 @@ class BinaryMetrics:
     def ours(self, name: str) -> None:
         metrics.evaluate(name, self.y, self.raw, loss="log_loss", sample_weight=self.weight, n_threads=1)
 
-    def time_metric(self, name: str) -> None:
+    def time_metric(self, device: str, name: str) -> None:
         self.ours(name)
 
-    def track_scikit_learn(self, name: str) -> float:
+    def track_scikit_learn(self, device: str, name: str) -> float:
         try:
             import sklearn.metrics as peer
         except ImportError as error:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 
 import numpy as np
 
 import gradfold as gf
-from gradfold import _core
 
-from . import limits
+from . import devices, limits
 
 EPOCHS = 10
 
@@ -23,35 +23,69 @@ def make(n_rows: int, n_features: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Fit:
-    params = (["sgd", "adam"], [32, 256], [20_000, 200_000])
-    param_names = ["solver", "batch_size", "n_rows"]
+    params = (devices.ALL, ["sgd", "adam"], [32, 256], [20_000, 200_000])
+    param_names = ["device", "solver", "batch_size", "n_rows"]
     timeout = 300
 
-    def setup(self, solver: str, batch_size: int, n_rows: int) -> None:
+    def setup(self, device: str, solver: str, batch_size: int, n_rows: int) -> None:
+        devices.need(device)
         self.X, self.y = make(n_rows, 100)
         self.candidates = gf.grid(l2=np.logspace(-6, -1, 20))
         self.folds = gf.index.stratified_kfold(self.y, 5)
+        if device == "cuda":
+            self.fit(device, solver, batch_size, epochs=1)  # compiles
 
-    def fit(self, solver: str, batch_size: int) -> gf.Run:
+    def fit(self, device: str, solver: str, batch_size: int, epochs: int = EPOCHS) -> gf.Run:
         return gf.fit(
-            self.X, self.y, self.candidates, folds=self.folds, loss="log_loss", solver=solver, epochs=EPOCHS,
-            batch_size=batch_size, learning_rate=0.05 if solver == "sgd" else 0.002, schedule="cosine",
+            self.X, self.y, self.candidates, folds=self.folds, loss="log_loss", solver=solver, epochs=epochs,
+            batch_size=batch_size, learning_rate=0.05 if solver == "sgd" else 0.002, schedule="cosine", device=device,
         )
 
-    def time_grid(self, solver: str, batch_size: int, n_rows: int) -> None:
-        self.fit(solver, batch_size)
+    def time_grid(self, device: str, solver: str, batch_size: int, n_rows: int) -> None:
+        self.fit(device, solver, batch_size)
 
-    def peakmem_grid(self, solver: str, batch_size: int, n_rows: int) -> None:
-        self.fit(solver, batch_size)
+    def peakmem_grid(self, device: str, solver: str, batch_size: int, n_rows: int) -> None:
+        self.fit(device, solver, batch_size)
 
-    def track_fma_peak(self, solver: str, batch_size: int, n_rows: int) -> float:
-        start = time.perf_counter()
-        self.fit(solver, batch_size)
-        seconds = time.perf_counter() - start
-        # a training row costs 4 flops a feature, a scored row 2; the refit is not counted as useful
-        useful = EPOCHS * n_rows * 100 * 100 * (4 * 0.8 + 2 * 0.2)
-        return useful / seconds / limits.fma_peak(4, limits.cores())
 
+class FitRates:
+    """What `Fit` makes of the device, copies to it included: each size is measured once, for all that is said of it."""
+
+    params = Fit.params
+    param_names = Fit.param_names
+    timeout = 600
+
+    def setup_cache(self) -> dict[tuple[object, ...], dict[str, float]]:
+        found = {}
+        for device, solver, batch_size, n_rows in itertools.product(*self.params):
+            case = Fit()
+            try:
+                case.setup(device, solver, batch_size, n_rows)
+            except NotImplementedError:
+                continue
+            start = time.perf_counter()
+            case.fit(device, solver, batch_size)
+            seconds = time.perf_counter() - start
+            # a training row costs 4 flops a feature, a scored row 2; the refit is not counted as useful
+            visits = EPOCHS * n_rows * 100
+            peak = limits.fma_peak(4, limits.cores(), device)
+            found[device, solver, batch_size, n_rows] = limits.rates(seconds, visits, visits * 100 * (4 * 0.8 + 2 * 0.2), peak)
+        return found
+
+    def setup(self, found: dict, device: str, *params: object) -> None:
+        devices.need(device)
+
+    def track_model_rows(self, found: dict, *params: object) -> float:
+        return found[params]["model_rows"]
+
+    def track_gflops(self, found: dict, *params: object) -> float:
+        return found[params]["gflops"]
+
+    def track_fma_peak(self, found: dict, *params: object) -> float:
+        return found[params]["fma_peak"]
+
+    track_model_rows.unit = "model x rows / s"
+    track_gflops.unit = "useful GFLOP/s"
     track_fma_peak.unit = "useful fraction of the FMA peak"
 
 
@@ -59,12 +93,14 @@ class Halving:
     """A third of the candidates goes on after 1, 3 and 9 epochs of 27: the time beside that of a search in which all stay to the end.
     Models that finish leave their panels. In model-epochs it is 0.11; the five models left for 18 epochs fill no vector on each core."""
 
-    params = ["sgd", "adam"]
-    param_names = ["solver"]
+    params = (devices.ALL, ["sgd", "adam"])
+    param_names = ["device", "solver"]
     timeout = 300
     epochs = 27
 
-    def setup(self, solver: str) -> None:
+    def setup(self, device: str, solver: str) -> None:
+        devices.need(device)
+        self.Trainer = devices.trainer(device)
         self.X, y = make(20_000, 100)
         self.y = y.astype(np.float32)
         self.folds = gf.index.stratified_kfold(y, 5)
@@ -72,7 +108,7 @@ class Halving:
     def run(self, solver: str, halving: bool) -> float:
         n_candidates, n_splits = 27, 5
         m = n_candidates * n_splits
-        trainer = _core.train.Trainer(
+        trainer = self.Trainer(
             X=self.X, y=self.y, sample_weight=None, ids=self.folds.ids, conditions=self.folds.conditions,
             split_of_model=np.arange(m) % n_splits, loss="log_loss", solver=solver, l1=np.zeros(m),
             l2=np.repeat(np.logspace(-6, -1, n_candidates), n_splits), learning_rate=np.full(m, 0.01),
@@ -88,10 +124,10 @@ class Halving:
                 trainer.finish(np.repeat(np.argsort(np.argsort(losses)) >= left, n_splits))
         return time.perf_counter() - start
 
-    def time_halving(self, solver: str) -> None:
+    def time_halving(self, device: str, solver: str) -> None:
         self.run(solver, halving=True)
 
-    def track_share_of_the_whole_search(self, solver: str) -> float:
+    def track_share_of_the_whole_search(self, device: str, solver: str) -> float:
         return self.run(solver, halving=True) / self.run(solver, halving=False)
 
     track_share_of_the_whole_search.unit = "of the time when all models stay"
@@ -101,19 +137,20 @@ class FitBesideSGDClassifier:
     """The same grid through GridSearchCV(SGDClassifier), timed on two candidates without the refit and multiplied by their number: every
     candidate costs it the same. Its worker processes are started beforehand; our refit is counted."""
 
-    params = [20_000]
-    param_names = ["n_rows"]
+    params = (devices.ALL, [20_000])
+    param_names = ["device", "n_rows"]
     timeout = 600
 
-    def setup(self, n_rows: int) -> None:
+    def setup(self, device: str, n_rows: int) -> None:
+        devices.need(device)
         try:
             import sklearn  # noqa: F401
         except ImportError as error:
             raise NotImplementedError("scikit-learn is not installed") from error
         self.case = Fit()
-        self.case.setup("adam", 256, n_rows)
+        self.case.setup(device, "adam", 256, n_rows)
 
-    def track_times_sgdclassifier(self, n_rows: int) -> float:
+    def track_times_sgdclassifier(self, device: str, n_rows: int) -> float:
         from sklearn.linear_model import SGDClassifier
         from sklearn.model_selection import GridSearchCV
 
@@ -131,7 +168,7 @@ class FitBesideSGDClassifier:
             peer.fit(case.X, case.y)
         theirs = (time.perf_counter() - start) * len(case.candidates) / 2
         start = time.perf_counter()
-        case.fit("adam", 256)
+        case.fit(device, "adam", 256)
         return theirs / (time.perf_counter() - start)
 
     track_times_sgdclassifier.unit = "times as fast"

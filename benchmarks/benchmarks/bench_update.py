@@ -6,19 +6,24 @@ import time
 
 import numpy as np
 
-from gradfold import _core
+from . import devices
 
 N_ROWS, N_FEATURES, N_MODELS, EPOCHS = 200, 200, 480, 2
 
 
 class Update:
     params = (
-        ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"], ["plain", "clipped and averaged"], ["float32", "float64"]
+        devices.ALL, ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"], ["plain", "clipped and averaged"],
+        ["float32", "float64"],
     )
-    param_names = ["solver", "with", "dtype"]
+    param_names = ["device", "solver", "with", "dtype"]
     timeout = 120
 
-    def setup(self, solver: str, extras: str, dtype: str) -> None:
+    def setup(self, device: str, solver: str, extras: str, dtype: str) -> None:
+        devices.need(device)
+        if device == "cuda" and (solver not in ("sgd", "adam") or extras != "plain"):
+            raise NotImplementedError("no kernel for GPUs")
+        self.Trainer = devices.trainer(device)
         rng = np.random.default_rng(0)
         self.X = rng.standard_normal((N_ROWS, N_FEATURES)).astype(dtype)
         self.y = (self.X[:, 0] > 0).astype(dtype)
@@ -28,7 +33,7 @@ class Update:
 
     def train(self, solver: str) -> None:
         ones = np.ones(N_MODELS)
-        trainer = _core.train.Trainer(
+        trainer = self.Trainer(
             X=self.X, y=self.y, sample_weight=None, ids=np.zeros((1, N_ROWS), np.uint8),
             conditions=np.array([[[0, 1, 2, 0, 1]]], np.int64), split_of_model=np.zeros(N_MODELS, np.int64), loss="log_loss",
             solver=solver, l1=0 * ones, l2=1e-4 * ones, learning_rate=0.01 * ones, schedule=np.zeros(N_MODELS, np.int32), epochs=EPOCHS,
@@ -38,7 +43,7 @@ class Update:
         if trainer.advance() != "done" or (trainer.diverged_epoch >= 0).any():
             raise RuntimeError("the benchmark's models diverged")
 
-    def track_weight_time(self, solver: str, extras: str, dtype: str) -> float:
+    def track_weight_time(self, device: str, solver: str, extras: str, dtype: str) -> float:
         best = np.inf
         for _ in range(5):
             start = time.perf_counter()

@@ -17,6 +17,7 @@ _LAZY = {
     "choice": "gradfold._sample",
     "Candidates": "gradfold.candidates",
     "ChoiceWarning": "gradfold._choose",
+    "DeviceError": "gradfold._device",
     "Epoch": "gradfold._callbacks",
     "Run": "gradfold.run",
     "load": "gradfold.run",

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core
+from gradfold import _core, _device
 
 Array = npt.NDArray[Any]
 
@@ -105,21 +105,12 @@ def float_dtype(argument: str, value: object) -> np.dtype[Any]:
     return dtype
 
 
-def device(value: object) -> None:
-    """None or "cpu": where X lives. Nothing falls back in silence."""
-    if value is None or value == "cpu":
-        return
-    if isinstance(value, str) and value.split(":")[0] == "cuda":
-        raise ValueError(
-            f"device: got {value!r}, but this version of gradfold has no CUDA kernels; wanted None or 'cpu'"
-        )
-    raise ValueError(f"device: got {value!r}, wanted None or 'cpu'")
-
-
 def describe(value: object) -> str:
     """Type, and for arrays dtype and shape, of what came."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}, shape {value.shape}"
+    if _device.is_device_array(value):
+        return f"an array of {value.dtype} on the GPU, shape {value.shape}"
     if value is None or isinstance(value, (bool, int, float, str)):
         return repr(value)
     return f"an object of type {type(value).__name__}"
@@ -127,8 +118,8 @@ def describe(value: object) -> str:
 
 def kernel_array(
     argument: str, value: object, dtype: npt.DTypeLike, shape: tuple[int | None, ...], *, writable: bool = False
-) -> Array:
-    """An array that a kernel can read (or write) where it lies.
+) -> Any:
+    """An array that a kernel can read (or write) where it lies: of NumPy, or a `DeviceArray`.
 
     Parameters
     ----------
@@ -140,7 +131,7 @@ def kernel_array(
     Raises
     ------
     TypeError
-        Not a NumPy array, or another dtype (another byte order counts).
+        Not such an array, or another dtype (another byte order counts).
     ValueError
         Another shape, not C-contiguous, not aligned, or read-only though `writable`.
     """
@@ -149,28 +140,28 @@ def kernel_array(
         f"{wanted_dtype} of shape ({', '.join('any' if n is None else str(n) for n in shape)}{',' * (len(shape) == 1)})"
     )
     refuse_masked(argument, value)
-    if not isinstance(value, np.ndarray):
+    on_gpu = _device.is_device_array(value)
+    if not isinstance(value, np.ndarray) and not on_gpu:
         raise TypeError(f"{argument}: got {describe(value)}, wanted a NumPy array, {wanted}")
-    if value.dtype != wanted_dtype or not value.dtype.isnative:
+    array: Any = value
+    if array.dtype != wanted_dtype or not array.dtype.isnative:
         raise TypeError(f"{argument}: got {describe(value)}, wanted {wanted}; nothing is converted here")
-    if value.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, value.shape, strict=True)):
+    if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
         raise ValueError(f"{argument}: got {describe(value)}, wanted {wanted}")
-    if not (value.flags.c_contiguous and value.flags.aligned):
+    if not on_gpu and not (array.flags.c_contiguous and array.flags.aligned):  # a DeviceArray is both
         raise ValueError(
-            f"{argument}: got a layout with strides {value.strides}, wanted C-contiguous, aligned memory; "
+            f"{argument}: got a layout with strides {array.strides}, wanted C-contiguous, aligned memory; "
             "numpy.ascontiguousarray makes a copy"
         )
-    if writable and not value.flags.writeable:
+    if writable and (array.readonly if on_gpu else not array.flags.writeable):
         raise ValueError(f"{argument}: got a read-only array, wanted a writable one")
-    return value
+    return array
 
 
-def float_array(argument: str, value: object, ndim: int) -> Array:
+def float_array(argument: str, value: object, ndim: int) -> Any:
     """A C-contiguous float32 or float64 array of `ndim` dimensions with no empty side, as it lies."""
-    if isinstance(value, np.ndarray) and value.dtype == np.float64:
-        dtype = np.float64
-    elif isinstance(value, np.ndarray) and value.dtype == np.float32:
-        dtype = np.float32  # type: ignore[assignment]
+    if (isinstance(value, np.ndarray) or _device.is_device_array(value)) and value.dtype in FLOATS:
+        dtype = value.dtype
     else:
         refuse_sparse(argument, value)
         raise TypeError(
@@ -191,6 +182,8 @@ def refuse_masked(argument: str, value: object) -> None:
 def plain_array(argument: str, value: object, wanted: str) -> Array:
     """`value` as an array; a ValueError that names the argument for nested lists of unequal lengths."""
     refuse_masked(argument, value)
+    if _device.lives_on_gpu(value):
+        raise TypeError(f"{argument}: got an array on the GPU, wanted one on the host; nothing is copied in silence")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -323,25 +316,42 @@ def per_row(argument: str, value: object, n_rows: int, dtype: np.dtype[Any]) -> 
             raise TypeError(f"{argument}: got dtype {array.dtype}, wanted real numbers: {error}") from None
 
 
-def finite(argument: str, array: Array, n_threads: int) -> None:
+def finite(argument: str, array: Any, n_threads: int) -> None:
     """Raise a ValueError naming the first row (and column) that is NaN or infinite."""
-    for a, b in row_blocks(array):
-        place = _core.gradient.first_non_finite(array[a:b], n_threads)
-        if place is not None:
-            row, column = a + place[0], place[1]
-            where, got = (
-                (f"row {row}, column {column}", array[row, column]) if array.ndim == 2 else (f"row {row}", array[row])
-            )
-            raise ValueError(f"{argument}: got {got} at {where}, wanted finite numbers only")
+    place: tuple[int, ...] | None = None
+    if _device.is_device_array(array):
+        from gradfold.cuda.arrays import first_non_finite
+
+        flat = first_non_finite(array)
+        if flat >= 0:
+            place, got = divmod(flat, array.shape[-1]) if array.ndim == 2 else (flat,), array.item(flat)
+    else:
+        for a, b in row_blocks(array):
+            found = _core.gradient.first_non_finite(array[a:b], n_threads)
+            if found is not None:
+                place = (a + found[0], found[1])[: array.ndim]
+                got = array[place]
+                break
+    if place is not None:
+        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) == 2 else "")
+        raise ValueError(f"{argument}: got {got} at {where}, wanted finite numbers only")
 
 
-def weights(argument: str, array: Array, n_threads: int, check_finite: bool) -> Array:
+def weights(argument: str, array: Any, n_threads: int, check_finite: bool) -> Any:
     """Sample weights: never negative, and finite if `check_finite`."""
     # NaN < 0 is False, so a NaN on a row that nobody trains on passes where check_finite is off.
-    negative = array < 0
-    if negative.any():
-        row = int(negative.argmax())
-        raise ValueError(f"{argument}: got {array[row]} at row {row}, wanted weights of at least 0")
+    row = -1
+    if _device.is_device_array(array):
+        from gradfold.cuda.arrays import first_negative
+
+        row = first_negative(array)
+    else:
+        negative = array < 0
+        if negative.any():
+            row = int(negative.argmax())
+    if row >= 0:
+        got = array.item(row) if _device.is_device_array(array) else array[row]
+        raise ValueError(f"{argument}: got {got} at row {row}, wanted weights of at least 0")
     if check_finite:
         finite(argument, array, n_threads)
     return array

@@ -135,4 +135,5 @@ class train:
 # Their callers write their stubs as they need them.
 index: Any
 metrics: Any
+roofline: Any
 simd: Any

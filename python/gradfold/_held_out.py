@@ -178,7 +178,7 @@ def _each_block(
             use(problem, models, lambda rows=rows, models=models: _raw(run, X, rows, models, n_threads), (slice(a, b), split))
 
 
-def _raw(run: Run, X: Array, rows: Array, models: Array, n_threads: int) -> Iterator[tuple[int, Array]]:
+def _raw(run: Run, X: Any, rows: Array, models: Array, n_threads: int) -> Iterator[tuple[int, Array]]:
     from gradfold.run import _raw as raw_prediction  # run.py imports this module in turn
 
     n_outputs = _n_outputs(run)

@@ -45,6 +45,8 @@ class Settings:
         Every parameter of every candidate, in full; `learning_rate` may be None or "auto", `solver` and `loss` are names.
     batch_size : int
         The keyword: what `batch_scaling` refers to.
+    device : str
+        "cpu" or "cuda": whose trainers are made.
     """
 
     params: list[dict[str, Any]]
@@ -59,6 +61,8 @@ class Settings:
     n_threads: int
     deadline: float | None
     track_train_loss: bool = False
+    device: str = "cpu"
+    device_reason: str = ""
 
 
 @dataclass
@@ -227,7 +231,8 @@ def make_trainer(
 ) -> Any:
     """A trainer of models with the parameters `rows`, the learning rates `rates` and the splits `splits`.
 
-    All rows have the same solver, loss and batch size. `extra` are further arguments of the Trainer.
+    All rows have the same solver, loss and batch size. `extra` are further arguments of the Trainer. It is that of
+    `settings.device`, and one that cannot be made raises.
     """
     assert problem.X is not None and problem.target is not None
 
@@ -251,12 +256,18 @@ def make_trainer(
         extra["held_out_weight"] = own.held_out_weight
     if problem.validation is not None and scores:
         v = problem.validation
-        X = v.X if own.fill is None else np.ascontiguousarray(_missing.filled_rows(v.X, own.fill))
-        extra["validation"] = (X, v.y, v.sample_weight)
+        seen = v.X if own.fill is None else np.ascontiguousarray(_missing.filled_rows(v.X, own.fill))
+        extra["validation"] = (seen, v.y, v.sample_weight)
     if track_train_loss or settings.track_train_loss:
         extra["track_train_loss"] = True
-    return _core.train.Trainer(
-        X=problem.data,
+    X: Any = problem.data
+    trainer: Any = _core.train.Trainer
+    if settings.device == "cuda":
+        from gradfold.cuda.train import Trainer
+
+        X, trainer = problem.data_on_gpu(), Trainer
+    return trainer(
+        X=X,
         y=problem.target.y,
         sample_weight=own.sample_weight,
         ids=ids,

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _class_weight, _missing, _splits, _start, _target
+from gradfold import _check, _class_weight, _device, _missing, _splits, _start, _target
 
 if TYPE_CHECKING:
     from gradfold.index import Folds
 
 Array = npt.NDArray[Any]
+Matrix = Any  # an ndarray, or a `DeviceArray` of gradfold.cuda.arrays
 
 REFIT = -1  # in the place of a split: all rows that some split trains or scores
 
@@ -49,7 +50,7 @@ class Problem:
     """The data as the kernels read it. An interrupt can come before all of it is known."""
 
     loss: str
-    X: Array | None = None  # with NaN where a cell is missing
+    X: Matrix | None = None  # with NaN where a cell is missing
     target: _target.Target | None = None
     sample_weight: Array | None = None
     folds: Folds | None = None
@@ -63,16 +64,30 @@ class Problem:
     _rows: dict[tuple[int, ...], Rows] = field(default_factory=dict)
     _fills: dict[int, Array] = field(default_factory=dict)
     _codes: Array | None = None
+    _on_gpu: Matrix | None = None
 
     @property
     def n_splits(self) -> int:
         return 0 if self.folds is None else self.folds.n_splits
 
     @property
-    def data(self) -> Array:
+    def data(self) -> Matrix:
         """X without missing cells, for trainers; `enter` fills it for one of them."""
         assert self.X is not None
         return self.X if self.filled is None else self.filled.X
+
+    def data_on_gpu(self) -> Matrix:
+        """`data` on the GPU, copied there once: all trainers share it, unless each has fills of its own."""
+        from gradfold.cuda.arrays import to_device
+
+        if _device.is_device_array(self.data):
+            return self.data
+        hint = "X has to fit beside the models; wanted fewer rows, float32, or device='cpu'"
+        if self.filled is not None and self.filled.any:
+            return to_device(self.data, hint=hint)
+        if self._on_gpu is None:
+            self._on_gpu = to_device(self.data, hint=hint)
+        return self._on_gpu
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -216,9 +231,27 @@ def read(
     n_candidates: int,
     check_finite: bool,
     n_threads: int,
+    device: str = "cpu",
 ) -> None:
-    """Read, convert and check the data, and make the splits."""
-    problem.X, copied = _check.data_matrix("X", X, dtype)
+    """Read, convert and check the data, and make the splits.
+
+    With device="cuda" X stays where it lies, and what else lies on the GPU is copied to the host.
+    """
+    copied = None
+    if device == "cuda" and _device.lives_on_gpu(X):
+        problem.X = _matrix_on_gpu(X, dtype)
+        if missing != "error":
+            raise ValueError(
+                f"missing: got {missing!r} with X on the GPU, wanted 'error', or X on the host and device='cuda'"
+            )
+    else:
+        problem.X, copied = _check.data_matrix("X", X, dtype)
+    if device == "cuda":
+        y, sample_weight = _on_host("y", y), _on_host("sample_weight", sample_weight)
+        if isinstance(validation_data, (tuple, list)):
+            names = ("validation_data X", "validation_data y", "validation_data sample_weight")
+            own = zip(names, validation_data, strict=False)
+            validation_data = (*(_on_host(name, value) for name, value in own), *validation_data[len(names) :])
     if copied:
         # The frames above: read, fit, the caller.
         warnings.warn(f"fit copied {copied}", UserWarning, stacklevel=3)
@@ -247,6 +280,28 @@ def read(
         problem.folds = _splits.read(folds, X, y, target, n_candidates, seed)
     if problem.folds is not None:
         _splits.check_every_split_trains(problem.folds, _counting_weight(problem))
+
+
+def _matrix_on_gpu(X: object, dtype: Any) -> Matrix:
+    """X where it lies on the GPU."""
+    from gradfold.cuda.arrays import from_object
+
+    array = from_object("X", X)
+    if array.ndim != 2:
+        raise ValueError(f"X: got shape {array.shape}, wanted (n_rows, n_features)")
+    if array.dtype not in _check.FLOATS or (dtype is not None and array.dtype != dtype):
+        wanted = "float32 or float64" if dtype is None else f"{dtype}, as `dtype` says"
+        raise TypeError(f"X: got dtype {array.dtype} on the GPU, wanted {wanted}; nothing is converted there")
+    return _check.float_array("X", array, 2)
+
+
+def _on_host(argument: str, value: object) -> Any:
+    """What lies on the GPU, copied to the host: for arrays that are small beside X."""
+    if not _device.lives_on_gpu(value):
+        return value
+    from gradfold.cuda.arrays import from_object
+
+    return from_object(argument, value).numpy()
 
 
 def labels(y: object, n_rows: int, classes: Array | None, dtype: np.dtype[Any], argument: str) -> Array:

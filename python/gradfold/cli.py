@@ -94,10 +94,12 @@ def _parser() -> tuple[_Parser, list[str]]:
     _add_predict(commands)
     _add_show(commands)
 
-    info = commands.add_parser("info", help="print version, CPU levels, threads, device and optional packages")
+    _add_bench(commands)
+
+    info = commands.add_parser("info", help="print version, CPU levels, threads, GPU and optional packages")
     info.add_argument("--json", action="store_true", help="as one JSON object")
     info.set_defaults(run=_info)
-    return parser, ["cv", "demo", "info", "predict", "show"]
+    return parser, ["bench", "cv", "demo", "info", "predict", "show"]
 
 
 _CV_EXAMPLES = """
@@ -112,6 +114,11 @@ examples:
   gradfold predict result/model.npz test.csv
   gradfold predict result/model.npz test.csv --proba --out predictions.csv
   gradfold predict result/model.npz test.csv --threshold 0.3 --out labels.parquet
+"""
+_BENCH_EXAMPLES = """
+examples:
+  gradfold bench
+  gradfold bench --rows 200000 --features 128 --models 100,4096 --plot crossover.png
 """
 _SHOW_EXAMPLES = """
 examples:
@@ -254,6 +261,36 @@ def _add_show(commands: Any) -> None:
     parser.set_defaults(run=_show)
 
 
+def _add_bench(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "bench",
+        "measure the gradient of 1 to 8,192 models on the CPU and the GPU",
+        "Measure the dense gradient of many models on random data, on the CPU and, where there is one, on the GPU, beside\n"
+        "the rate of multiply-adds that each can do at best.",
+        _BENCH_EXAMPLES,
+    )
+    add = parser.add_argument
+    add("--rows", type=int, default=20_000, metavar="N", help="default: 20000")
+    add("--features", type=int, default=100, metavar="P", help="default: 100")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    add("--models", metavar="LIST", help="numbers of models, as 1,100,8192 (default: powers of two, 1 to 8192)")
+    add("--seconds", type=float, default=10, metavar="S", help="for each device; larger sizes are then left out (default: 10)")
+    add("--device", choices=("cpu", "cuda"), help="this one alone (default: cpu, and cuda where there is a GPU)")
+    add("--threads", type=int, metavar="N", help="of the CPU; default: all processors of this process")
+    add("--json", action="store_true", help="one JSON object on standard output and nothing else")
+    add("--plot", metavar="FILE", help="draw time over models, a PNG file")
+    parser.set_defaults(run=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.plot is not None:
+        _require("bench --plot", {"matplotlib": "matplotlib"})
+    from gradfold import _cli_bench
+
+    return _cli_bench.run(options)
+
+
 def _cv(options: argparse.Namespace) -> int:
     _require("cv", _CV_NEEDS if options.out is None else _CV_OUT_NEEDS)
     from gradfold import _cli_cv
@@ -285,7 +322,7 @@ def _info(options: argparse.Namespace) -> int:
         "gradfold": facts["version"],
         "levels": levels + (f", forced by GRADFOLD_LEVEL={facts['forced']}" if facts["forced"] else ""),
         "threads": f"{facts['threads']} (of {facts['cpus']} processors)",
-        "device": facts["device"],
+        "device": f"{facts['device']}; {_gpu(facts['gpu'], facts['no_gpu'])}",
         "python": f"{facts['python']}, numpy {facts['numpy']}, {facts['machine']}",
         "optional": packages,
     }
@@ -294,9 +331,20 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _facts() -> dict[str, Any]:
-    from gradfold import _core
+def _gpu(gpu: dict[str, Any] | None, why_not: str | None) -> str:
+    """The GPU in words, or why there is none."""
+    if gpu is None:
+        return f"GPU: none ({why_not})"
+    return (
+        f"GPU: {gpu['name']}, {gpu['memory'] / 1e9:.3g} GB ({gpu['free'] / 1e9:.3g} GB free), compute capability "
+        f"{gpu['compute_capability']}, driver of CUDA {gpu['driver']}"
+    )
 
+
+def _facts() -> dict[str, Any]:
+    from gradfold import _core, _device
+
+    gpu = _device.gpu()
     return {
         "version": gradfold.__version__,
         "levels": _core.levels.supported(),
@@ -304,7 +352,9 @@ def _facts() -> dict[str, Any]:
         "forced": os.environ.get("GRADFOLD_LEVEL") or None,
         "threads": _check.threads(None),
         "cpus": os.cpu_count(),
-        "device": "cpu",
+        "device": "cpu",  # where NumPy arrays live
+        "gpu": None if isinstance(gpu, str) else gpu,
+        "no_gpu": gpu if isinstance(gpu, str) else None,
         "python": platform.python_version(),
         "numpy": importlib.metadata.version("numpy"),
         "machine": f"{platform.system()} {platform.machine()}",

@@ -1,4 +1,7 @@
-"""The batched loss and gradient of many linear models over one matrix."""
+"""The batched loss and gradient of many linear models over one matrix, on the host or on a GPU.
+
+Arrays of other libraries on the GPU become `DeviceArray`s first, so that both kinds go through the same checks.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +10,41 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, _target
+from gradfold import _check, _core, _device, _target
 from gradfold import loss as _loss
 
 if TYPE_CHECKING:
     from gradfold.index import Folds
 
 Array = npt.NDArray[Any]
-Result = tuple["Array | None", Array, "Array | None"]
+Given = Any  # an ndarray, or an array of whatever library on the GPU
+Result = tuple[Any, Any, Any]
 
 
 def loss_gradient(
-    X: Array,
-    y: Array,
-    W: Array,
-    intercept: Array | None = None,
+    X: Given,
+    y: Given,
+    W: Given,
+    intercept: Given | None = None,
     *,
     loss: str,
     reduction: str = "mean",
-    rows: Array | None = None,
+    rows: Given | None = None,
     folds: Folds | None = None,
-    split_of_model: Array | None = None,
-    sample_weight: Array | None = None,
-    loss_epsilon: float | Array = _loss.EPSILON,
+    split_of_model: Given | None = None,
+    sample_weight: Given | None = None,
+    loss_epsilon: float | Given = _loss.EPSILON,
     return_loss: bool = True,
     n_threads: int | None = None,
     out: Result | None = None,
     check_finite: bool = False,
+    device: str | None = None,
 ) -> Result:
     """Loss and gradient of many models in one pass over X. No penalty is added; nothing is converted.
+
+    With arrays on the GPU (of torch, CuPy or another library with ``__cuda_array_interface__`` or DLPack) the work is
+    done there, queued on the stream that is current in that library, and the results are arrays of that library, on the
+    GPU. They have the bits of the host's results.
 
     Parameters
     ----------
@@ -72,6 +81,10 @@ def loss_gradient(
         overlapping an input or each other.
     check_finite : bool
         Also check that X, y, W, intercept and sample_weight are finite and y is in its loss's domain.
+    device : {None, "cpu", "cuda"}
+        None is where the data lives. "cuda" with NumPy arrays copies them to the GPU and the results back. On the GPU
+        X, y, W, intercept, sample_weight and `out` lie either all there or all on the host; `rows`, `split_of_model`
+        and `loss_epsilon` may lie on either.
 
     Returns
     -------
@@ -87,15 +100,32 @@ def loss_gradient(
         A wrong type or dtype.
     ValueError
         A wrong shape or layout, an id out of range, an unknown name, a negative weight, an `out` that is read-only
-        or overlaps, and, with `check_finite`, a value that is not finite or not in the domain of the loss.
+        or overlaps, and, with `check_finite`, a value that is not finite or not in the domain of the loss; arrays on
+        the GPU beside device="cpu"; and what is not built for GPUs: "multinomial".
+    DeviceError
+        A GPU is asked for, by `device` or by where the data lives, and there is none that can be used.
+    DeviceMemoryError
+        The GPU's memory does not hold copies of the arrays.
     """
+    floats = {"X": X, "y": y, "W": W, "intercept": intercept, "sample_weight": sample_weight}
+    where = _device.resolve(device, **floats, **_named(out))
+    model = X  # whose library the results are of
+    if where == "cuda":
+        _device.require_cuda()
+        X, y, W, intercept, sample_weight = (_adopted(name, value) for name, value in floats.items())
+        rows, split_of_model = _adopted("rows", rows), _adopted("split_of_model", split_of_model)
+        loss_epsilon = _adopted("loss_epsilon", loss_epsilon)
+        given, out = out, tuple(map(_adopted, _OUT, out)) if isinstance(out, tuple) and len(out) == 3 else out
+        _check_together({"X": X, "y": y, "W": W, "intercept": intercept, "sample_weight": sample_weight, **_named(out)})
     X = _check.float_array("X", X, 2)
     n_rows, n_features = X.shape
     dtype = X.dtype
     y = _check.kernel_array("y", y, dtype, (n_rows,))
     name = _check.choice("loss", loss, _loss.NAMES)
     several = name == "multinomial"
-    if several or (isinstance(W, np.ndarray) and W.ndim == 3):
+    if several and where == "cuda":
+        raise ValueError(f"loss: got {name!r}, which is not built for GPUs; wanted another, or the data on the host")
+    if several or getattr(W, "ndim", 2) == 3:
         W = _check.kernel_array("W", W, dtype, (n_features, None if several else 1, None))
     else:
         W = _check.kernel_array("W", W, dtype, (n_features, None))
@@ -121,15 +151,28 @@ def loss_gradient(
         _check.weights("sample_weight", sample_weight, threads, check)
     if check:
         _check.finite("X", X, threads)
-        _check.finite("W", W.reshape(n_features, -1), threads)
+        _check.finite("W", W.reshape((n_features, n_outputs * n_models)), threads)
         if intercept is not None:
-            _check.finite("intercept", intercept.reshape(-1), threads)
-        _target.check_domain(y, name, threads, n_outputs)
+            _check.finite("intercept", intercept.reshape((n_outputs * n_models,)), threads)
+        _target.check_domain(y.numpy() if _device.is_device_array(y) else y, name, threads, n_outputs)
 
     inputs = {"X": X, "y": y, "W": W, "intercept": intercept, "rows": rows, "sample_weight": sample_weight}
     inputs |= {"folds": ids, "split_of_model": split_of_model}
     loss_out, grad_W, grad_intercept = _outputs(out, with_loss, W, intercept, inputs)
     one = None if several else (n_features, n_models)  # the shape that a kernel of one output wants
+    if where == "cuda":
+        values = {
+            "X": X, "y": y, "W": _shaped(W, one),
+            "intercept": None if intercept is None else _shaped(intercept, one and one[1:]),
+            "rows": rows, "ids": ids, "conditions": conditions, "split_of_model": split_of_model,
+            "sample_weight": sample_weight, "loss_out": loss_out, "grad_W": _shaped(grad_W, one),
+            "grad_intercept": None if grad_intercept is None else _shaped(grad_intercept, one and one[1:]),
+            "loss_epsilon": epsilon,
+        }  # fmt: skip
+        _on_gpu(values, name, mean)
+        if given is not None:
+            return given
+        return tuple(_handed_back(result, model) for result in (loss_out, grad_W, grad_intercept))
     _core.gradient.loss_gradient(
         X,
         y,
@@ -151,7 +194,93 @@ def loss_gradient(
     return loss_out, grad_W, grad_intercept
 
 
-def _shaped(array: Array, shape: tuple[int, ...] | None) -> Array:
+# -- arrays on the GPU -------------------------------------------------------------------------------------------------
+
+_OUT = ("out[0] (loss)", "out[1] (grad_W)", "out[2] (grad_intercept)")
+
+
+def _named(out: object) -> dict[str, object]:
+    """The arrays of `out` by name; none where it is no such tuple, which a later check says."""
+    return dict(zip(_OUT, out, strict=True)) if isinstance(out, tuple) and len(out) == 3 else {}
+
+
+def _adopted(argument: str, value: Any) -> Any:
+    """A `DeviceArray` for what lies on the GPU; anything else as it came."""
+    if not _device.lives_on_gpu(value):
+        return value
+    from gradfold.cuda.arrays import from_object
+
+    return from_object(argument, value)
+
+
+def _check_together(arrays: dict[str, Any]) -> None:
+    """Raise unless all arrays lie on the GPU, or all on the host."""
+    there = [name for name, value in arrays.items() if _device.is_device_array(value)]
+    for name, value in arrays.items():
+        if there and isinstance(value, np.ndarray):
+            raise TypeError(
+                f"{name}: got {_check.describe(value)} on the host, wanted an array on the GPU as {there[0]} is; "
+                "nothing is copied in silence"
+            )
+
+
+def _on_gpu(values: dict[str, Any], loss: str, mean: bool) -> None:
+    """Call the kernels, with copies of what lies on the host; results go to the arrays of the outputs."""
+    from gradfold.cuda import arrays
+    from gradfold.cuda.gradient import loss_gradient as run
+
+    read, outputs = ("X", "y", "W", "intercept", "rows", "sample_weight"), ("loss_out", "grad_W", "grad_intercept")
+    stream = values["X"].stream if _device.is_device_array(values["X"]) else 0
+    hint = "wanted fewer models a call, or device='cpu'"
+    there = dict(values)  # the splits stay on the host
+    if _device.is_device_array(values["split_of_model"]):
+        there["split_of_model"] = values["split_of_model"].numpy()
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            if name in outputs:
+                there[name] = arrays.empty(value.shape, value.dtype, stream, hint)
+            elif name in read:
+                there[name] = arrays.to_device(value, stream, hint)
+    arrays.join(stream, filter(_device.is_device_array, there.values()))
+    run(**there, loss=loss, mean=mean, stream=stream)
+    for name in outputs:
+        if isinstance(values[name], np.ndarray):
+            values[name][...] = there[name].numpy()
+
+
+def _handed_back(result: Any, model: Any) -> Any:
+    """A result in the library of `model`."""
+    if not _device.is_device_array(result):
+        return result
+    from gradfold.cuda.arrays import like
+
+    return like(result, model)
+
+
+def _new(shape: tuple[int, ...], dtype: npt.DTypeLike, beside: Any) -> Any:
+    """An array to write, where `beside` lies."""
+    if not _device.is_device_array(beside):
+        return np.empty(shape, dtype)
+    from gradfold.cuda import arrays
+
+    return arrays.empty(shape, dtype, beside.stream, "wanted fewer models a call")
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    """Whether two arrays share memory. Both are contiguous, so a comparison of bounds is exact."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.may_share_memory(a, b)
+    if not (_device.is_device_array(a) and _device.is_device_array(b)):
+        return False
+    from gradfold.cuda.arrays import overlap
+
+    return overlap(a, b)
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _shaped(array: Any, shape: tuple[int, ...] | None) -> Any:
     """The same memory in that shape, where one is given."""
     return array if shape is None else array.reshape(shape)
 
@@ -160,6 +289,8 @@ def _epsilon(value: object, loss: str, n_models: int) -> Array | None:
     """`loss_epsilon` of each model, or None for a loss that has none."""
     positive = loss == "huber"
     wanted = "above 0" if positive else "at least 0"
+    if _device.is_device_array(value):
+        value = value.numpy()
     if isinstance(value, np.ndarray) and value.ndim:
         values = _check.kernel_array("loss_epsilon", value, np.float64, (n_models,))
         bad = ~np.isfinite(values) | (values < 0) | ((values == 0) & positive)
@@ -172,14 +303,16 @@ def _epsilon(value: object, loss: str, n_models: int) -> Array | None:
     return values if loss in _loss.WITH_EPSILON else None
 
 
-def _ids(argument: str, value: object, length: int | None, bound: int, bound_name: str) -> Array:
-    ids = _check.kernel_array(argument, value, np.int64, (length,))
+def _ids(argument: str, value: object, length: int | None, bound: int, bound_name: str) -> Any:
+    array = _check.kernel_array(argument, value, np.int64, (length,))
+    # A bad id would read beyond X, so those on the GPU are looked at too.
+    ids: Array = array.numpy() if _device.is_device_array(array) else array
     if ids.size and (ids.min() < 0 or ids.max() >= bound):
         place = int(((ids < 0) | (ids >= bound)).argmax())
         raise ValueError(
             f"{argument}: got {ids[place]} at position {place}, wanted 0 to {bound_name} - 1 = {bound - 1}"
         )
-    return ids
+    return array
 
 
 def _roles(
@@ -202,22 +335,22 @@ def _roles(
 
 
 def _outputs(
-    out: object, with_loss: bool, W: Array, intercept: Array | None, inputs: dict[str, Array | None]
+    out: Any, with_loss: bool, W: Any, intercept: Any, inputs: dict[str, Any]
 ) -> Result:
     """The arrays to write: new ones, or `out` after its checks."""
     n_models = W.shape[-1]
     if out is None:
         return (
-            np.empty(n_models, np.float64) if with_loss else None,
-            np.empty_like(W),
-            None if intercept is None else np.empty_like(intercept),
+            _new((n_models,), np.float64, W) if with_loss else None,
+            _new(W.shape, W.dtype, W),
+            None if intercept is None else _new(intercept.shape, W.dtype, W),
         )
     if not isinstance(out, tuple) or len(out) != 3:
         raise TypeError(f"out: got {_check.describe(out)}, wanted a tuple (loss, grad_W, grad_intercept)")
     wanted = {
-        "out[0] (loss)": ((n_models,), np.dtype(np.float64)) if with_loss else None,
-        "out[1] (grad_W)": (W.shape, W.dtype),
-        "out[2] (grad_intercept)": None if intercept is None else (intercept.shape, W.dtype),
+        _OUT[0]: ((n_models,), np.dtype(np.float64)) if with_loss else None,
+        _OUT[1]: (W.shape, W.dtype),
+        _OUT[2]: None if intercept is None else (intercept.shape, W.dtype),
     }
     for (argument, form), array in zip(wanted.items(), out, strict=True):
         if form is None:
@@ -228,8 +361,7 @@ def _outputs(
             continue
         _check.kernel_array(argument, array, form[1], form[0], writable=True)
         for other, memory in inputs.items():
-            # Both are contiguous, so the comparison of bounds is exact.
-            if memory is not None and np.may_share_memory(array, memory):
+            if memory is not None and _overlap(array, memory):
                 raise ValueError(f"{argument}: overlaps the memory of {other}, wanted memory of its own")
         inputs = inputs | {argument: array}
     return out

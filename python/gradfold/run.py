@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _choose, _core, _missing, _partial, _plots, _storage, diagnostics
+from gradfold import _check, _choose, _core, _device, _missing, _partial, _plots, _storage, diagnostics
 from gradfold import _held_out as _scored
 from gradfold import loss as _loss
 from gradfold._stopping import REASONS
@@ -125,6 +125,10 @@ class Run:
         Whether Ctrl-C or `max_seconds` ended the fit early.
     stop_reason : str
         "done", "interrupted", "max_seconds" or "callback" (one ended the training).
+    device : str
+        "cpu" or "cuda": where the models were trained. The weights have the same bits.
+    device_reason : str
+        Why there and, on a GPU, how: "cpu: where the data lives".
     """
 
     def __init__(
@@ -152,7 +156,7 @@ class Run:
         version: str,
         folds_digest: str | None = None,
         folds: Folds | None = None,
-        data: tuple[Array, Array, Array | None] | None = None,
+        data: tuple[Any, Array, Array | None] | None = None,
         scored: Validation | None = None,
         split_fill: Array | None = None,
         best_epoch: Array | None = None,
@@ -169,6 +173,8 @@ class Run:
         class_weight: Array | None = None,
         state: dict[str, Array] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+        device_reason: str = "cpu: where the data lives",
     ) -> None:
         shape = held_out_loss.shape
         done = np.where(diverged_epoch >= 0, diverged_epoch, len(history)).reshape(shape)  # of files of version 1
@@ -185,6 +191,8 @@ class Run:
         self.fill = fill
         self.class_weight = class_weight
         self.metadata = {} if metadata is None else dict(metadata)
+        self.device = device
+        self.device_reason = device_reason
         self._state = state
         self._scored = scored
         self._split_fill = split_fill
@@ -410,7 +418,8 @@ class Run:
 
         Solver, penalties, batch size, learning rate and its schedule are those of the fit, with the optimiser's own state;
         the schedules go on counting, except for "cosine", which begins anew with each call. Frozen are the moments of
-        `standardize`, the means in `fill` and the class weights. The models of the splits and their scores stay.
+        `standardize`, the means in `fill` and the class weights. The models of the splits and their scores stay. It
+        trains on the CPU, whatever the device of the fit.
 
         Parameters
         ----------
@@ -458,7 +467,7 @@ class Run:
     # -- held-out predictions and scores ------------------------------------------------------------------------------
 
     def held_out_raw_prediction(self, *, models: Iterable[int] | None = None, n_threads: int | None = None) -> Array:
-        """Each model's raw prediction of the rows its split scores, computed from the X that `fit` was given.
+        """Each model's raw prediction of the rows its split scores, from the X that `fit` was given, on the host.
 
         Parameters
         ----------
@@ -584,14 +593,17 @@ class Run:
         """
         return _scored.calibrate(self, by=by, target=target, beta=beta, n_threads=n_threads)
 
-    def _rows(self, X: Array, rows: Array, split: int) -> Array:
-        """Rows of X as the models of a split see them: missing cells are the means of its training rows."""
-        data = X[rows]
+    def _rows(self, X: Any, rows: Array, split: int) -> Array:
+        """Rows of X as the models of a split see them: missing cells are the means of its training rows.
+
+        Those of an X on the GPU are fetched to the host.
+        """
+        data: Array = X.rows(rows) if _device.is_device_array(X) else X[rows]
         if self._split_fill is None:
             return data
         return np.ascontiguousarray(_missing.filled_rows(data, self._split_fill[split]))
 
-    def _held_out(self) -> tuple[Array, Array, Array | None, Folds | Validation]:
+    def _held_out(self) -> tuple[Any, Array, Array | None, Folds | Validation]:
         if self._data is None:
             raise RuntimeError(
                 "held-out predictions need X, which this run does not hold (it was loaded, or interrupted early)"
@@ -668,8 +680,10 @@ class Run:
         Raises
         ------
         RuntimeError
-            The run was loaded from a file, or has no splits.
+            The run was loaded from a file, has no splits, or was fitted from an X on the GPU.
         """
+        if self._data is not None and _device.is_device_array(self._data[0]):
+            raise RuntimeError("diagnose needs X on the host, and this run's is on the GPU; fit X with device='cuda'")
         return diagnostics.diagnose(self, n_threads=n_threads)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -721,6 +735,8 @@ class Run:
             "best_steps": self.best_steps,
             "best_diverged": self.best_diverged,
             "stop_reason": self.stop_reason,
+            "device": self.device,
+            "device_reason": self.device_reason,
             "folds_digest": self.folds_digest,
             "weights_sha256": self.weights_sha256,
         }
@@ -787,6 +803,8 @@ def load(path: str | os.PathLike[str]) -> Run:
             best_steps=int(meta["best_steps"]),
             best_diverged=bool(meta["best_diverged"]),
             stop_reason=meta["stop_reason"],
+            device=str(meta.get("device", "cpu")),  # files of older versions: there was nothing else
+            device_reason=str(meta.get("device_reason", "cpu: where the data lives")),
             version=meta["version"],
             folds_digest=meta["folds_digest"],
             best_coef=arrays.get("best_coef"),
@@ -809,7 +827,7 @@ def _raw(X: Array, coef: Array, intercept: Array, n_threads: int) -> Array:
     return out
 
 
-def _row_chunks(rows: Array, X: Array) -> Iterable[Array]:
+def _row_chunks(rows: Array, X: Any) -> Iterable[Array]:
     step = max(1, _GATHER_BYTES // (X.shape[1] * X.itemsize))
     for a in range(0, len(rows), step):
         yield rows[a : a + step]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from gradfold import (
     _callbacks,
     _check,
     _choose,
+    _device,
     _held_out,
     _learning_rate,
     _loop,
@@ -218,8 +219,13 @@ def fit(
         Train the best candidate once more, on every row that some split trains or scores.
     max_seconds : float, optional
         Stop at the first batch that ends after this time, as an interrupt does.
-    device : {None, "cpu"}
-        There are no CUDA kernels in this version.
+    device : {None, "cpu", "cuda"}
+        None is where X, y and sample_weight live: "cuda" if one of them lies on an NVIDIA GPU. X on the GPU (of torch,
+        CuPy or another library with ``__cuda_array_interface__`` or DLPack; float32 or float64, C-contiguous) is used
+        where it lies; a NumPy X is copied there once. Else what is on the GPU (y, sample_weight, validation_data) is
+        copied to the host, where folds, scores and metrics are computed; these fetch the rows they need. The Run holds
+        NumPy arrays, and they have the bits of a fit on the CPU. What is not built for GPUs raises: nothing falls back
+        in silence. `Run.device_reason` says what ran where, and how.
     n_threads : int, optional
         Default: the processors this process may use.
     dtype : {float32, float64}, optional
@@ -241,9 +247,14 @@ def fit(
     ------
     ValueError
         A bad value, shape or layout, a split without a training row, one label only, or a column without a value; the
-        message names the argument.
+        message names the argument. Also data on the GPU with device="cpu", and on a GPU what is not built for it.
     TypeError
         A bad type or dtype.
+    DeviceError
+        A GPU is asked for, by `device` or by where the data lives, and there is none that can be used; the message says
+        what to install.
+    DeviceMemoryError
+        A MemoryError: the GPU's memory does not hold X and the models.
 
     Warns
     -----
@@ -263,7 +274,7 @@ def fit(
     """
     given = dict(locals())
     started = time.monotonic()
-    _check.device(device)
+    where = _device.resolve(device, X=X, y=y, sample_weight=sample_weight)
     keywords = {name: _candidates.keyword(name, given[name]) for name in DEFAULTS}
     params, table = _params(candidates, keywords)
     settings = Settings(
@@ -278,6 +289,8 @@ def fit(
         check_finite=_check.boolean("check_finite", check_finite),
         n_threads=_check.threads(n_threads),
         deadline=_optional(max_seconds, lambda v: started + _check.real("max_seconds", v, positive=True)),
+        device=where,
+        device_reason=_device.reason(device, where),
     )
     control = _Control(
         stopping=EarlyStopping.read(early_stopping),
@@ -294,6 +307,8 @@ def fit(
         control.halving.rungs(len(params), settings.epochs)
     _check.choice("missing", missing, _missing.MODES)
     wanted = None if dtype is None else _check.float_dtype("dtype", dtype)
+    if where == "cuda":
+        _device.require_cuda()
 
     with Interrupt() as interrupt:
         problem = Problem(loss=_first_loss(params))
@@ -304,6 +319,7 @@ def fit(
                 problem, X=X, y=y, sample_weight=sample_weight, folds=folds, validation_data=validation_data,
                 class_weight=class_weight, missing=missing, dtype=wanted, seed=settings.seed,
                 n_candidates=len(params), check_finite=settings.check_finite, n_threads=settings.n_threads,
+                device=where,
             )  # fmt: skip
             _settle_losses(params, problem, control)
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
@@ -349,6 +365,7 @@ class _Fitter:
     interrupt: Interrupt
     plan: Plan | None = None
     rates: Array | None = None
+    how: list[str] = field(default_factory=list)  # what the trainers on the GPU say of themselves
 
     def prepare(self) -> None:
         """What may be interrupted without a loss: the trainers, unless their learning rates are to be found first."""
@@ -408,7 +425,17 @@ class _Fitter:
             return False
         self.rates = rates
         self.plan = _plan.of_splits(self.problem, self.settings, rates)
+        if self.plan is not None:
+            self._note_how(self.plan)
         return True
+
+    def _note_how(self, plan: Plan) -> None:
+        """Keep what each trainer says of the way it takes on the GPU, once each."""
+        if self.settings.device != "cpu":
+            self.how += [part.trainer.reason for part in plan.parts]
+
+    def _device_reason(self) -> str:
+        return "; ".join([self.settings.device_reason, *dict.fromkeys(self.how)])
 
     def _advance(self, trainer: Any, max_steps: int) -> str:
         """For range tests: a deadline in the midst of one ends it."""
@@ -507,6 +534,9 @@ class _Fitter:
             self.rates = rates
             plan = _plan.of_refit(problem, settings, 0, float(rates[0, 0]))
             self.interrupt.raising = False
+            if not self.how:  # there were no splits; else what was said of their many models stands
+                self._note_how(plan)
+                run.device_reason = self._device_reason()
         except Interrupted:
             run.stop_reason = "interrupted"
             return
@@ -642,6 +672,8 @@ class _Fitter:
             scored=problem.validation,
             data=data,
             split_fill=problem.split_fills() if plan is not None else None,
+            device=settings.device,
+            device_reason=self._device_reason(),
         )
 
 

@@ -1,0 +1,50 @@
+"""The parameter `device` of the benchmarks, and what does the same work on either."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+
+from gradfold import _core
+
+ALL = ["cpu", "cuda"]
+HOST = ["cpu"]  # of what has no kernel for GPUs
+
+
+@functools.cache
+def no_gpu() -> str | None:
+    """Why nothing can run on a GPU here, or None. The cheap reasons come first: every skipped benchmark asks."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "numba-cuda is not installed"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no driver"
+    from gradfold import _device
+
+    found = _device.gpu()
+    return found if isinstance(found, str) else None
+
+
+def need(device: str) -> None:
+    """The first line of a setup: a device that is not there skips the benchmark."""
+    if device == "cuda" and no_gpu() is not None:
+        raise NotImplementedError(no_gpu())
+
+
+def wait(device: str) -> None:
+    """Until the device has done what was asked of it."""
+    if device == "cuda":
+        from gradfold.cuda._driver import cuda
+
+        cuda.synchronize()
+
+
+def trainer(device: str) -> type:
+    """The epoch loop of a device."""
+    if device == "cpu":
+        return _core.train.Trainer
+    from gradfold.cuda.train import Trainer
+
+    return Trainer

@@ -1,0 +1,1 @@
+"""CUDA kernels of the families, by Numba. Imported only when a device is asked for."""

@@ -1,0 +1,458 @@
+"""The one door to Numba's CUDA target: nothing else in gradfold imports it.
+
+numba-cuda is in maintenance and has a successor, so whatever depends on it stands here: the arithmetic that device functions
+are written in, how kernels are declared, compiled and launched, and what the simulator (``NUMBA_ENABLE_CUDASIM=1``) lacks.
+
+Arithmetic. Numba contracts ``a*b + c`` into an FMA and ptxas fuses unsuffixed ``mul`` and ``add``, so device code never
+writes ``+``, ``-`` or ``*`` on floats: it calls `F32` and `F64`, whose operations round once each. ``/`` and ``sqrt`` are IEEE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+INSTALL = "pip install 'gradfold[cuda13]' for a driver of CUDA 13, 'gradfold[cuda12]' for one of CUDA 12"
+
+try:
+    from numba import cuda, types
+except ImportError as error:  # not installed, or a broken installation: its own words are in the chain
+    raise ImportError(f"CUDA kernels need numba-cuda, which cannot be imported ({error}): {INSTALL}") from error
+
+from numba import config as _config
+
+SIMULATED = bool(_config.ENABLE_CUDASIM)
+
+float32, float64 = types.float32, types.float64
+int8, int32, int64, uint8, uint16, uint32, uint64 = (
+    types.int8, types.int32, types.int64, types.uint8, types.uint16, types.uint32, types.uint64,
+)  # fmt: skip
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """A device function. Kernels and other device functions call it; it is inlined."""
+    if SIMULATED and "cuda" not in function.__code__.co_names:
+        return function  # plain arithmetic needs none of the simulator's bookkeeping
+    return cuda.jit(device=True)(function)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Operations of one float type, each rounded once, for device code of both types.
+
+    ``fma(a, b, c)``, ``add``, ``sub``, ``mul``, ``div``, ``sqrt``; ``bits(x)`` and ``value(b)`` between a float and the
+    unsigned integer of its bits; ``T`` the type as a cast, ``U`` the type of the bits as a cast.
+    """
+
+    dtype: np.dtype[Any]
+    type: Any
+    T: Any
+    U: Any
+    fma: Any
+    add: Any
+    sub: Any
+    mul: Any
+    div: Any
+    sqrt: Any
+    bits: Any
+    value: Any
+
+    @property
+    def is_float32(self) -> bool:
+        return self.dtype.itemsize == 4
+
+
+if not SIMULATED:
+    from numba.cuda import libdevice
+
+    def _arithmetic32() -> Arithmetic:
+        add, sqrt, as_int, as_float = libdevice.fadd_rn, libdevice.fsqrt_rn, libdevice.float_as_int, libdevice.int_as_float
+
+        @device
+        def sub(a, b):  # type: ignore[no-untyped-def]
+            return add(a, -b)
+
+        @device
+        def div(a, b):  # type: ignore[no-untyped-def]
+            return libdevice.fdiv_rn(a, b)
+
+        @device
+        def bits(x):  # type: ignore[no-untyped-def]
+            return np.uint32(as_int(x))
+
+        @device
+        def value(b):  # type: ignore[no-untyped-def]
+            return as_float(np.int32(b))
+
+        return Arithmetic(
+            np.dtype(np.float32), float32, np.float32, np.uint32, libdevice.fmaf_rn, add, sub, libdevice.fmul_rn, div, sqrt,
+            bits, value,
+        )  # fmt: skip
+
+    def _arithmetic64() -> Arithmetic:
+        add, sqrt = libdevice.dadd_rn, libdevice.dsqrt_rn
+        as_int, as_float = libdevice.double_as_longlong, libdevice.longlong_as_double
+
+        @device
+        def sub(a, b):  # type: ignore[no-untyped-def]
+            return add(a, -b)
+
+        @device
+        def div(a, b):  # type: ignore[no-untyped-def]
+            return libdevice.ddiv_rn(a, b)
+
+        @device
+        def bits(x):  # type: ignore[no-untyped-def]
+            return np.uint64(as_int(x))
+
+        @device
+        def value(b):  # type: ignore[no-untyped-def]
+            return as_float(np.int64(b))
+
+        return Arithmetic(
+            np.dtype(np.float64), float64, np.float64, np.uint64, libdevice.fma_rn, add, sub, libdevice.dmul_rn, div, sqrt,
+            bits, value,
+        )  # fmt: skip
+
+    F32, F64 = _arithmetic32(), _arithmetic64()
+
+    def _copy_async(size: int) -> Any:
+        """An intrinsic: start copying `size` bytes from global to shared memory, or zeros where ``valid`` is False."""
+        from llvmlite import ir
+        from numba.cuda import cgutils
+        from numba.cuda.extending import intrinsic
+
+        # .cg keeps out of L1 but wants 16 bytes; smaller copies have only .ca.
+        text = f"cp.async.{'cg' if size == 16 else 'ca'}.shared.global [$0], [$1], {size}, $2;"
+
+        @intrinsic
+        def copy(typing_context, to, at, source, index, valid):  # type: ignore[no-untyped-def]
+            def address(context, builder, kind, array, offset):  # type: ignore[no-untyped-def]
+                data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
+                return builder.gep(data, [offset])
+
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                i32, i64 = ir.IntType(32), ir.IntType(64)
+                destination = address(context, builder, signature.args[0], arguments[0], arguments[1])
+                shared = builder.addrspacecast(destination, destination.type.pointee.as_pointer(3))
+                origin = address(context, builder, signature.args[2], arguments[2], arguments[3])
+                kind = ir.FunctionType(ir.VoidType(), [i32, i64, i32])
+                code = ir.InlineAsm(kind, text, "r,l,r,~{memory}", side_effect=True)
+                bytes_ = builder.select(arguments[4], ir.Constant(i32, size), ir.Constant(i32, 0))
+                builder.call(code, [builder.ptrtoint(shared, i32), builder.ptrtoint(origin, i64), bytes_])
+                return context.get_dummy_value()
+
+            return types.void(to, types.uint32, source, types.uint64, types.boolean), generate
+
+        return copy
+
+    def _load_vector(width: int) -> Any:
+        """An intrinsic: `width` neighbours of an array as a tuple, by one load. The index is a multiple of the width."""
+        from llvmlite import ir
+        from numba.cuda import cgutils
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def load(typing_context, source, index):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                array = signature.args[0]
+                data = create_proxy(array)(context, builder, value=arguments[0]).data
+                place = builder.gep(data, [arguments[1]])
+                kind = ir.VectorType(context.get_data_type(array.dtype), width)
+                values = builder.load(builder.bitcast(place, kind.as_pointer()), align=width * array.dtype.bitwidth // 8)
+                parts = [builder.extract_element(values, ir.Constant(ir.IntType(32), i)) for i in range(width)]
+                return context.make_tuple(builder, signature.return_type, parts)
+
+            create_proxy = cgutils.create_struct_proxy
+            return types.UniTuple(source.dtype, width)(source, types.uint64), generate
+
+        return load
+
+    _load2, _load4 = _load_vector(2), _load_vector(4)
+
+    def vector_reader(width: int) -> Any:
+        """A device function read(to, at, source, index): `width` neighbours into a register tile, by one load."""
+
+        @device
+        def read1(to, at, source, index):  # type: ignore[no-untyped-def]
+            to[at] = source[np.uint64(index)]
+
+        @device
+        def read2(to, at, source, index):  # type: ignore[no-untyped-def]
+            a, b = _load2(source, np.uint64(index))
+            to[at] = a
+            to[at + 1] = b
+
+        @device
+        def read4(to, at, source, index):  # type: ignore[no-untyped-def]
+            a, b, c, d = _load4(source, np.uint64(index))
+            to[at] = a
+            to[at + 1] = b
+            to[at + 2] = c
+            to[at + 3] = d
+
+        return {1: read1, 2: read2, 4: read4}[width]
+
+    copy_async4, copy_async8, copy_async16 = _copy_async(4), _copy_async(8), _copy_async(16)
+
+    def _asm(text: str) -> Any:
+        from llvmlite import ir
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def call(typing_context):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                kind = ir.FunctionType(ir.VoidType(), [])
+                builder.call(ir.InlineAsm(kind, text, "~{memory}", side_effect=True), [])
+                return context.get_dummy_value()
+
+            return types.void(), generate
+
+        return call
+
+    def _opaque() -> Any:
+        from llvmlite import ir
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def opaque(typing_context, x):  # type: ignore[no-untyped-def]
+            """x, an int32, as a value of which the compiler knows nothing: what follows from it is computed here and not
+            hoisted out of all loops around, where it would hold a register for the whole kernel."""
+
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                i32 = ir.IntType(32)
+                code = ir.InlineAsm(ir.FunctionType(i32, [i32]), "mov.b32 $0, $1;", "=r,r", side_effect=True)
+                return builder.call(code, arguments)
+
+            return types.int32(types.int32), generate
+
+        return opaque
+
+    opaque = _opaque()
+    commit_copies = _asm("cp.async.commit_group;")
+    wait_copies = _asm("cp.async.wait_group 0;")
+
+else:
+    # The simulator runs kernels as Python: floats are NumPy scalars, whose operators round once, but its fma is a*b + c.
+    np.seterr(over="ignore", invalid="ignore", divide="ignore", under="ignore")
+    _libm = ctypes.CDLL(None)
+    _libm.fmaf.restype, _libm.fmaf.argtypes = ctypes.c_float, [ctypes.c_float] * 3
+    _libm.fma.restype, _libm.fma.argtypes = ctypes.c_double, [ctypes.c_double] * 3
+
+    def _simulated(dtype: Any, unsigned: Any, kind: Any, fused: Any) -> Arithmetic:
+        def rounded(f: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*values: Any) -> Any:
+                with np.errstate(all="ignore"):
+                    return dtype(f(*map(dtype, values)))
+
+            return call
+
+        return Arithmetic(
+            np.dtype(dtype), kind, dtype, unsigned,
+            fma=rounded(lambda a, b, c: fused(float(a), float(b), float(c))),
+            add=rounded(lambda a, b: a + b),
+            sub=rounded(lambda a, b: a - b),
+            mul=rounded(lambda a, b: a * b),
+            div=rounded(lambda a, b: a / b),
+            sqrt=rounded(np.sqrt),
+            bits=lambda x: dtype(x).view(unsigned),
+            value=lambda b: unsigned(b).view(dtype),
+        )  # fmt: skip
+
+    F32 = _simulated(np.float32, np.uint32, float32, _libm.fmaf)
+    F64 = _simulated(np.float64, np.uint64, float64, _libm.fma)
+
+    def _copied(size: int) -> Callable[..., None]:
+        def copy(to: Any, at: Any, source: Any, index: Any, valid: Any) -> None:
+            n = size // to.itemsize
+            for i in range(n):
+                to[int(at) + i] = source[int(index) + i] if valid else 0
+
+        return copy
+
+    copy_async4, copy_async8, copy_async16 = _copied(4), _copied(8), _copied(16)
+
+    def vector_reader(width: int) -> Any:
+        """As on hardware."""
+
+        def read(to: Any, at: Any, source: Any, index: Any) -> None:
+            for i in range(width):
+                to[at + i] = source[int(index) + i]
+
+        return read
+
+    def opaque(x: Any) -> Any:
+        return x
+
+    def commit_copies() -> None: ...
+    def wait_copies() -> None: ...
+    def _ignore_alignment() -> None:
+        """Shared and local arrays take the `alignment` that hardware kernels ask for."""
+        from numba.cuda.simulator import kernelapi
+
+        for owner in (kernelapi.FakeCUDAShared, kernelapi.FakeCUDALocal):
+            plain = owner.array
+            if owner is kernelapi.FakeCUDALocal:
+                owner.array = lambda self, shape, dtype, alignment=None, plain=plain: plain(self, shape, dtype)
+                continue
+
+            def array(self: Any, shape: Any, dtype: Any, alignment: Any = None, plain: Any = plain) -> Any:
+                # The original tells allocations apart by the line that calls it: it must see the kernel's line, not this one.
+                import sys
+
+                frame = sys._getframe(1)
+                key = (frame.f_code.co_filename, frame.f_lineno)
+                found = self._allocations.get(key)
+                if found is None:
+                    kind = dtype if not isinstance(dtype, types.Type) else numpy_type(dtype)
+                    found = self._allocations.setdefault(key, np.empty(shape, kind))
+                return found
+
+            owner.array = array
+
+    def numpy_type(kind: Any) -> Any:
+        from numba.np import numpy_support
+
+        return numpy_support.as_dtype(kind)
+
+    _ignore_alignment()
+
+
+def arithmetic(dtype: Any) -> Arithmetic:
+    """`F32` or `F64`."""
+    return F32 if np.dtype(dtype) == np.float32 else F64
+
+
+# -- kernels ------------------------------------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A kernel with one signature, compiled when it is first launched.
+
+    Parameters
+    ----------
+    function : callable
+        Its module must have the name ``cuda`` (from this module) at its top: that is where the simulator looks.
+    signature : tuple of types
+        ``float32[::1]``, ``int64``, …
+    threads : int
+        Of a block; all launches have it.
+    min_blocks : int
+        Blocks that should fit on a multiprocessor: limits registers.
+    """
+
+    def __init__(self, function: Callable[..., Any], signature: tuple[Any, ...], threads: int, min_blocks: int = 1) -> None:
+        self.name = function.__name__
+        self.function, self.signature, self.threads, self.min_blocks = function, signature, threads, min_blocks
+        self._compiled: Any = None
+        self._lock = threading.Lock()
+
+    def compile(self) -> Any:
+        """Numba's dispatcher, compiled for the current device."""
+        with self._lock:
+            if self._compiled is None:
+                if SIMULATED:
+                    self._compiled = cuda.jit(self.function)
+                else:
+                    bounds = (self.threads, self.min_blocks)
+                    self._compiled = cuda.jit(self.signature, launch_bounds=bounds, cache=_can_cache(self.function))(self.function)
+            return self._compiled
+
+    def __call__(self, blocks: int | tuple[int, ...], stream: Any, *arguments: Any) -> None:
+        """Launch on `stream` (of `new_stream` or `stream_of`; 0 is the default stream). Returns at once."""
+        (self._compiled or self.compile())[blocks, self.threads, stream](*arguments)
+
+    def ptx(self, cc: tuple[int, int]) -> str:
+        """The PTX for a compute capability, made without a GPU."""
+        with _compiling_for(cc):
+            text, _ = cuda.compile(
+                self.function, self.signature, device=False, abi="numba", cc=cc, output="ptx",
+                launch_bounds=(self.threads, self.min_blocks),
+            )  # fmt: skip
+        return str(text)
+
+
+def _can_cache(function: Callable[..., Any]) -> bool:
+    return False
+
+
+@contextlib.contextmanager
+def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
+    """Device functions ask the current GPU for its compute capability; here there may be none."""
+    from numba.cuda import dispatcher
+
+    class Described:
+        compute_capability = cc
+
+    plain = dispatcher.get_current_device
+    dispatcher.get_current_device = lambda: Described
+    try:
+        yield
+    finally:
+        dispatcher.get_current_device = plain
+
+
+def numba_type(dtype: Any) -> Any:
+    """Numba's type of a NumPy dtype."""
+    return getattr(types, np.dtype(dtype).name)
+
+
+# -- memory and streams -------------------------------------------------------------------------------------------------
+
+
+def empty(size: int, dtype: Any, stream: Any = 0) -> Any:
+    """Uninitialised device memory of `size` values, at least one (no kernel takes a null pointer)."""
+    return cuda.device_array(max(1, int(size)), np.dtype(dtype), stream=stream)
+
+
+def to_device(array: Any, stream: Any = 0) -> Any:
+    """A flat copy of a NumPy array on the device."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return cuda.to_device(flat if flat.size else np.zeros(1, flat.dtype), stream=stream)
+
+
+def to_host(array: Any, shape: Sequence[int] | None = None, stream: Any = 0) -> Any:
+    """A copy of device memory as a NumPy array; waits for the stream."""
+    host = array.copy_to_host(stream=stream)
+    if not SIMULATED and stream:
+        stream.synchronize()
+    return host if shape is None else host.reshape(shape)
+
+
+def address(array: Any) -> int:
+    """Where the array begins."""
+    return 0 if SIMULATED else int(array.__cuda_array_interface__["data"][0])
+
+
+def new_stream() -> Any:
+    """A stream that does not wait for the default one."""
+    return cuda.stream()
+
+
+@dataclass(frozen=True)
+class Properties:
+    """Of the current device."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    multiprocessors: int
+    memory: int
+    free: int
+
+
+def properties() -> Properties:
+    """The current device."""
+    if SIMULATED:
+        return Properties("simulator", (9, 0), 2, 1 << 34, 1 << 34)
+    device_ = cuda.get_current_device()
+    free, total = cuda.current_context().get_memory_info()
+    name = device_.name.decode() if isinstance(device_.name, bytes) else str(device_.name)
+    return Properties(name, tuple(device_.compute_capability), int(device_.MULTIPROCESSOR_COUNT), int(total), int(free))

@@ -1,0 +1,480 @@
+"""The batched loss and gradient of many linear models on the device: forward, sums, gradient and total, one launch each.
+
+Work is cut into windows of chunks of 1,024 batch positions and of panels of models, so that residuals take bounded memory.
+A window is four launches: forward tiles leave residuals (and point-wise losses), one thread for each (chunk, model) adds
+what is summed over rows in order, gradient tiles leave each chunk's sums, and one thread for each parameter adds those to
+its float64 total in chunk order. No float atomics, so the order is the CPU's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradfold.cuda import _driver, tiles
+from gradfold.cuda import loss as _loss
+from gradfold.cuda import roles as _roles
+from gradfold.cuda._driver import Kernel, cuda, device, float64, int32, int64, uint32
+from gradfold.cuda.tiles import RAW, ROW_CHUNK, SHAPES, Shape
+
+Array = npt.NDArray[Any]
+u64 = np.uint64
+
+WINDOW_BYTES = 256 << 20  # of a window's residuals, losses and chunk sums
+
+# Places in the array of a launch's fixed parameters.
+(
+    P_FEATURES, P_STRIDE, P_PANEL_STEP, P_MODELS, P_HAS_WEIGHT, P_WORDS, P_LOSS, P_GRADIENT, P_LOSSES, P_WEIGHT_SUMS, P_HAS_ROWS,
+    P_HAS_CHUNKS,
+) = range(12)  # fmt: skip
+
+
+@cache
+def kernels(shape: Shape) -> SimpleNamespace:
+    """The kernels of a shape of tiles: ``forward``, ``sums``, ``gradient``, ``total``, ``results``."""
+    tile = tiles.of(shape)
+    A = tile.A
+    tile_forward, tile_residual, tile_gradient = tile.forward, tile.residual, tile.gradient
+    place, feature_of, uses = tile.place, tile.feature_of, tile.uses
+    T, fma, add, mul = A.T, A.fma, A.add, A.mul
+    kind = A.type
+    D = _driver.F64
+    fma64, add64, div64 = D.fma, D.add, D.div
+    canonical = tiles.canonical(shape.dtype)
+    MODELS, ROWS, FEATURES, THREADS = shape.models, shape.rows, shape.features, shape.threads
+    TM, TF, STAGE = shape.thread_models, shape.thread_features, shape.stage
+    GT = TF * TM
+    ZERO, ONE, NAN64 = T(0), T(1), np.float64(np.nan)
+    ZERO64, ONE64 = np.float64(0), np.float64(1)
+
+    @device
+    def chunk_of(P, base, end, chunks, z):  # type: ignore[no-untyped-def]
+        """(first position, how many) of the z-th chunk: cut from `base` on, or, where they are given, chunks[base + z] to the next."""
+        if P[u64(P_HAS_CHUNKS)] != 0:
+            begin = chunks[u64(base + z)]
+            return begin, chunks[u64(base + z + 1)] - begin
+        begin = base + z * ROW_CHUNK
+        return begin, min(ROW_CHUNK, end - begin)
+
+    def forward(P, base, end, first_panel, chunks, rows, X, y, weight, roles, splits, W, epsilon, R, L, counts, poisoned):  # type: ignore[no-untyped-def]
+        """Blocks: (row tiles of a chunk, panels, chunks of the window)."""
+        tid = cuda.threadIdx.x
+        n_panels = cuda.gridDim.y
+        panel, slot = first_panel + cuda.blockIdx.y, cuda.blockIdx.z * n_panels + cuda.blockIdx.y
+        begin, chunk_rows = chunk_of(P, base, end, chunks, cuda.blockIdx.z)
+        r0 = cuda.blockIdx.x * ROWS
+        n = min(ROWS, chunk_rows - r0)
+        if n <= 0:
+            return
+        ids = cuda.shared.array(ROWS, int64)
+        stage = cuda.shared.array(STAGE, kind, alignment=16)
+        count = cuda.shared.array(MODELS, int32)
+        bad = cuda.shared.array(1, int32)
+        for i in range(tid, n, THREADS):
+            at = begin + r0 + i
+            ids[u64(i)] = rows[u64(at)] if P[u64(P_HAS_ROWS)] != 0 else at
+        for m in range(tid, MODELS, THREADS):
+            count[u64(m)] = 0
+        if tid == 0:
+            bad[0] = 0
+        z_at = (slot * ROW_CHUNK + r0) * MODELS
+        tile_forward(stage, tid, ids, 0, n, X, P[u64(P_STRIDE)], P[u64(P_FEATURES)], W, panel * P[u64(P_PANEL_STEP)], R, z_at)
+        m = tid % MODELS
+        b = W[u64(panel * P[u64(P_PANEL_STEP)] + P[u64(P_FEATURES)] * MODELS + m)]
+        lane = u64(panel * MODELS + m)
+        tile_residual(
+            stage, tid, ids, 0, n, b, y, weight, P[u64(P_HAS_WEIGHT)] != 0, roles, P[u64(P_WORDS)], int64(splits[lane]),
+            epsilon[lane], P[u64(P_LOSS)], R, L, z_at, P[u64(P_GRADIENT)] != 0,
+            P[u64(P_LOSSES)] != 0, count, bad,
+        )  # fmt: skip
+        cuda.syncthreads()
+        for m in range(tid, MODELS, THREADS):
+            if count[u64(m)] > 0:
+                cuda.atomic.add(counts, slot * MODELS + m, count[u64(m)])
+        if tid == 0 and bad[0] != 0:
+            poisoned[u64(slot)] = 1
+
+    def sums(P, base, end, first_panel, chunks, rows, weight, roles, splits, R, L, counts, B, loss_total, weight_total):  # type: ignore[no-untyped-def]
+        """Blocks: panels; one thread a model, chunks in order. B: [chunk][panel][MODELS], the gradient of the intercept.
+
+        The totals are those of [panel][MODELS] over all chunks so far.
+        """
+        m = cuda.threadIdx.x
+        if m >= MODELS:
+            return
+        panel = first_panel + cuda.blockIdx.x
+        at = u64(panel * MODELS + m)
+        split = int64(splits[at])
+        n_words = P[u64(P_WORDS)]
+        slot = cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x
+        begin, n = chunk_of(P, base, end, chunks, cuda.blockIdx.y)
+        z_at = slot * ROW_CHUNK * MODELS + m
+        if P[u64(P_GRADIENT)] != 0:
+            b = ZERO
+            for r in range(n):
+                b = add(b, R[u64(z_at + r * MODELS)])
+            B[u64(slot * MODELS + m)] = b
+        loss_sum, weight_sum = ZERO64, ZERO64
+        if P[u64(P_LOSSES)] != 0 or P[u64(P_WEIGHT_SUMS)] != 0:
+            for r in range(n):
+                row = rows[u64(begin + r)] if P[u64(P_HAS_ROWS)] != 0 else begin + r
+                if uses(roles, row, n_words, split):
+                    w = float64(weight[u64(row)]) if P[u64(P_HAS_WEIGHT)] != 0 else ONE64
+                    if P[u64(P_LOSSES)] != 0:
+                        loss_sum = fma64(w, float64(L[u64(z_at + r * MODELS)]), loss_sum)
+                    if P[u64(P_WEIGHT_SUMS)] != 0:
+                        weight_sum = add64(weight_sum, w)
+        if P[u64(P_WEIGHT_SUMS)] == 0:
+            weight_sum = float64(counts[u64(slot * MODELS + m)])
+        loss_total[u64(slot * MODELS + m)] = loss_sum
+        weight_total[u64(slot * MODELS + m)] = weight_sum
+
+    def gradient(P, base, end, first_panel, rows, X, roles, splits, R, poisoned, G):  # type: ignore[no-untyped-def]
+        """Blocks: (tiles of features, panels, chunks of the window). G: [chunk][panel][feature][MODELS]."""
+        tid = cuda.threadIdx.x
+        panel, slot = first_panel + cuda.blockIdx.y, cuda.blockIdx.z * cuda.gridDim.y + cuda.blockIdx.y
+        begin = base + cuda.blockIdx.z * ROW_CHUNK
+        n = min(ROW_CHUNK, end - begin)
+        n_features = P[u64(P_FEATURES)]
+        f0 = cuda.blockIdx.x * FEATURES
+        ids = cuda.shared.array(ROW_CHUNK, int64)
+        stage = cuda.shared.array(STAGE, kind, alignment=16)
+        for i in range(tid, n, THREADS):
+            ids[u64(i)] = rows[u64(begin + i)] if P[u64(P_HAS_ROWS)] != 0 else begin + i
+        g = cuda.local.array(GT, kind)
+        tile_gradient(
+            stage, tid, ids, n, X, P[u64(P_STRIDE)], f0, n_features, R, slot * ROW_CHUNK * MODELS,
+            poisoned[u64(slot)] != 0, roles, P[u64(P_WORDS)], splits, panel * MODELS, g,
+        )  # fmt: skip
+        mg, fg = place(tid)
+        for i in range(TF):
+            f = f0 + feature_of(tid, i)
+            if f < n_features:
+                for j in range(TM):
+                    G[u64((slot * n_features + f) * MODELS + mg * TM + j)] = g[i * TM + j]
+
+    def total(P, n_chunks, first_panel, n_panels, first, G, B, loss_sums, weight_sums, counts, grad, losses, weights, used):  # type: ignore[no-untyped-def]
+        """One thread for each (parameter, model) of the window's panels; the intercept is the last parameter, then two more
+        for losses and weights, then counts. Totals: grad [panel][feature + 1][MODELS], the others [panel][MODELS]."""
+        at = cuda.grid(1)
+        n_features = P[u64(P_FEATURES)]
+        height = n_features + 4
+        if at >= n_panels * height * MODELS:
+            return
+        panel, f, m = at // (height * MODELS), at // MODELS % height, at % MODELS
+        sum_ = ZERO64
+        if f <= n_features:
+            if P[u64(P_GRADIENT)] == 0:
+                return
+            to = u64(((first_panel + panel) * (n_features + 1) + f) * MODELS + m)
+            if first == 0:
+                sum_ = grad[to]
+            for c in range(n_chunks):
+                slot = c * n_panels + panel
+                if f < n_features:
+                    sum_ = add64(sum_, float64(G[u64((slot * n_features + f) * MODELS + m)]))
+                else:
+                    sum_ = add64(sum_, float64(B[u64(slot * MODELS + m)]))
+            grad[to] = sum_
+        else:
+            to = u64((first_panel + panel) * MODELS + m)
+            if f == n_features + 1:
+                if first == 0:
+                    sum_ = losses[to]
+                for c in range(n_chunks):
+                    sum_ = add64(sum_, loss_sums[u64((c * n_panels + panel) * MODELS + m)])
+                losses[to] = sum_
+            elif f == n_features + 2:
+                if first == 0:
+                    sum_ = weights[to]
+                for c in range(n_chunks):
+                    sum_ = add64(sum_, weight_sums[u64((c * n_panels + panel) * MODELS + m)])
+                weights[to] = sum_
+            else:
+                if first == 0:
+                    sum_ = used[to]
+                for c in range(n_chunks):
+                    sum_ = add64(sum_, float64(counts[u64((c * n_panels + panel) * MODELS + m)]))
+                used[to] = sum_
+
+    def pack(P, has_intercept, n_panels, W, intercept, out):  # type: ignore[no-untyped-def]
+        """W [feature][model] and the intercepts as panels [panel][feature + 1][MODELS], 0 where there is no model."""
+        at = cuda.grid(1)
+        n_features, n_models = P[u64(P_FEATURES)], P[u64(P_MODELS)]
+        height = n_features + 1
+        if at >= n_panels * height * MODELS:
+            return
+        panel, f, m = at // (height * MODELS), at // MODELS % height, at % MODELS
+        model = panel * MODELS + m
+        value = ZERO
+        if model < n_models:
+            if f < n_features:
+                value = W[u64(f * n_models + model)]
+            elif has_intercept != 0:
+                value = intercept[u64(model)]
+        out[u64(at)] = value
+
+    def results(P, mean, want_loss, want_W, want_intercept, grad, losses, weights, loss_out, grad_W, grad_intercept):  # type: ignore[no-untyped-def]
+        """One thread for each (parameter, model): totals to the caller's arrays."""
+        at = cuda.grid(1)
+        n_features, n_models = P[u64(P_FEATURES)], P[u64(P_MODELS)]
+        f, model = at // n_models, at % n_models
+        if f > n_features + 1:
+            return
+        panel, m = model // MODELS, model % MODELS
+        weight = weights[u64(panel * MODELS + m)]
+        if f == n_features + 1:
+            if want_loss != 0:
+                value = losses[u64(panel * MODELS + m)]
+                if mean != 0:
+                    value = div64(value, weight) if weight != ZERO64 else NAN64
+                loss_out[u64(model)] = value if value == value else NAN64
+            return
+        if (f < n_features and want_W == 0) or (f == n_features and want_intercept == 0):
+            return
+        g = T(grad[u64((panel * (n_features + 1) + f) * MODELS + m)])
+        if mean != 0 and weight != ZERO64:
+            g = mul(g, T(div64(ONE64, weight)))
+        g = canonical(g)
+        if f < n_features:
+            grad_W[u64(f * n_models + model)] = g
+        else:
+            grad_intercept[u64(model)] = g
+
+    i64, f1, d1, i1, n1, w1 = int64, kind[::1], float64[::1], int64[::1], int32[::1], uint32[::1]
+    light = max(MODELS, 32) if not _driver.SIMULATED else MODELS
+    return SimpleNamespace(
+        forward=Kernel(forward, (i1, i64, i64, i64, i1, i1, f1, f1, f1, w1, n1, f1, f1, f1, f1, n1, n1), THREADS, shape.min_blocks),
+        sums=Kernel(sums, (i1, i64, i64, i64, i1, i1, f1, w1, n1, f1, f1, n1, f1, d1, d1), light),
+        gradient=Kernel(gradient, (i1, i64, i64, i64, i1, f1, w1, n1, f1, n1, f1), THREADS, shape.min_blocks),
+        total=Kernel(total, (i1, i64, i64, i64, i64, f1, f1, d1, d1, n1, d1, d1, d1, d1), THREADS),
+        pack=Kernel(pack, (i1, i64, i64, f1, f1, f1), THREADS),
+        results=Kernel(results, (i1, i64, i64, i64, i64, d1, d1, d1, d1, f1, f1), THREADS),
+    )
+
+
+def blocks_of(n: int, threads: int) -> int:
+    """Blocks for n threads, at least one."""
+    return max(1, -(-n // threads))
+
+
+@dataclass
+class Window:
+    """Memory of a window: up to `chunks` chunks of rows of up to `panels` panels."""
+
+    chunks: int
+    panels: int
+    R: Any
+    L: Any
+    B: Any
+    G: Any
+    losses: Any
+    weights: Any
+    counts: Any
+    poisoned: Any
+
+    @classmethod
+    def of(
+        cls, shape: Shape, n_features: int, n_panels: int, n_chunks: int, *, gradient: bool, losses: bool, stream: Any,
+        budget: int = WINDOW_BYTES,
+    ) -> Window:  # fmt: skip
+        """As much as the budget allows, at least one chunk of one panel."""
+        size = np.dtype(shape.dtype).itemsize
+        # Forward keeps sums of earlier chunks of features in R, also where no gradient is wanted.
+        each = shape.models * (size * ROW_CHUNK * (1 + losses) + size * (n_features + 1) * gradient + 2 * 8 + 2 * 4)
+        slots = max(1, budget // each)
+        panels = min(n_panels, slots, 65535)  # a grid is no taller
+        chunks = max(1, min(n_chunks, slots // panels, 65535))
+        n = chunks * panels * shape.models
+        return cls(
+            chunks, panels,
+            R=_driver.empty(n * ROW_CHUNK, shape.dtype, stream),
+            L=_driver.empty(n * ROW_CHUNK if losses else 1, shape.dtype, stream),
+            B=_driver.empty(n if gradient else 1, shape.dtype, stream),
+            G=_driver.empty(n * n_features if gradient else 1, shape.dtype, stream),
+            losses=_driver.empty(n, np.float64, stream),
+            weights=_driver.empty(n, np.float64, stream),
+            counts=_driver.empty(n, np.int32, stream),
+            poisoned=_driver.empty(chunks * panels, np.int32, stream),
+        )  # fmt: skip
+
+
+@cache
+def zero(dtype: str) -> Kernel:
+    """out[:] = 0."""
+    kind = _driver.numba_type(dtype)
+    value = np.dtype(dtype).type(0)
+
+    def fill_zero(out, n):  # type: ignore[no-untyped-def]
+        at = cuda.grid(1)
+        if at < n:
+            out[u64(at)] = value
+
+    return Kernel(fill_zero, (kind[::1], int64), 256)
+
+
+@dataclass
+class Totals:
+    """What the chunks add up to: [panel][parameter][MODELS] and [panel][MODELS], float64."""
+
+    grad: Any
+    losses: Any
+    weights: Any
+    used: Any
+
+    @classmethod
+    def of(cls, shape: Shape, n_features: int, n_panels: int, *, gradient: bool, stream: Any) -> Totals:
+        n = n_panels * shape.models
+        grad = _driver.empty(n * (n_features + 1) if gradient else 1, np.float64, stream)
+        return cls(grad, *(_driver.empty(n, np.float64, stream) for _ in range(3)))
+
+
+@dataclass
+class Inputs:
+    """What the kernels of a window read, flat device arrays; arrays that are not wanted hold one value."""
+
+    shape: Shape
+    aligned: bool
+    n_features: int
+    X: Any
+    y: Any
+    weight: Any
+    roles: Any
+    splits: Any  # of each lane, -1 for nobody's
+    epsilon: Any
+    W: Any  # [panel][parameter][MODELS]
+    rows: Any  # row numbers by position
+    chunks: Any  # where chunks begin, by position
+
+
+def accumulate(
+    P: Any, a: Inputs, window: Window, totals: Totals, *, panels: tuple[int, int], positions: tuple[int, int] | None, n_chunks: int,
+    gradient: bool, stream: Any,
+) -> None:  # fmt: skip
+    """The totals of panels [first, last) over n_chunks chunks: of a batch's positions [begin, end), or those of `Inputs.chunks`.
+
+    P holds the rest of what is asked for. A chunk has at most 1,024 positions.
+    """
+    shape = a.shape
+    k = kernels(shape.of_rows(a.aligned))
+    begin, end = (0, 0) if positions is None else positions
+    rows = ROW_CHUNK if positions is None else min(ROW_CHUNK, end - begin)
+    row_tiles, feature_tiles = -(-rows // shape.rows), -(-a.n_features // shape.features)
+    for panel in range(*panels, window.panels):
+        width = min(window.panels, panels[1] - panel)
+        for done in range(0, n_chunks, window.chunks):
+            chunks = min(window.chunks, n_chunks - done)
+            base = done if positions is None else begin + done * ROW_CHUNK
+            n = chunks * width * shape.models
+            zero("int32")(blocks_of(n, 256), stream, window.counts, n)
+            zero("int32")(blocks_of(chunks * width, 256), stream, window.poisoned, chunks * width)
+            k.forward(
+                (row_tiles, width, chunks), stream, P, base, end, panel, a.chunks, a.rows, a.X, a.y, a.weight, a.roles, a.splits, a.W,
+                a.epsilon, window.R, window.L, window.counts, window.poisoned,
+            )  # fmt: skip
+            k.sums(
+                (width, chunks), stream, P, base, end, panel, a.chunks, a.rows, a.weight, a.roles, a.splits, window.R, window.L,
+                window.counts, window.B, window.losses, window.weights,
+            )  # fmt: skip
+            if gradient:
+                k.gradient(
+                    (feature_tiles, width, chunks), stream, P, base, end, panel, a.rows, a.X, a.roles, a.splits, window.R,
+                    window.poisoned, window.G,
+                )  # fmt: skip
+            k.total(
+                blocks_of(width * (a.n_features + 4) * shape.models, shape.threads), stream, P, chunks, panel, width,
+                int(done == 0), window.G, window.B, window.losses, window.weights, window.counts, totals.grad, totals.losses,
+                totals.weights, totals.used,
+            )  # fmt: skip
+
+
+def shape_for(dtype: Any, n_models: int) -> Shape:
+    """The tiles for so many models: no wider than they fill, since lanes without a model cost as much as the others."""
+    shapes = sorted(SHAPES[np.dtype(dtype).name].values(), key=lambda shape: shape.models)
+    for shape in shapes[:-1]:
+        if n_models <= shape.models:
+            return shape
+    return shapes[-1]
+
+
+def loss_gradient(
+    X: Any, y: Any, W: Any, intercept: Any, *, loss: str, mean: bool, rows: Any, ids: Any, conditions: Any, split_of_model: Any,
+    sample_weight: Any, loss_out: Any, grad_W: Any, grad_intercept: Any, loss_epsilon: Any, stream: Any = 0,
+) -> None:  # fmt: skip
+    """`gradfold.gradient.loss_gradient` on the device; arguments are checked by the caller, outputs are written.
+
+    Parameters
+    ----------
+    X, y, W, intercept, rows, sample_weight, loss_out, grad_W, grad_intercept : DeviceArray
+        Of the same float type but for `rows` (int64) and `loss_out` (float64); None where there is none.
+    ids, conditions, split_of_model, loss_epsilon : ndarray or None
+        On the host.
+    stream
+        On which everything is queued; nothing waits for it.
+    """
+    n_rows, n_features = X.shape
+    dtype = X.dtype.name
+    n_models = W.shape[1]
+    shape = shape_for(dtype, n_models)
+    n_panels = -(-n_models // shape.models)
+    lanes = n_panels * shape.models
+    n_positions = n_rows if rows is None else rows.shape[0]
+    want_gradient = grad_W is not None or grad_intercept is not None
+    want_loss = loss_out is not None
+    x, weight = X.flat, None if sample_weight is None else sample_weight.flat
+    aligned = n_features % shape.vector == 0 and _driver.address(x) % 16 == 0
+    k = kernels(shape.of_rows(aligned))
+
+    splits = np.full(lanes, -1, np.int32)
+    if ids is not None:
+        used, splits[:n_models] = np.unique(split_of_model, return_inverse=True)
+        roles, n_words = _roles.words(ids, conditions[used], weight, dtype, scores=False, stream=stream)
+    else:
+        splits[:n_models] = 0
+        if weight is None:
+            roles, n_words = _roles.everybody(stream)
+        else:
+            whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)
+            roles, n_words = _roles.words(np.zeros((1, n_rows), np.uint8), whole, weight, dtype, scores=False, stream=stream)
+    epsilon = np.full(lanes, 0.1, dtype)
+    if loss_epsilon is not None:
+        epsilon[:n_models] = loss_epsilon
+    parameters = np.zeros(12, np.int64)
+    parameters[P_FEATURES], parameters[P_STRIDE], parameters[P_PANEL_STEP] = n_features, n_features, (n_features + 1) * shape.models
+    parameters[P_MODELS], parameters[P_HAS_WEIGHT], parameters[P_WORDS] = n_models, weight is not None, n_words
+    parameters[P_LOSS], parameters[P_GRADIENT], parameters[P_LOSSES] = _loss.CODES[loss], want_gradient, want_loss
+    parameters[P_WEIGHT_SUMS], parameters[P_HAS_ROWS] = mean and weight is not None, rows is not None
+    P = _driver.to_device(parameters, stream)
+    none, no_rows = _driver.empty(1, dtype, stream), _driver.empty(1, np.int64, stream)
+    no_double = _driver.empty(1, np.float64, stream)
+    panels = _driver.empty(lanes * (n_features + 1), dtype, stream)
+    k.pack(
+        blocks_of(lanes * (n_features + 1), shape.threads), stream, P, int(intercept is not None), n_panels, W.flat,
+        none if intercept is None else intercept.flat, panels,
+    )  # fmt: skip
+    totals = Totals.of(shape, n_features, n_panels, gradient=want_gradient, stream=stream)
+    if n_positions == 0:
+        for array in (totals.grad, totals.losses, totals.weights, totals.used):
+            zero("float64")(blocks_of(array.size, 256), stream, array, array.size)
+    else:
+        n_chunks = -(-n_positions // ROW_CHUNK)
+        window = Window.of(shape, n_features, n_panels, n_chunks, gradient=want_gradient, losses=want_loss, stream=stream)
+        inputs = Inputs(
+            shape, aligned, n_features, x, y.flat, none if weight is None else weight, roles, _driver.to_device(splits, stream),
+            _driver.to_device(epsilon, stream), panels, no_rows if rows is None else rows.flat, no_rows,
+        )  # fmt: skip
+        accumulate(
+            P, inputs, window, totals, panels=(0, n_panels), positions=(0, n_positions), n_chunks=n_chunks, gradient=want_gradient,
+            stream=stream,
+        )  # fmt: skip
+    k.results(
+        blocks_of((n_features + 2) * n_models, shape.threads), stream, P, int(mean), int(want_loss), int(grad_W is not None),
+        int(grad_intercept is not None), totals.grad, totals.losses, totals.weights,
+        no_double if loss_out is None else loss_out.flat, none if grad_W is None else grad_W.flat,
+        none if grad_intercept is None else grad_intercept.flat,
+    )  # fmt: skip

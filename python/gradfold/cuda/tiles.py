@@ -1,0 +1,397 @@
+"""The two products of a linear model, as tiles of a thread block: forward (rows × models) and gradient (features × models).
+
+A block's threads hold a register tile each; X and what it is multiplied with come through shared memory in steps, the next
+step on its way while this one is computed. Blocking is free; the orders of summation are not (docs/design.md): forward adds
+features in chunks of 256, the gradient adds the rows of a chunk of 1,024 batch positions in batch order, every
+multiply-add is one FMA. Threads run over models, rows and features, never over the index that is summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from gradfold.cuda import loss as _loss
+from gradfold.cuda import maths as _maths
+from gradfold.cuda._driver import (
+    SIMULATED,
+    arithmetic,
+    commit_copies,
+    copy_async4,
+    copy_async8,
+    copy_async16,
+    cuda,
+    device,
+    int64,
+    opaque,
+    vector_reader,
+    wait_copies,
+)
+
+ROW_CHUNK = 1024  # part of the format, as in csrc/gradient/gradient.h
+FEATURE_CHUNK = 256
+RAW = -1  # in the place of a loss: the tile stores raw predictions
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The tiles of a block.
+
+    Attributes
+    ----------
+    models : int
+        Of a panel: the width of both tiles.
+    threads : int
+    thread_models, thread_rows, thread_features : int
+        A thread's register tile: thread_rows × thread_models forward, thread_features × thread_models in the gradient.
+    step_features, step_rows : int
+        What is staged at a time. step_features divides 256.
+    min_blocks, epoch_blocks : int
+        Blocks on a multiprocessor, of the tiled and of the persistent kernels: what their registers allow without a spill.
+    aligned : bool
+        Whether rows of X begin at multiples of 16 bytes.
+    """
+
+    dtype: str
+    models: int
+    threads: int
+    thread_models: int
+    thread_rows: int
+    thread_features: int
+    step_features: int
+    step_rows: int
+    min_blocks: int = 1
+    epoch_blocks: int = 1
+    aligned: bool = True
+
+    def of_rows(self, aligned: bool) -> Shape:
+        """The same tiles for rows of X that begin at multiples of 16 bytes, or anywhere: then X is staged value by value."""
+        return self if aligned else replace(self, aligned=False, min_blocks=1, epoch_blocks=1)
+
+    @property
+    def vector(self) -> int:
+        """Values in 16 bytes."""
+        return 16 // np.dtype(self.dtype).itemsize
+
+    @property
+    def model_groups(self) -> int:
+        return self.models // self.thread_models
+
+    @property
+    def groups(self) -> int:
+        """Groups of threads along rows, and along features."""
+        return self.threads // self.model_groups
+
+    @property
+    def rows(self) -> int:
+        """Of a forward tile."""
+        return self.groups * self.thread_rows
+
+    @property
+    def features(self) -> int:
+        """Of a gradient tile."""
+        return self.groups * self.thread_features
+
+    @property
+    def row_stride(self) -> int:
+        """Of a staged row in forward: 16 bytes more, so that the rows a warp reads lie in different banks."""
+        return self.step_features + self.vector
+
+    @property
+    def forward_stage(self) -> int:
+        """Values of one stage."""
+        return self.rows * self.row_stride + self.step_features * self.models
+
+    @property
+    def gradient_stage(self) -> int:
+        return self.step_rows * (self.features + self.models)
+
+    @property
+    def stage(self) -> int:
+        """Values of shared memory: two stages of whichever is larger, or a tile of raw predictions in their place."""
+        return max(2 * self.forward_stage, 2 * self.gradient_stage, self.rows * self.models)
+
+
+if SIMULATED:  # every thread is a Python thread: tiny tiles, the same code
+    SHAPES = {
+        "float32": {"wide": Shape("float32", 8, 8, 4, 2, 4, 8, 8), "narrow": Shape("float32", 4, 4, 2, 2, 2, 4, 4)},
+        "float64": {"wide": Shape("float64", 4, 4, 2, 2, 4, 8, 8), "narrow": Shape("float64", 2, 4, 1, 2, 2, 4, 4)},
+    }
+else:
+    SHAPES = {
+        "float32": {
+            "wide": Shape("float32", 64, 256, 4, 8, 8, 16, 16, 2),
+            "medium": Shape("float32", 32, 256, 4, 4, 4, 16, 16, 2, 2),
+            "narrow": Shape("float32", 8, 256, 2, 2, 2, 16, 16, 2, 2),
+        },
+        "float64": {
+            "wide": Shape("float64", 32, 256, 4, 4, 4, 8, 8, 2),
+            "narrow": Shape("float64", 8, 256, 2, 2, 2, 8, 8, 2, 2),
+        },
+    }
+
+
+def canonical(dtype: Any) -> Any:
+    """The device function that makes every NaN the quiet one without a sign."""
+    return _maths.of(dtype).canonical
+
+
+@cache
+def of(shape: Shape) -> SimpleNamespace:
+    """The device functions of a shape: ``forward``, ``residual``, ``gradient``, ``place``, ``feature_of``, ``uses``."""
+    A = arithmetic(shape.dtype)
+    T, fma, add, mul = A.T, A.fma, A.add, A.mul
+    kind = A.type
+    evaluate, slope = _loss.of(shape.dtype).evaluate, _loss.of(shape.dtype).gradient
+    canonical = _maths.of(shape.dtype).canonical
+    ZERO, ONE, INF = T(0), T(1), T(np.inf)
+    MODELS, THREADS, TM, TR, TF = (
+        shape.models, shape.threads, shape.thread_models, shape.thread_rows, shape.thread_features,
+    )  # fmt: skip
+    ROWS, FEATURES, KF, KR, GROUPS = shape.rows, shape.features, shape.step_features, shape.step_rows, shape.groups
+    STRIDE, VECTOR, HALF = shape.row_stride, shape.vector, max(shape.forward_stage, shape.gradient_stage)
+    LANES = min(32, THREADS)  # a warp's threads lie in a near-square, so that few words are read twice
+    WARP_MODELS = min(8, shape.model_groups)
+    WARPS_ACROSS = shape.model_groups // WARP_MODELS
+    RUN = min(TF, VECTOR)  # a thread's features lie in runs of this
+    FORWARD_W, GRADIENT_R = ROWS * STRIDE, KR * FEATURES
+    Z, WT, GT = TR * TM, VECTOR * TM, TF * TM  # sizes of register tiles
+    # Vectors that a thread stages: of X and W forward, of X and residuals in the gradient.
+    FX_WIDTH, FW_WIDTH, GX_WIDTH, GR_WIDTH = KF // VECTOR, MODELS // VECTOR, FEATURES // VECTOR, MODELS // VECTOR
+    EVEN_FX, EVEN_FW = ROWS * FX_WIDTH % THREADS == 0, KF * FW_WIDTH % THREADS == 0
+    EVEN_GX, EVEN_GR = KR * GX_WIDTH % THREADS == 0, KR * GR_WIDTH % THREADS == 0
+    FX, FW = -(-ROWS * FX_WIDTH // THREADS), -(-KF * FW_WIDTH // THREADS)
+    GX, GR = -(-KR * GX_WIDTH // THREADS), -(-KR * GR_WIDTH // THREADS)
+    read_models, read_row, read_run = vector_reader(TM), vector_reader(VECTOR), vector_reader(RUN)
+    copy1 = copy_async4 if A.is_float32 else copy_async8
+    u64, u32 = np.uint64, np.uint32
+    assert THREADS % MODELS == 0 and FEATURE_CHUNK % KF == 0 and KF % VECTOR == 0 and MODELS % VECTOR == 0
+
+    @device
+    def place(tid):  # type: ignore[no-untyped-def]
+        """(group of models, group of rows or features) of a thread."""
+        lane, warp = tid % LANES, tid // LANES
+        return (
+            (warp % WARPS_ACROSS) * WARP_MODELS + lane % WARP_MODELS,
+            (warp // WARPS_ACROSS) * (LANES // WARP_MODELS) + lane // WARP_MODELS,
+        )
+
+    @device
+    def is_finite(x):  # type: ignore[no-untyped-def]
+        return abs(x) < INF
+
+    @device
+    def uses(roles, row, n_words, split):  # type: ignore[no-untyped-def]
+        """Whether a model of this split uses the row; of split -1, nobody's lane, never."""
+        if n_words == 0 or split < 0:
+            return split >= 0
+        return (roles[u64(row * n_words + (split >> 5))] >> u32(split & 31)) & u32(1) != 0
+
+    if shape.aligned:
+
+        @device
+        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+            for i in range(FX):
+                v = tid + i * THREADS
+                if EVEN_FX or v < ROWS * FX_WIDTH:
+                    r, f = v // FX_WIDTH, v % FX_WIDTH * VECTOR
+                    real = r0 + r < n and f0 + f < n_features
+                    index = ids[u64(r0 + r)] * stride + f0 + f if real else 0
+                    copy_async16(stage, u32(at + r * STRIDE + f), X, u64(index), real)
+
+        @device
+        def stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features):  # type: ignore[no-untyped-def]
+            for i in range(GX):
+                v = tid + i * THREADS
+                if EVEN_GX or v < KR * GX_WIDTH:
+                    r, f = v // GX_WIDTH, v % GX_WIDTH * VECTOR
+                    real = r0 + r < n and f0 + f < n_features
+                    index = ids[u64(r0 + r)] * stride + f0 + f if real else 0
+                    copy_async16(stage, u32(at + r * FEATURES + f), X, u64(index), real)
+    else:
+
+        @device
+        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+            for e in range(tid, ROWS * KF, THREADS):
+                r, f = e // KF, e % KF
+                real = r0 + r < n and f0 + f < n_features
+                copy1(stage, u32(at + r * STRIDE + f), X, u64(ids[u64(r0 + r)] * stride + f0 + f if real else 0), real)
+
+        @device
+        def stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features):  # type: ignore[no-untyped-def]
+            for e in range(tid, KR * FEATURES, THREADS):
+                r, f = e // FEATURES, e % FEATURES
+                real = r0 + r < n and f0 + f < n_features
+                copy1(stage, u32(at + e), X, u64(ids[u64(r0 + r)] * stride + f0 + f if real else 0), real)
+
+    @device
+    def stage_forward(stage, at, tid, f0, ids, r0, n, X, stride, n_features, W, w_at):  # type: ignore[no-untyped-def]
+        """KF features of the tile's rows and of the panel's weights; zeros where there are none."""
+        stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features)
+        for i in range(FW):
+            v = tid + i * THREADS
+            if EVEN_FW or v < KF * FW_WIDTH:
+                real = f0 + v // FW_WIDTH < n_features
+                copy_async16(stage, u32(at + FORWARD_W + v * VECTOR), W, u64(w_at + f0 * MODELS + v * VECTOR if real else 0), real)
+
+    @device
+    def forward(stage, tid, ids, r0, n, X, stride, n_features, W, w_at, R, z_at):  # type: ignore[no-untyped-def]
+        """Raw predictions of ROWS rows, from position r0 of the n in `ids` on, less the intercepts: stage[row * MODELS + model].
+
+        W is [feature][MODELS] from w_at on, a multiple of 16 bytes.
+
+        Between chunks of features the sums so far wait in R, [position][MODELS] from z_at on: in registers they would spill.
+        Ends, like it begins, with a barrier.
+        """
+        tid = opaque(tid)
+        mg, rg = place(tid)
+        acc = cuda.local.array(Z, kind)
+        for i in range(Z):
+            acc[i] = ZERO
+        half = 0
+        cuda.syncthreads()  # whoever used the stages before
+        stage_forward(stage, 0, tid, 0, ids, r0, n, X, stride, n_features, W, w_at)
+        commit_copies()
+        for f0 in range(0, n_features, KF):
+            wait_copies()
+            cuda.syncthreads()
+            if f0 + KF < n_features:
+                stage_forward(stage, HALF - half, tid, f0 + KF, ids, r0, n, X, stride, n_features, W, w_at)
+                commit_copies()
+            x_at = half + rg * STRIDE
+            w_row = half + FORWARD_W + mg * TM
+            for f in range(0, KF, VECTOR):
+                w = cuda.local.array(WT, kind)
+                for k in range(VECTOR):
+                    read_models(w, k * TM, stage, w_row + (f + k) * MODELS)
+                for i in range(TR):
+                    x = cuda.local.array(VECTOR, kind)
+                    read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
+                    for k in range(VECTOR):
+                        for j in range(TM):
+                            acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
+            half = HALF - half
+            if (f0 + KF) % FEATURE_CHUNK == 0 or f0 + KF >= n_features:
+                for i in range(TR):
+                    if r0 + rg + i * GROUPS < n:
+                        at = z_at + (r0 + rg + i * GROUPS) * MODELS + mg * TM
+                        for j in range(TM):
+                            acc[i * TM + j] = add(R[u64(at + j)] if f0 >= FEATURE_CHUNK else ZERO, acc[i * TM + j])
+                if f0 + KF < n_features:
+                    for i in range(TR):
+                        for j in range(TM):
+                            if r0 + rg + i * GROUPS < n:
+                                R[u64(z_at + (r0 + rg + i * GROUPS) * MODELS + mg * TM + j)] = acc[i * TM + j]
+                            acc[i * TM + j] = ZERO
+        cuda.syncthreads()
+        for i in range(TR):
+            for j in range(TM):
+                stage[u64((rg + i * GROUPS) * MODELS + mg * TM + j)] = acc[i * TM + j]
+        cuda.syncthreads()
+
+    @device
+    def residual(stage, tid, ids, r0, n, bias, y, weight, has_weight, roles, n_words, split, epsilon, loss, R, L, z_at,
+                 want_gradient, want_loss, count, poisoned):  # type: ignore[no-untyped-def]  # fmt: skip
+        """Ends a forward tile: residuals to R and point-wise losses to L, both [position][MODELS] from z_at on.
+
+        A thread has one model, tid % MODELS, whose intercept, split and epsilon these are. count (shared, per model) gets
+        the rows used; poisoned[0] becomes 1 when a z of a row that its model does not use is not finite: then x may be.
+        """
+        tid = opaque(tid)
+        m = tid % MODELS
+        used = 0
+        bad = False
+        for i in range(tid // MODELS, min(ROWS, n - r0), THREADS // MODELS):
+            row = ids[u64(r0 + i)]
+            at = u64(z_at + (r0 + i) * MODELS + m)
+            z = add(stage[u64(i * MODELS + m)], bias)
+            if loss == RAW:
+                R[at] = canonical(z)
+            else:
+                use = uses(roles, row, n_words, split)
+                g = ZERO
+                if want_loss:
+                    value, g = evaluate(loss, z, y[u64(row)], epsilon)
+                    L[at] = value
+                else:
+                    g = slope(loss, z, y[u64(row)], epsilon)
+                if want_gradient:
+                    if has_weight:
+                        g = mul(weight[u64(row)], g)
+                    R[at] = g if use else ZERO
+                    if not use and not is_finite(z):
+                        bad = True
+                if use:
+                    used += 1
+        if used > 0:
+            cuda.atomic.add(count, m, np.int32(used))
+        if bad:
+            poisoned[0] = 1
+
+    @device
+    def stage_gradient(stage, at, tid, r0, ids, n, X, stride, f0, n_features, R, z_at):  # type: ignore[no-untyped-def]
+        """KR positions of the tile's features and of the residuals; zeros where there are none."""
+        stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features)
+        for i in range(GR):
+            v = tid + i * THREADS
+            if EVEN_GR or v < KR * GR_WIDTH:
+                real = r0 + v // GR_WIDTH < n
+                copy_async16(stage, u32(at + GRADIENT_R + v * VECTOR), R, u64(z_at + r0 * MODELS + v * VECTOR if real else 0), real)
+
+    @device
+    def gradient(stage, tid, ids, n, X, stride, f0, n_features, R, z_at, select, roles, n_words, splits, s_at, g):  # type: ignore[no-untyped-def]
+        """g[i * TM + j], a thread's features (`feature_of`) × models summed over a chunk's n rows in order.
+
+        With `select` a row that a model does not use is left out, whatever x holds; without, its residual +0 adds +0.
+        """
+        tid = opaque(tid)
+        mg, fg = place(tid)
+        for i in range(GT):
+            g[i] = ZERO
+        half = 0
+        cuda.syncthreads()
+        stage_gradient(stage, 0, tid, 0, ids, n, X, stride, f0, n_features, R, z_at)
+        commit_copies()
+        for r0 in range(0, n, KR):
+            wait_copies()
+            cuda.syncthreads()
+            if r0 + KR < n:
+                stage_gradient(stage, HALF - half, tid, r0 + KR, ids, n, X, stride, f0, n_features, R, z_at)
+                commit_copies()
+            x_at = half + fg * RUN
+            r_at = half + GRADIENT_R + mg * TM
+            if select:
+                for r in range(min(KR, n - r0)):
+                    row = ids[u64(r0 + r)]
+                    for j in range(TM):
+                        if uses(roles, row, n_words, splits[u64(s_at + mg * TM + j)]):
+                            res = stage[u64(r_at + r * MODELS + j)]
+                            for i in range(TF):
+                                f = i // RUN * (GROUPS * RUN) + i % RUN
+                                g[i * TM + j] = fma(stage[u64(x_at + r * FEATURES + f)], res, g[i * TM + j])
+            else:
+                for r in range(KR):
+                    res = cuda.local.array(TM, kind)
+                    read_models(res, 0, stage, r_at + r * MODELS)
+                    x = cuda.local.array(TF, kind)
+                    for i in range(0, TF, RUN):
+                        read_run(x, i, stage, x_at + r * FEATURES + i * GROUPS)
+                    for i in range(TF):
+                        for j in range(TM):
+                            g[i * TM + j] = fma(x[i], res[j], g[i * TM + j])
+            half = HALF - half
+
+    @device
+    def feature_of(tid, i):  # type: ignore[no-untyped-def]
+        """The feature, within the tile, of a thread's i-th row of g."""
+        mg, fg = place(opaque(tid))
+        return i // RUN * (GROUPS * RUN) + fg * RUN + i % RUN
+
+    return SimpleNamespace(
+        A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, uses=uses,
+        is_finite=is_finite,
+    )  # fmt: skip

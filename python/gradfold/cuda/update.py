@@ -1,0 +1,387 @@
+"""One optimiser step of a panel of models by a thread block: csrc/update/update-inl.h with models over threads.
+
+Scalars of a model are computed in float64 by one thread and rounded once; parameters are shared out over all threads. A step
+stores as it goes and keeps the values it replaces; a model that got a value which is not finite has its own put back.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+
+from gradfold.cuda import _driver
+from gradfold.cuda import maths as _maths
+from gradfold.cuda._driver import arithmetic, cuda, device, float64, opaque
+from gradfold.cuda.tiles import FEATURE_CHUNK, Shape
+
+SOLVERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "inverse_scaling", "exponential", "step", "optimal", "adaptive")
+HAS_FIRST = ("momentum", "nesterov", "adam", "adamw")
+HAS_SECOND = ("adagrad", "rmsprop", "adam", "adamw")
+
+# Float64 numbers of a model, [field][lane].
+FIELDS = (
+    "learning_rate", "rate_scale", "l1", "l2", "mean_weight", "updates", "beta1_power", "beta2_power", "train_loss", "train_weight",
+    "momentum", "beta1", "beta2", "epsilon", "rho", "weight_decay", "clip_norm", "clip_value", "average", "power_t", "decay",
+    "decay_epochs", "warmup", "plateau_factor", "t0",
+)  # fmt: skip
+HYPER = FIELDS[10:]
+F = {name: place for place, name in enumerate(FIELDS)}
+DEFAULTS = {  # those of csrc/update/update.cpp
+    "momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "rho": 0.99, "weight_decay": 0.01, "clip_norm": np.inf,
+    "clip_value": np.inf, "average": 0.0, "power_t": 0.25, "decay": 0.9, "decay_epochs": 10.0, "warmup": 0.0,
+    "plateau_factor": 0.2, "t0": 1.0,
+}  # fmt: skip
+
+# Integers of a model, [field][lane].
+SPLIT, SCHEDULE, ALIVE = range(3)
+# Where and when a model diverged, [field][lane], int64.
+EPOCH, BATCH = range(2)
+
+# Fixed parameters of a training, int64.
+(
+    T_FEATURES, T_STRIDE, T_ROWS, T_BATCH, T_LANES, T_SOLVER, T_FIT_INTERCEPT, T_STANDARDIZE, T_ANY_L1, T_ANY_CLIP,
+    T_ANY_CLIP_NORM, T_ANY_WARMUP, T_HAS_WEIGHT, T_WORDS, T_LOSS, T_TRACK, T_ORDER, T_SEED, T_HORIZON, T_STEPS, T_FIRST, T_SECOND,
+    T_SEEN, T_OLD, T_PANEL, T_FIRST_EPOCH,
+) = range(26)  # fmt: skip
+N_TRAINING = 26
+
+# Scalars of a step in shared memory, [scalar][MODELS].
+(
+    S_Q, S_L1, S_L2, S_RATE, S_MOMENTUM, S_INV_ROOT, S_BETA1_NEW, S_BETA2, S_BETA2_NEW, S_EPSILON, S_CLIP_FACTOR, S_CLIP_VALUE,
+    S_KEPT,
+) = range(13)  # fmt: skip
+N_SCALARS = 13
+# Flags of a step in shared memory, [flag][MODELS], and one more for the block.
+ACTIVE, LOST, SHRINKS = range(3)
+N_FLAGS = 3
+
+
+@cache
+def schedules() -> SimpleNamespace:
+    """Device functions of float64: ``rate(D, L, lane, schedule, updates, steps, horizon)``, the rate of the next update."""
+    A = _driver.F64
+    add, sub, mul, div, sqrt, fma = A.add, A.sub, A.mul, A.div, A.sqrt, A.fma
+    maths = _maths.of("float64")
+    exp, log, cos = maths.exp, maths.log, maths.cos
+    ONE, ZERO, HALF, PI = np.float64(1), np.float64(0), np.float64(0.5), np.float64(float.fromhex("0x1.921fb54442d18p+1"))
+    BIG, WHOLE = np.float64(float.fromhex("0x1.8p52")), np.float64(2.0**51)
+    LR, L2, T0, POWER, DECAY, DECAY_EPOCHS = F["learning_rate"], F["l2"], F["t0"], F["power_t"], F["decay"], F["decay_epochs"]
+    COSINE, INVERSE, EXPONENTIAL, STEP, OPTIMAL = (
+        SCHEDULES.index(name) for name in ("cosine", "inverse_scaling", "exponential", "step", "optimal")
+    )
+    u64 = np.uint64
+
+    @device
+    def power(base, exponent):  # type: ignore[no-untyped-def]
+        return exp(mul(exponent, log(base)))
+
+    @device
+    def whole(x):  # type: ignore[no-untyped-def]
+        """The largest whole number that is not above x; from 2^51 on x itself."""
+        nearest = sub(add(x, BIG), BIG)
+        below = sub(nearest, ONE) if x < nearest else nearest
+        return below if x < WHOLE else x
+
+    @device
+    def rate(D, L, lane, schedule, t, steps, horizon):  # type: ignore[no-untyped-def]
+        base = D[u64(LR * L + lane)]
+        if schedule == COSINE:
+            part = div(t, horizon)
+            part = part if part < ONE else ONE
+            return mul(mul(base, HALF), add(ONE, cos(mul(PI, part))))
+        if schedule == INVERSE:
+            return div(base, power(add(t, D[u64(T0 * L + lane)]), D[u64(POWER * L + lane)]))
+        if schedule == EXPONENTIAL:
+            return mul(base, power(D[u64(DECAY * L + lane)], div(t, steps)))
+        if schedule == STEP:
+            falls = whole(div(t, mul(steps, D[u64(DECAY_EPOCHS * L + lane)])))
+            return mul(base, power(D[u64(DECAY * L + lane)], falls))
+        if schedule == OPTIMAL:
+            alpha = D[u64(L2 * L + lane)]
+            typical = sqrt(div(ONE, sqrt(alpha)))
+            t0 = div(ONE, mul(typical, alpha))
+            return div(ONE, mul(alpha, add(t0, t)))
+        return base
+
+    return SimpleNamespace(rate=rate)
+
+
+@cache
+def of(shape: Shape) -> SimpleNamespace:
+    """``step``, the device function of a block."""
+    A, D64 = arithmetic(shape.dtype), _driver.F64
+    T, fma, add, sub, mul, div, sqrt = A.T, A.fma, A.add, A.sub, A.mul, A.div, A.sqrt
+    fma64, add64, sub64, mul64, div64, sqrt64 = D64.fma, D64.add, D64.sub, D64.mul, D64.div, D64.sqrt
+    rate_of = schedules().rate
+    MODELS, THREADS = shape.models, shape.threads
+    ZERO, ONE, INF = T(0), T(1), T(np.inf)
+    ZERO64, ONE64, INF64, NAN64 = np.float64(0), np.float64(1), np.float64(np.inf), np.float64(np.nan)
+    MOST = np.float64(0.999 * float(np.finfo(shape.dtype).max))
+    SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, ADAMW = range(7)
+    u64 = np.uint64
+    (LR, SCALE, L1, L2, MEAN_WEIGHT, UPDATES, POWER1, POWER2, TRAIN_LOSS, TRAIN_WEIGHT, H_MOMENTUM, H_BETA1, H_BETA2, H_EPSILON, H_RHO,
+     H_DECAY, H_CLIP_NORM, H_CLIP_VALUE) = range(18)  # fmt: skip
+    H_WARMUP = F["warmup"]
+
+    @device
+    def is_finite(x):  # type: ignore[no-untyped-def]
+        return abs(x) < INF
+
+    @device
+    def shrink(w, tau):  # type: ignore[no-untyped-def]
+        """Towards 0 by tau."""
+        if tau < w:
+            return sub(w, tau)
+        return add(w, tau) if w < -tau else ZERO
+
+    @device
+    def scalars(P, D, N, lane, m, count, out, flags):  # type: ignore[no-untyped-def]
+        """Those of one model; its updates and powers after the step are the caller's to store."""
+        L = P[u64(T_LANES)]
+        solver = P[u64(T_SOLVER)]
+        q = div64(ONE64, mul64(float64(count), D[u64(MEAN_WEIGHT * L + lane)]))
+        updates = add64(D[u64(UPDATES * L + lane)], ONE64)
+        steps = float64(P[u64(T_STEPS)])
+        lr = rate_of(D, L, lane, N[u64(SCHEDULE * L + lane)], D[u64(UPDATES * L + lane)], steps, float64(P[u64(T_HORIZON)]))
+        if P[u64(T_ANY_WARMUP)] != 0:
+            reached = div64(updates, mul64(D[u64(H_WARMUP * L + lane)], steps))
+            lr = mul64(lr, reached if reached < ONE64 else ONE64)
+        lr = mul64(lr, D[u64(SCALE * L + lane)])
+        l1 = D[u64(L1 * L + lane)]
+        flags[u64(SHRINKS * MODELS + m)] = 1 if l1 > ZERO64 else 0
+        out[u64(S_Q * MODELS + m)] = T(q)
+        out[u64(S_L2 * MODELS + m)] = T(D[u64(L2 * L + lane)])
+        adam = solver == ADAM or solver == ADAMW
+        squares = solver == ADAGRAD or solver == RMSPROP
+        out[u64(S_L1 * MODELS + m)] = T(l1 if adam or squares else mul64(lr, l1))
+        rate = lr
+        if squares:
+            rho = D[u64(H_RHO * L + lane)]
+            out[u64(S_BETA2 * MODELS + m)] = T(rho if solver == RMSPROP else ONE64)
+            out[u64(S_BETA2_NEW * MODELS + m)] = T(sub64(ONE64, rho) if solver == RMSPROP else ONE64)
+        if adam:
+            beta1, beta2 = D[u64(H_BETA1 * L + lane)], D[u64(H_BETA2 * L + lane)]
+            power1, power2 = mul64(D[u64(POWER1 * L + lane)], beta1), mul64(D[u64(POWER2 * L + lane)], beta2)
+            rate = div64(lr, sub64(ONE64, power1))
+            out[u64(S_INV_ROOT * MODELS + m)] = T(div64(ONE64, sqrt64(sub64(ONE64, power2))))
+            out[u64(S_BETA1_NEW * MODELS + m)] = T(sub64(ONE64, beta1))
+            out[u64(S_BETA2 * MODELS + m)] = T(beta2)
+            out[u64(S_BETA2_NEW * MODELS + m)] = T(sub64(ONE64, beta2))
+        out[u64(S_RATE * MODELS + m)] = T(rate)
+        out[u64(S_EPSILON * MODELS + m)] = T(D[u64(H_EPSILON * L + lane)])
+        out[u64(S_MOMENTUM * MODELS + m)] = T(D[u64(H_MOMENTUM * L + lane)])
+        out[u64(S_CLIP_FACTOR * MODELS + m)] = ONE
+        out[u64(S_CLIP_VALUE * MODELS + m)] = T(D[u64(H_CLIP_VALUE * L + lane)])
+        out[u64(S_KEPT * MODELS + m)] = T(fma64(-lr, D[u64(H_DECAY * L + lane)], ONE64))
+
+    @device
+    def gradient_of(P, M, split, f, total, total_intercept):  # type: ignore[no-untyped-def]
+        """A parameter's gradient sum, rounded once; standardised where that is asked for. M: [mean, scale, ratio][split][feature]."""
+        n_features = P[u64(T_FEATURES)]
+        if P[u64(T_STANDARDIZE)] == 0 or f == n_features:
+            return T(total)
+        at = split * n_features + f
+        step = P[u64(T_STANDARDIZE)] * n_features  # how many splits there are
+        scale = M[u64(step + at)]
+        if scale < ZERO64:  # what is left of a constant column is rounding noise
+            return ZERO
+        return T(div64(fma64(-M[u64(at)], total_intercept, total), abs(scale)))
+
+    @device
+    def clip_factor(P, D, M, lane, split, m, G, g_at, q):  # type: ignore[no-untyped-def]
+        """clip_norm over the norm of the mean gradient, where that is larger; squares in chunks of 256 features."""
+        n_features = P[u64(T_FEATURES)]
+        intercept = G[u64(g_at + n_features * MODELS + m)]
+        total = ZERO64
+        for f0 in range(0, n_features, FEATURE_CHUNK):
+            chunk = ZERO64
+            for f in range(f0, min(n_features, f0 + FEATURE_CHUNK)):
+                g = float64(mul(gradient_of(P, M, split, f, G[u64(g_at + f * MODELS + m)], intercept), q))
+                chunk = fma64(g, g, chunk)
+            total = add64(total, chunk)
+        # The sums over a model's outputs begin at +0, also where it has one.
+        total = add64(ZERO64, total)
+        if P[u64(T_FIT_INTERCEPT)] != 0:
+            g = float64(mul(T(intercept), q))
+            total = add64(total, mul64(g, g))
+        most = D[u64(H_CLIP_NORM * P[u64(T_LANES)] + lane)]
+        factor = ONE64
+        if most < INF64:
+            norm = sqrt64(total)
+            if norm > most:
+                factor = div64(most, norm)
+            if norm == INF64:
+                factor = NAN64
+        return T(factor)
+
+    @device
+    def step(tid, panel, P, S, D, N, Z, M, G, g_at, count, c_at, epoch, batch, scalar, flags, losses, weights):  # type: ignore[no-untyped-def]
+        """Ends a batch of a panel. Begins and ends with a barrier.
+
+        S: weights and what the solver keeps, arrays of [panel][feature + 1][MODELS]; D, N, Z: numbers of models; G: the batch's
+        float64 gradient sums, [feature + 1][MODELS] from g_at on, used up; count: training rows in the batch from c_at on.
+        losses and weights: the batch's sums from c_at on, read only when they are tracked. scalar and flags are shared memory.
+        """
+        cuda.syncthreads()
+        tid = opaque(tid)
+        L = P[u64(T_LANES)]
+        n_features, solver = P[u64(T_FEATURES)], P[u64(T_SOLVER)]
+        standardize = P[u64(T_STANDARDIZE)] != 0
+        fit_intercept = P[u64(T_FIT_INTERCEPT)] != 0
+        mine = panel * MODELS + tid
+        if tid < MODELS:
+            active = N[u64(ALIVE * L + mine)] != 0 and count[u64(c_at + tid)] > 0
+            flags[u64(ACTIVE * MODELS + tid)] = 1 if active else 0
+            flags[u64(LOST * MODELS + tid)] = 0
+            if active:
+                scalars(P, D, N, mine, tid, count[u64(c_at + tid)], scalar, flags)
+                if P[u64(T_ANY_CLIP_NORM)] != 0:
+                    split = N[u64(SPLIT * L + mine)]
+                    scalar[u64(S_CLIP_FACTOR * MODELS + tid)] = clip_factor(
+                        P, D, M, mine, split, tid, G, g_at, scalar[u64(S_Q * MODELS + tid)]
+                    )
+        if tid == 0:
+            flags[u64(N_FLAGS * MODELS)] = 0
+        cuda.syncthreads()
+
+        # A thread has one model, so that its scalars are read once.
+        m = tid % MODELS
+        lane = panel * MODELS + m
+        base = panel * P[u64(T_PANEL)] + m
+        split = N[u64(SPLIT * L + lane)]
+        first_at, second_at, old_at = P[u64(T_FIRST)], P[u64(T_SECOND)], P[u64(T_OLD)]
+        adam = solver == ADAM or solver == ADAMW
+        clips = P[u64(T_ANY_CLIP)] != 0
+        has_second = solver >= ADAGRAD
+        has_first = adam or solver == MOMENTUM or solver == NESTEROV
+        if flags[u64(ACTIVE * MODELS + m)] != 0:
+            q, l2 = scalar[u64(S_Q * MODELS + m)], scalar[u64(S_L2 * MODELS + m)]
+            l1, rate = scalar[u64(S_L1 * MODELS + m)], scalar[u64(S_RATE * MODELS + m)]
+            shrinks = flags[u64(SHRINKS * MODELS + m)] != 0
+            intercept = G[u64(g_at + n_features * MODELS + m)]
+            good = True
+            for f in range(tid // MODELS, n_features + (1 if fit_intercept else 0), THREADS // MODELS):
+                at = base + f * MODELS
+                penalty = f < n_features
+                g = mul(gradient_of(P, M, split, f, G[u64(g_at + f * MODELS + m)], intercept), q)
+                w0 = S[u64(at)]
+                S[u64(old_at + at)] = w0
+                if clips:
+                    good = good and is_finite(g)  # clipping would hide an infinity
+                    g = mul(g, scalar[u64(S_CLIP_FACTOR * MODELS + m)])
+                    most = scalar[u64(S_CLIP_VALUE * MODELS + m)]
+                    g = most if most < g else g
+                    g = -most if g < -most else g
+                if penalty:
+                    g = fma(l2, w0, g)
+                    if solver == ADAMW:
+                        w0 = mul(scalar[u64(S_KEPT * MODELS + m)], w0)
+                tau = l1
+                w = w0
+                if solver == SGD:
+                    w = fma(-rate, g, w0)
+                elif solver == MOMENTUM or solver == NESTEROV:
+                    u = S[u64(first_at + at)]
+                    S[u64(old_at + first_at + at)] = u
+                    u = fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g)
+                    S[u64(first_at + at)] = u
+                    good = good and is_finite(u)
+                    w = fma(-rate, fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g) if solver == NESTEROV else u, w0)
+                else:
+                    v = S[u64(second_at + at)]
+                    S[u64(old_at + second_at + at)] = v
+                    v = fma(mul(scalar[u64(S_BETA2_NEW * MODELS + m)], g), g, mul(scalar[u64(S_BETA2 * MODELS + m)], v))
+                    S[u64(second_at + at)] = v
+                    good = good and is_finite(v)
+                    d = ZERO
+                    if adam:
+                        u = S[u64(first_at + at)]
+                        S[u64(old_at + first_at + at)] = u
+                        u = fma(scalar[u64(S_BETA1_NEW * MODELS + m)], sub(g, u), u)
+                        S[u64(first_at + at)] = u
+                        good = good and is_finite(u)
+                        d = fma(sqrt(v), scalar[u64(S_INV_ROOT * MODELS + m)], scalar[u64(S_EPSILON * MODELS + m)])
+                        w = fma(-rate, div(u, d), w0)
+                    else:
+                        d = add(sqrt(v), scalar[u64(S_EPSILON * MODELS + m)])
+                        w = fma(-rate, div(g, d), w0)
+                    if penalty and shrinks:
+                        tau = mul(div(rate, d), l1)
+                if penalty and shrinks:
+                    w = shrink(w, tau)
+                S[u64(at)] = w
+                good = good and is_finite(w)
+                if standardize and penalty:
+                    # Still finite on the scale of X: a thousandth of room for the roundings of what is seen.
+                    scale = abs(M[u64((P[u64(T_STANDARDIZE)] + split) * n_features + f)])
+                    good = good and abs(float64(w)) <= mul64(MOST, scale)
+            if not good:
+                flags[u64(LOST * MODELS + m)] = 1
+                flags[u64(N_FLAGS * MODELS)] = 1
+        cuda.syncthreads()
+        if standardize and tid < MODELS and flags[u64(ACTIVE * MODELS + tid)] != 0:
+            total = ZERO64
+            ratio = (2 * P[u64(T_STANDARDIZE)] + split) * n_features
+            for f in range(n_features):
+                total = fma64(M[u64(ratio + f)], float64(S[u64(base + f * MODELS)]), total)
+            b = float64(S[u64(base + n_features * MODELS)])
+            if not abs(sub64(b, total)) <= MOST:
+                flags[u64(LOST * MODELS + tid)] = 1
+                flags[u64(N_FLAGS * MODELS)] = 1
+        cuda.syncthreads()
+        if flags[u64(N_FLAGS * MODELS)] != 0 and flags[u64(ACTIVE * MODELS + m)] != 0 and flags[u64(LOST * MODELS + m)] != 0:
+            for f in range(tid // MODELS, n_features + (1 if fit_intercept else 0), THREADS // MODELS):
+                at = base + f * MODELS
+                S[u64(at)] = S[u64(old_at + at)]
+                if has_first:
+                    S[u64(first_at + at)] = S[u64(old_at + first_at + at)]
+                if has_second:
+                    S[u64(second_at + at)] = S[u64(old_at + second_at + at)]
+        moves = flags[u64(ACTIVE * MODELS + m)] != 0 and flags[u64(LOST * MODELS + m)] == 0
+        if tid < MODELS and flags[u64(ACTIVE * MODELS + tid)] != 0:
+            if flags[u64(LOST * MODELS + tid)] != 0:
+                N[u64(ALIVE * L + mine)] = 0
+                Z[u64(EPOCH * L + mine)] = epoch
+                Z[u64(BATCH * L + mine)] = batch
+            else:
+                D[u64(UPDATES * L + mine)] = add64(D[u64(UPDATES * L + mine)], ONE64)
+                if adam:
+                    D[u64(POWER1 * L + mine)] = mul64(D[u64(POWER1 * L + mine)], D[u64(H_BETA1 * L + mine)])
+                    D[u64(POWER2 * L + mine)] = mul64(D[u64(POWER2 * L + mine)], D[u64(H_BETA2 * L + mine)])
+        if P[u64(T_TRACK)] != 0 and tid < MODELS and N[u64(ALIVE * L + mine)] != 0:  # a batch that made its model diverge was not made
+            D[u64(TRAIN_LOSS * L + mine)] = add64(D[u64(TRAIN_LOSS * L + mine)], losses[u64(c_at + tid)])
+            D[u64(TRAIN_WEIGHT * L + mine)] = add64(D[u64(TRAIN_WEIGHT * L + mine)], weights[u64(c_at + tid)])
+        if standardize:
+            see(tid, P, S, M, G, g_at, base, split, m, moves)
+        cuda.syncthreads()
+
+    @device
+    def see(tid, P, S, M, G, g_at, base, split, m, moves):  # type: ignore[no-untyped-def]
+        """W / scale and intercept − Σ mean · (W / scale), in chunks of 256 features, where `moves`. G is used for the chunks' sums."""
+        n_features, seen_at = P[u64(T_FEATURES)], P[u64(T_SEEN)]
+        moments = split * n_features
+        scales = (P[u64(T_STANDARDIZE)] + split) * n_features
+        if moves:
+            for f in range(tid // MODELS, n_features, THREADS // MODELS):
+                w = div64(float64(S[u64(base + f * MODELS)]), abs(M[u64(scales + f)]))
+                S[u64(seen_at + base + f * MODELS)] = T(w)
+        cuda.syncthreads()
+        n_chunks = (n_features + FEATURE_CHUNK - 1) // FEATURE_CHUNK
+        if moves:
+            for c in range(tid // MODELS, n_chunks, THREADS // MODELS):
+                total = ZERO64
+                for f in range(c * FEATURE_CHUNK, min(n_features, (c + 1) * FEATURE_CHUNK)):
+                    total = fma64(M[u64(moments + f)], float64(S[u64(seen_at + base + f * MODELS)]), total)
+                G[u64(g_at + c * MODELS + m)] = total
+        cuda.syncthreads()
+        if moves and tid < MODELS:
+            total = ZERO64
+            for c in range(n_chunks):
+                total = add64(total, G[u64(g_at + c * MODELS + tid)])
+            b = sub64(float64(S[u64(base + n_features * MODELS)]), total)
+            S[u64(seen_at + base + n_features * MODELS)] = T(b)
+
+    return SimpleNamespace(step=step, see=see)

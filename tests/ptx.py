@@ -1,0 +1,92 @@
+"""What PTX may hold, and what a kernel costs: for tests that compile kernels without a GPU.
+
+ptxas fuses an unsuffixed product and sum into an FMA, which rounds once where the CPU rounds twice; ``.rn`` it leaves
+alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_FLOAT = r"(?:f16|f16x2|bf16|bf16x2|f32|f32x2|f64)"
+# (what an opcode must not match, why)
+_FORBIDDEN = [
+    (re.compile(rf"(?:add|sub|mul|mad|fma)(?!.*\.rn)(?:\..*)?\.{_FLOAT}$"), "is not .rn: ptxas may fuse it"),
+    (re.compile(rf"mad\..*\.{_FLOAT}$"), "mad: write fma"),
+    (re.compile(rf"(?:div|sqrt|rcp)(?!.*\.rn)\..*\.{_FLOAT}$"), "is not correctly rounded"),
+    (re.compile(r"(?:sin|cos|tanh|ex2|lg2|rsqrt)\."), "is an approximation"),
+    (re.compile(r".*\.approx"), "is an approximation"),
+    (re.compile(r".*\.full\."), "is an approximation"),
+    (re.compile(r".*\.ftz"), "flushes subnormals to zero"),
+    (re.compile(rf"(?:atom|red)\..*{_FLOAT}$"), "adds floats in no fixed order"),
+    (re.compile(r"(?:wmma|mma|wgmma|tcgen05)\."), "sums in an order that is not documented"),
+]
+
+
+def opcodes(ptx: str) -> list[str]:
+    """The opcode of every instruction, in order."""
+    found = []
+    for line in re.sub(r"/\*.*?\*/", "", ptx, flags=re.S).splitlines():
+        for statement in line.split("//")[0].split(";"):
+            match = re.match(r"[\s{]*(?:@!?%\w+\s+)?([a-z][a-z0-9_]*(?:[.:]+[a-z0-9_]+)*)(?=\s|$)", statement)
+            if match:
+                found.append(match[1])
+    return found
+
+
+def check(ptx: str) -> list[str]:
+    """One line for every kind of instruction that would give other bits than the CPU; empty if there is none."""
+    problems = []
+    for opcode in dict.fromkeys(opcodes(ptx)):
+        problems += [f"{opcode} {why}" for pattern, why in _FORBIDDEN if pattern.match(opcode)]
+    return problems
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What ptxas says of a kernel: registers of a thread, and bytes of shared memory, of the stack, and of spills."""
+
+    registers: int
+    shared: int
+    local: int
+    spilled: int
+
+
+def link(ptx: str) -> tuple[bytes, str]:
+    """The cubin for the architecture that the PTX names, and ptxas' report. No GPU is needed."""
+    from cuda.bindings import nvjitlink
+
+    architecture = re.search(r"\.target\s+(sm_\w+)", ptx)
+    assert architecture is not None
+    handle = nvjitlink.create(2, [f"-arch={architecture[1]}", "-verbose"])
+    try:
+        text = ptx.encode()
+        try:
+            nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), "kernel.ptx")
+            nvjitlink.complete(handle)
+        except nvjitlink.nvJitLinkError as error:
+            log = bytearray(nvjitlink.get_error_log_size(handle))
+            nvjitlink.get_error_log(handle, log)
+            raise RuntimeError(log.decode(errors="replace")) from error
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin), log.decode(errors="replace")
+
+
+def resources(ptx: str) -> dict[str, Resources]:
+    """By the (mangled) name of each kernel.
+
+    Shared memory of a size that the launch gives is not counted; the KiB that sm_90 keeps for itself is.
+    """
+    log = link(ptx)[1]
+    spilled = dict(re.findall(r"properties for (\w+)\s+ptxas .*?(\d+) bytes spill stores", log))
+    used = re.findall(r"properties for '(\w+)':\s+info\s+: used (\d+) registers.*?(\d+) stack, (\d+) bytes smem", log)
+    return {
+        name: Resources(int(registers), int(shared), int(local), int(spilled[name]))
+        for name, registers, local, shared in used
+    }

@@ -1,0 +1,53 @@
+"""The losses for device code: names and PTX here, bits in the simulator."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import ptx
+import simulator
+from gradfold import loss as host
+
+pytest.importorskip("gradfold.cuda._driver", exc_type=ImportError)
+from gradfold.cuda import loss  # noqa: E402
+
+HEADER = Path(__file__).resolve().parents[1] / "csrc" / "loss" / "losses.h"
+
+
+def test_every_loss_of_one_output():
+    assert sorted([*loss.NAMES, "multinomial"]) == sorted(host.NAMES)
+    assert loss.CODES["squared_error"] == 0 and loss.CODES["log_loss"] == 1
+
+
+def test_codes_are_those_of_the_core():
+    if not HEADER.exists():
+        pytest.skip("only a checkout holds the sources")
+    listed = re.findall(r"^  X\((\w+), \w+\)", HEADER.read_text(encoding="utf-8"), flags=re.M)
+    assert list(loss.CODES.items()) == [(name, code) for code, name in enumerate(listed)]
+
+
+def test_same_bits_in_the_simulator():
+    simulator.run("test_sim_loss.py")
+
+
+@pytest.mark.parametrize("cc", [(8, 0), (9, 0)], ids=str)
+def test_compiles(cc):
+    for kernel in loss.KERNELS:
+        text = kernel.ptx(cc)
+        assert ptx.check(text) == [], kernel.name
+        (used,) = ptx.resources(text).values()
+        assert used.registers <= 32 and used.local == used.spilled == 0, (kernel.name, used)
+        other = "f64" if kernel.name.endswith("float32") else "f32"
+        assert not [opcode for opcode in ptx.opcodes(text) if opcode.endswith(other)], kernel.name
+
+
+def test_the_gradient_alone_costs_less():
+    """And where both are asked for, they share their exponential: one chain of products for exp, one for log1p."""
+    by_name = {
+        kernel.name: [op for op in ptx.opcodes(kernel.ptx((9, 0))) if op.startswith("fma")] for kernel in loss.KERNELS
+    }
+    assert len(by_name["gradient_float32"]) == 9 and len(by_name["evaluate_float32"]) == 20
+    assert len(by_name["gradient_float64"]) == 14 and len(by_name["evaluate_float64"]) == 36
