@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import simulator
 from gradfold import _core
 from gradfold.cuda import _check_bits, _check_cases, selfcheck
 from gradfold.cuda._check_bits import Cpu
@@ -345,14 +346,17 @@ def test_both_sanitizers_run(pretended: Path, monkeypatch: pytest.MonkeyPatch) -
 # ---- the roofline's kernels ----------------------------------------------------------------------------------------
 
 
+def _roofline() -> Any:
+    """The module, where numba-cuda is installed."""
+    pytest.importorskip("gradfold.cuda._driver", exc_type=ImportError)
+    from gradfold.cuda import roofline
+
+    return roofline
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_peak_is_of_fused_multiply_adds(dtype: str) -> None:
-    pytest.importorskip("numba_cuda")
-    from gradfold.cuda import _driver
-
-    if _driver.SIMULATED:
-        pytest.skip("the simulator makes no PTX")
-    from gradfold.cuda import roofline
+    roofline = _roofline()
 
     text = roofline.fma_kernel(dtype).ptx((9, 0))
     bits = dtype[-2:]
@@ -361,13 +365,13 @@ def test_the_peak_is_of_fused_multiply_adds(dtype: str) -> None:
     assert loop.count("\n") < roofline.CHAINS * roofline.UNROLLED + 12  # and hardly anything else
 
 
-def test_bandwidth_kernels_read_and_write_all() -> None:
-    pytest.importorskip("numba_cuda")
-    from gradfold.cuda import _driver
+def test_same_in_the_simulator() -> None:
+    _roofline()
+    simulator.run("test_sim_selfcheck.py")
 
-    if _driver.SIMULATED:
-        pytest.skip("the simulator makes no PTX")
-    from gradfold.cuda import roofline
+
+def test_bandwidth_kernels_read_and_write_all() -> None:
+    roofline = _roofline()
 
     read, copy = roofline.READ.ptx((9, 0)), roofline.COPY.ptx((9, 0))
     assert (read.count("ld.global"), read.count("st.global")) == (8, 1)

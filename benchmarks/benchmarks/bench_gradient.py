@@ -86,28 +86,28 @@ def ratio(theirs, ours, repeats: int) -> float:
     return float(np.median(ratios))
 
 
-def refuse(device: str, n_models: int, n_threads: int) -> None:
-    """Skip what is not there, and what says nothing."""
-    devices.need(device)
-    if n_threads > (limits.cores() if device == "cpu" else 1):
-        raise NotImplementedError("fewer cores than threads" if device == "cpu" else "a GPU has no threads of ours")
-    if device == "cpu" and n_models > 512:
-        raise NotImplementedError("as fast as 512 models, and takes long")
-
-
 class DenseGradient:
-    params = (devices.ALL, [1, 16, 96, 100, 512, 4096], [30, 100, 1000], [1, 2])
-    param_names = ["device", "n_models", "n_features", "n_threads"]
+    """On all cores, or on the GPU."""
+
+    params = (devices.ALL, [1, 16, 96, 100, 512], [30, 100, 1000])
+    param_names = ["device", "n_models", "n_features"]
     timeout = 300
 
-    def setup(self, device: str, n_models: int, n_features: int, n_threads: int) -> None:
-        refuse(device, n_models, n_threads)
+    def setup(self, device: str, n_models: int, n_features: int) -> None:
+        devices.need(device)
         self.problem = Problem(n_features, n_models, device)
         if device == "cuda":
-            self.problem.gradient(False, n_threads)  # compiles
+            self.problem.gradient(False, 1)  # compiles
 
-    def time_gradient(self, device: str, n_models: int, n_features: int, n_threads: int) -> None:
-        self.problem.gradient(False, n_threads)
+    def time_gradient(self, device: str, n_models: int, n_features: int) -> None:
+        self.problem.gradient(False, limits.cores())
+
+
+class DenseGradientOneThread(DenseGradient):
+    params = (devices.HOST, *DenseGradient.params[1:])
+
+    def time_gradient(self, device: str, n_models: int, n_features: int) -> None:
+        self.problem.gradient(False, 1)
 
 
 class DenseGradientRates:
@@ -115,30 +115,13 @@ class DenseGradientRates:
 
     params = DenseGradient.params
     param_names = DenseGradient.param_names
-    timeout = 900
+    timeout = 600
 
     def setup_cache(self) -> dict[tuple[object, ...], dict[str, float]]:
-        found = {}
-        for device, n_models, n_features in itertools.product(*self.params[:3]):
-            problem = None
-            for n_threads in self.params[3]:
-                try:
-                    refuse(device, n_models, n_threads)
-                except NotImplementedError:
-                    continue
-                problem = problem or Problem(n_features, n_models, device)
-                for loss in (False, True):
-                    found[device, n_models, n_features, n_threads, loss] = problem.rates(loss, n_threads)
-        return found
+        return measured(self.params, limits.cores())
 
-    def setup(self, found: dict, device: str, n_models: int, n_features: int, n_threads: int) -> None:
-        refuse(device, n_models, n_threads)
-
-    def track_model_rows(self, found: dict, *params: object) -> float:
-        return found[(*params, False)]["model_rows"]
-
-    def track_gflops(self, found: dict, *params: object) -> float:
-        return found[(*params, False)]["gflops"]
+    def setup(self, found: dict, device: str, n_models: int, n_features: int) -> None:
+        devices.need(device)
 
     def track_fma_peak(self, found: dict, *params: object) -> float:
         return found[(*params, False)]["fma_peak"]
@@ -146,74 +129,141 @@ class DenseGradientRates:
     def track_fma_peak_with_loss(self, found: dict, *params: object) -> float:
         return found[(*params, True)]["fma_peak"]
 
-    track_model_rows.unit = "model x rows / s"
-    track_gflops.unit = "useful GFLOP/s"
     track_fma_peak.unit = track_fma_peak_with_loss.unit = "useful fraction of the FMA peak"
 
 
-class OneModel:
-    """One model reads X once and does little with it: the limit is memory."""
+class DenseGradientRatesOneThread(DenseGradientRates):
+    params = DenseGradientOneThread.params
 
-    params = (devices.ALL, [30, 100, 1000], [1, 2])
-    param_names = ["device", "n_features", "n_threads"]
+    def setup_cache(self) -> dict[tuple[object, ...], dict[str, float]]:
+        return measured(self.params, 1)
+
+
+class DenseGradientThroughput:
+    """In other units, of few sizes: they follow from the time."""
+
+    params = (devices.ALL, [100, 4096])
+    param_names = ["device", "n_models"]
     timeout = 300
 
-    def setup(self, device: str, n_features: int, n_threads: int) -> None:
-        refuse(device, 1, n_threads)
-        self.problem = Problem(n_features, 1, device)
-        self.problem.gradient(False, n_threads)
+    def setup_cache(self) -> dict[tuple[object, ...], dict[str, float]]:
+        return measured((*self.params, [100]), limits.cores())
 
-    def track_read_bandwidth(self, device: str, n_features: int, n_threads: int) -> float:
+    def setup(self, found: dict, device: str, n_models: int) -> None:
+        devices.need(device)
+
+    def track_model_rows(self, found: dict, device: str, n_models: int) -> float:
+        return found[device, n_models, 100, False]["model_rows"]
+
+    def track_gflops(self, found: dict, device: str, n_models: int) -> float:
+        return found[device, n_models, 100, False]["gflops"]
+
+    track_model_rows.unit = "model x rows / s"
+    track_gflops.unit = "useful GFLOP/s"
+
+
+def measured(params: tuple[list, list, list], n_threads: int) -> dict[tuple[object, ...], dict[str, float]]:
+    """Rates by (device, n_models, n_features, loss), of the devices that are there."""
+    found = {}
+    for device, n_models, n_features in itertools.product(*params):
+        if device == "cuda" and devices.no_gpu() is not None:
+            continue
+        problem = Problem(n_features, n_models, device)
+        for loss in (False, True):
+            found[device, n_models, n_features, loss] = problem.rates(loss, n_threads)
+    return found
+
+
+class OneModel:
+    """One model reads X once and does little with it: the limit is memory. On all cores, or on the GPU."""
+
+    params = (devices.ALL, [30, 100, 1000])
+    param_names = ["device", "n_features"]
+    timeout = 300
+
+    def setup(self, device: str, n_features: int) -> None:
+        devices.need(device)
+        self.problem = Problem(n_features, 1, device)
+
+    def share(self, device: str, n_threads: int) -> float:
+        if device == "cuda":
+            self.problem.gradient(False, 1)  # compiles
         seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
         return self.problem.X.nbytes / seconds / limits.read_bandwidth(n_threads, device)
+
+    def track_read_bandwidth(self, device: str, n_features: int) -> float:
+        return self.share(device, limits.cores())
 
     track_read_bandwidth.unit = "fraction of the read bandwidth, X counted once"
 
 
-class DenseGradientPeers:
-    """Ratios to the peers on the same device, measured in turn in one process; of CPUs at equal threads."""
+class OneModelOneThread(OneModel):
+    params = (devices.HOST, *OneModel.params[1:])
 
-    params = (devices.ALL, [1, 16, 96, 100, 512], [30, 100, 1000])
+    def track_read_bandwidth(self, device: str, n_features: int) -> float:
+        return self.share(device, 1)
+
+    track_read_bandwidth.unit = OneModel.track_read_bandwidth.unit
+
+
+class DenseGradientPeers:
+    """Ratios to the peers at equal threads, measured in turn in one process."""
+
+    params = (devices.HOST, [1, 16, 96, 100, 512], [30, 100, 1000])
     param_names = ["device", "n_models", "n_features"]
     timeout = 600
 
     def setup(self, device: str, n_models: int, n_features: int) -> None:
-        devices.need(device)
-        self.problem = Problem(n_features, n_models, device)
+        self.problem = Problem(n_features, n_models)
         self.mask = self.problem.train_mask()
 
     def times(self, peer) -> float:
         n = limits.cores()
         return ratio(peer, lambda: self.problem.gradient(False, n), 3)
 
-    def on_gpu(self, make) -> float:
-        from gradfold.cuda import _peers
-
-        q = self.problem
-        try:
-            run, wait = make(_peers)(_peers.Problem(q.X, q.y, q.W, self.mask))
-        except ImportError:
-            return float("nan")  # asv shows it as n/a
-        return self.times(lambda: (run(), wait()))
-
     def track_times_numpy_blocks(self, device: str, n_models: int, n_features: int) -> float:
-        """On a GPU it is CuPy that does NumPy's work."""
         q = self.problem
-        if device == "cuda":
-            return self.on_gpu(lambda p: p.cupy_products)
         return self.times(peers.numpy_blocks(q.X, q.y, q.W, self.mask))
 
     def track_times_torch_blocks(self, device: str, n_models: int, n_features: int) -> float:
         q = self.problem
-        if device == "cuda":
-            return self.on_gpu(lambda p: p.torch_products)
         try:
             peer = peers.torch_blocks(q.X, q.y, q.W, self.mask, limits.cores())
         except ImportError:
-            return float("nan")
+            return float("nan")  # asv shows it as n/a
         return self.times(peer)
 
     track_times_numpy_blocks.unit = track_times_torch_blocks.unit = "times as fast"
+
+
+class DenseGradientGpuPeers:
+    """Ratios to other libraries on the same GPU, in full float32."""
+
+    params = (["cuda"], [100, 4096])
+    param_names = ["device", "n_models"]
+    timeout = 300
+
+    def setup(self, device: str, n_models: int) -> None:
+        devices.need(device)
+        self.problem = Problem(100, n_models, device)
+
+    def times(self, name: str) -> float:
+        from gradfold.cuda import _peers
+
+        q = self.problem
+        try:
+            run, wait = _peers.PEERS[name](_peers.Problem(q.X, q.y, q.W, q.train_mask()))
+        except ImportError:
+            return float("nan")
+        return ratio(lambda: (run(), wait()), lambda: q.gradient(False, 1), 3)
+
+    def track_times_torch(self, device: str, n_models: int) -> float:
+        return self.times("torch two products, blocks of rows")
+
+    def track_times_cupy(self, device: str, n_models: int) -> float:
+        return self.times("cupy two products, blocks of rows")
+
+    track_times_torch.unit = track_times_cupy.unit = "times as fast"
 
 
 class Multinomial:

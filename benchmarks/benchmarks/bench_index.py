@@ -71,11 +71,6 @@ class Permute:
     def time_inverse_of_all(self, device: str, n: int) -> None:
         self.order.inverse()
 
-    def track_indices(self, device: str, n: int) -> float:
-        return n / seconds(self.order.fill) / 1e9
-
-    track_indices.unit = "G indices / s"
-
 
 class PermuteBesidePeers:
     """How many times as fast as the peer, 10 M rows, both on the device; NumPy is on the CPU whatever the device."""
@@ -106,7 +101,11 @@ class PermuteBesidePeers:
 
         return seconds(peer, 3) / seconds(self.order.fill)
 
+    def track_indices(self, device: str) -> float:
+        return self.n / seconds(self.order.fill) / 1e9
+
     track_numpy.unit = track_torch.unit = "times as fast"
+    track_indices.unit = "G indices / s"
 
 
 class Slices:

@@ -44,6 +44,11 @@ class Fit:
     def time_grid(self, device: str, solver: str, batch_size: int, n_rows: int) -> None:
         self.fit(device, solver, batch_size)
 
+
+class FitMemory(Fit):
+    params = (devices.HOST, *Fit.params[1:])
+    time_grid = None
+
     def peakmem_grid(self, device: str, solver: str, batch_size: int, n_rows: int) -> None:
         self.fit(device, solver, batch_size)
 
@@ -51,25 +56,26 @@ class Fit:
 class FitRates:
     """What `Fit` makes of the device, copies to it included: each size is measured once, for all that is said of it."""
 
-    params = Fit.params
-    param_names = Fit.param_names
+    params = (devices.ALL, ["sgd", "adam"], [32, 256])
+    param_names = ["device", "solver", "batch_size"]
     timeout = 600
+    n_rows = 200_000
 
     def setup_cache(self) -> dict[tuple[object, ...], dict[str, float]]:
         found = {}
-        for device, solver, batch_size, n_rows in itertools.product(*self.params):
+        for device, solver, batch_size in itertools.product(*self.params):
             case = Fit()
             try:
-                case.setup(device, solver, batch_size, n_rows)
+                case.setup(device, solver, batch_size, self.n_rows)
             except NotImplementedError:
                 continue
             start = time.perf_counter()
             case.fit(device, solver, batch_size)
             seconds = time.perf_counter() - start
             # a training row costs 4 flops a feature, a scored row 2; the refit is not counted as useful
-            visits = EPOCHS * n_rows * 100
+            visits = EPOCHS * self.n_rows * 100
             peak = limits.fma_peak(4, limits.cores(), device)
-            found[device, solver, batch_size, n_rows] = limits.rates(seconds, visits, visits * 100 * (4 * 0.8 + 2 * 0.2), peak)
+            found[device, solver, batch_size] = limits.rates(seconds, visits, visits * 100 * (4 * 0.8 + 2 * 0.2), peak)
         return found
 
     def setup(self, found: dict, device: str, *params: object) -> None:

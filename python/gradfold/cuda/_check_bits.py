@@ -25,6 +25,7 @@ Pair = tuple[str, str]  # two arrays of one side that must be equal
 
 _UNSIGNED: dict[int, Any] = {4: np.uint32, 8: np.uint64}
 _LOSS_EPSILON = 0.25
+_DESCRIBED = 8  # arrays of a case that differ
 _WINDOW = 3000  # positions of a large permutation that are looked at, in each of four places
 
 
@@ -81,7 +82,7 @@ class Cpu:
     def interop(self, library: str, arguments: dict[str, Any]) -> Any:
         return self.loss_gradient(**arguments)
 
-    def trainer(self, **arguments: Any) -> Any:
+    def trainer(self, *, path: str | None = None, **arguments: Any) -> Any:
         return _core.train.Trainer(**arguments, n_threads=self.n_threads)
 
     def fit(self, *data: Any, **arguments: Any) -> Any:
@@ -137,10 +138,10 @@ class Cuda(Cpu):
             raise TypeError(f"results of {library} data came as {', '.join(wrong)}, wanted {kind.__name__}")
         return tuple(None if a is None else _host(a) for a in found)
 
-    def trainer(self, **arguments: Any) -> Any:
+    def trainer(self, *, path: str | None = None, **arguments: Any) -> Any:
         from gradfold.cuda.train import Trainer
 
-        return Trainer(**arguments, n_threads=self.n_threads)
+        return Trainer(**arguments, path=path, n_threads=self.n_threads)
 
     def fit(self, *data: Any, **arguments: Any) -> Any:
         return gf.fit(*data, **arguments, device="cuda", n_threads=self.n_threads)
@@ -351,6 +352,15 @@ def trainer_arguments(case: Case, d: Data, models: Array | None = None) -> dict[
         else [_check_cases.SCHEDULES.index(case["schedule"])]
     )
     schedule = rng.choice(np.array(codes, np.int32), m)
+    hyper: dict[str, Array] = {
+        "own": {
+            "momentum": rng.uniform(0.3, 0.95, m),
+            "beta1": rng.uniform(0.5, 0.95, m),
+            "rho": rng.uniform(0.8, 0.99, m),
+        },
+        "clip": {"clip_norm": rng.uniform(0.01, 0.5, m), "clip_value": rng.uniform(0.01, 0.5, m)},
+        "warmup": {"warmup": rng.integers(0, 5, m).astype(np.float64), "weight_decay": rng.uniform(0, 0.1, m)},
+    }.get(case.get("hyper", "none"), {})
     l2 = np.where((schedule == _check_cases.SCHEDULES.index("optimal")) & (l2 == 0), 1e-4, l2)  # it divides by l2
     return {
         "X": d.X,
@@ -374,38 +384,45 @@ def trainer_arguments(case: Case, d: Data, models: Array | None = None) -> dict[
         "coef_init": np.ascontiguousarray(d.W.T[some], np.float64) if case["warm"] else None,
         "intercept_init": d.intercept[some].astype(np.float64) if case["warm"] and case["intercept"] else None,
         "loss_epsilon": None if d.loss_epsilon is None else d.loss_epsilon[some],
+        "hyper": {name: values[some] for name, values in hyper.items()},
+        "track_train_loss": case["track"],
+        "path": case["path"],
     }
 
 
-def _run(trainer: Any, of: str = "", state: bool = True) -> Arrays:
+def _run(case: Case, trainer: Any, of: str = "", state: bool = True) -> Arrays:
     status = trainer.advance()
     if status != "done":
         raise RuntimeError(f"advance() returned {status!r}")
-    return _trained(trainer, of, state)
+    return _trained(case, trainer, of, state)
 
 
-def _trained(trainer: Any, of: str = "", state: bool = True) -> Arrays:
+def _trained(case: Case, trainer: Any, of: str = "", state: bool = True) -> Arrays:
     """All that a Trainer says of its models."""
     out: Arrays = {
         name: np.asarray(getattr(trainer, name)()) for name in ("coef", "intercept", "steps", "history", "alive")
     }
     out |= {name: np.asarray(getattr(trainer, name)) for name in ("diverged_epoch", "diverged_batch")}
+    if case["track"]:
+        out["train_loss"] = np.asarray(trainer.train_loss(reset=False))
     if state:
         out |= {f"state[{name}]": np.asarray(array) for name, array in trainer.get_state().items()}
     return {of + name: array for name, array in out.items()}
 
 
 def _train(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
-    return _run(side.trainer(**trainer_arguments(case, _check_cases.data(case)))), []
+    return _run(case, side.trainer(**trainer_arguments(case, _check_cases.data(case)))), []
 
 
 def _solo(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
     """Some models beside all others, and each alone."""
     d = _check_cases.data(case)
-    together = _run(side.trainer(**trainer_arguments(case, d)), state=False)
+    together = _run(case, side.trainer(**trainer_arguments(case, d)), state=False)
     out, pairs = dict(together), []
     for model in (0, case["m"] // 2, case["m"] - 1):
-        alone = _run(side.trainer(**trainer_arguments(case, d, np.array([model]))), f"alone {model} ", state=False)
+        alone = _run(
+            case, side.trainer(**trainer_arguments(case, d, np.array([model]))), f"alone {model} ", state=False
+        )
         out |= alone
         for name, array in together.items():
             assert array is not None
@@ -417,9 +434,9 @@ def _solo(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
 def _train_poison(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
     d = _check_cases.data(case)
     _one_split(case, d)
-    clean = _run(side.trainer(**trainer_arguments(case, d)), state=False)
+    clean = _run(case, side.trainer(**trainer_arguments(case, d)), state=False)
     _fill_others(case, d)
-    poisoned = _run(side.trainer(**trainer_arguments(case, d)), "poisoned ", state=False)
+    poisoned = _run(case, side.trainer(**trainer_arguments(case, d)), "poisoned ", state=False)
     poisoned.pop("poisoned history")  # held-out rows are what it is made of
     return clean | poisoned, [(name, f"poisoned {name}") for name in clean if name != "history"]
 
@@ -427,7 +444,7 @@ def _train_poison(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
 def _resume(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
     """The state of a training stopped in the middle, taken on by a trainer of the other side; both ways."""
     arguments = trainer_arguments(case, _check_cases.data(case))
-    whole = _run(side.trainer(**arguments))
+    whole = _run(case, side.trainer(**arguments))
     out, pairs = dict(whole), []
     for first, second, of in (
         (Cpu(side.n_threads), side, "begun on the cpu: "),
@@ -435,7 +452,7 @@ def _resume(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
     ):
         begun = first.trainer(**arguments)
         begun.advance(max_steps=case["steps"])
-        found = _run(second.trainer(**arguments, state=begun.get_state()), of)
+        found = _run(case, second.trainer(**arguments, state=begun.get_state()), of)
         out |= found
         pairs += [(name, of + name) for name in whole]
     return out, pairs
@@ -499,11 +516,9 @@ def outcome(case: Case, side: Cpu, n_threads: int = 1) -> dict[str, Any]:
         with np.errstate(all="ignore"):
             wanted, _ = compute(case, Cpu(n_threads))
             found, pairs = compute(case, side)
-        out["mismatches"] = mismatches(wanted, found, pairs)
-        if out["mismatches"]:
-            out["status"] = "differs"
-        else:
-            del out["mismatches"]
+        wrong = mismatches(wanted, found, pairs)
+        if wrong:
+            out |= {"status": "differs", "mismatches": wrong[:_DESCRIBED], "mismatching_arrays": len(wrong)}
     except ModuleNotFoundError as error:
         if case["kind"] != "interop" or error.name != case["library"]:
             raise

@@ -62,7 +62,7 @@ def many(rounds: int = 6) -> list[Case]:
     cases = [*_functions(LOSSES), *_interop()]
     for seed in range(11, 11 + rounds):
         cases += _gradients(LOSSES, seed) + _trainings(LOSSES, seed) + _poisons(seed)
-        cases += _solos(seed) + _train_poisons(seed) + _resumes(seed) + _fits(seed)
+        cases += _solos(seed) + _train_poisons(seed) + _resumes(seed) + _fits(seed) + _other_solvers(seed)
         cases += _permutations(seed) if seed < 13 else []
     return _distinct(cases)
 
@@ -78,7 +78,7 @@ def tiny() -> list[Case]:
         {"kind": "loss", "name": "log_loss", "dtype": "float32", "seed": 0, "count": 500},
         {**small, "return_loss": True, "seed": 1},
         {**small, "return_loss": False, "rows": "repeats", "seed": 2},
-        {**small, "n": 2100, "m": 3, "return_loss": True, "seed": 3},
+        {**small, "n": 2100, "return_loss": True, "seed": 3},
         {**trained, "solver": "sgd", "batch_size": 64, "seed": 4, "l1": True},
         {**trained, "solver": "adam", "batch_size": 64, "seed": 5},
         {**trained, "solver": "adam", "n": 1200, "batch_size": 1100, "epochs": 1, "seed": 6},
@@ -202,6 +202,8 @@ def _gradients(losses: Sequence[str], seed: int) -> list[Case]:
         {**_PLAIN_GRADIENT, **row} for row in pairwise(factors, seed, lambda c: c["n"] > 1 or c["folds"] == "none")
     ]
     cases.append({**_PLAIN_GRADIENT, "rows": "nothing"})
+    # More than one window of rows and models.
+    cases += [{**_PLAIN_GRADIENT, "dtype": dtype, "n": 70_000, "p": 7, "m": 1300, "seed": seed} for dtype in DTYPES]
     return cases
 
 
@@ -247,8 +249,11 @@ _PLAIN_TRAINING: Case = {
     "schedule": "constant",
     "data": "plain",
     "epochs": 2,
+    "path": None,
+    "track": False,
     "seed": 0,
 }
+PATHS = (None, "persistent", "tiled")  # of the device's trainer; None is its own choice
 
 
 def _trainings(losses: Sequence[str], seed: int) -> list[Case]:
@@ -270,18 +275,38 @@ def _trainings(losses: Sequence[str], seed: int) -> list[Case]:
         "l2": (True, False),
         "schedule": ("constant", "cosine", "mixed"),
         "data": ("plain", "plain", "diverging", "tiny"),
+        "path": PATHS,
+        "track": (False, True),
     }
     cases = [{**_PLAIN_TRAINING, "dtype": dtype, "solver": solver} for dtype in DTYPES for solver in ("sgd", "adam")]
     # Enough models that a path for many of them is taken, where there is one.
     cases += [{**_PLAIN_TRAINING, "solver": solver, "m": 4100, "n": 600, "epochs": 1} for solver in ("sgd", "adam")]
+    cases.append({**_PLAIN_TRAINING, "m": 4100, "n": 17_000, "p": 5, "batch_size": 3000, "epochs": 1, "seed": seed})
     # A step costs launches whatever its batch: single rows of many are for the CPU.
     return cases + [
         {**_PLAIN_TRAINING, **row} for row in pairwise(factors, seed, lambda c: c["batch_size"] != 1 or c["n"] < 1100)
     ]
 
 
+def _other_solvers(seed: int) -> list[Case]:
+    """What has the same bits although only sgd and adam are promised to."""
+    factors: dict[str, Sequence[Any]] = {
+        "dtype": DTYPES,
+        "solver": ("momentum", "nesterov", "adagrad", "rmsprop", "adamw", "sgd", "adam"),
+        "hyper": ("none", "own", "clip", "warmup"),
+        "batch_size": (7, 256, 1025),
+        "l1": (False, True),
+        "standardize": (False, True),
+        "schedule": ("constant", "mixed"),
+        "path": PATHS,
+        "data": ("plain", "diverging"),
+    }
+    return [{**_PLAIN_TRAINING, **row} for row in pairwise(factors, seed)]
+
+
 def _solos(seed: int) -> list[Case]:
     factors: dict[str, Sequence[Any]] = {
+        "path": PATHS,
         "dtype": DTYPES,
         "solver": ("sgd", "adam"),
         "batch_size": (7, 256, 1025),
@@ -294,6 +319,7 @@ def _solos(seed: int) -> list[Case]:
 
 def _train_poisons(seed: int) -> list[Case]:
     factors: dict[str, Sequence[Any]] = {
+        "path": PATHS,
         "dtype": DTYPES,
         "solver": ("sgd", "adam"),
         "fill": ("nan", "inf", "1e30"),

@@ -380,26 +380,46 @@ def large_fit(emit: Emit, n_rows: int = 1_000_000, sides: tuple[int, int] = (64,
 
 
 def errors(emit: Emit) -> None:
-    """Requests that no GPU holds raise MemoryError, and the next small call is right."""
+    """Requests that the GPU does not hold raise MemoryError, and the next small call is right.
+
+    What the host would hold too is asked of a GPU whose memory is all but taken: whoever asks for terabytes on the
+    host may be killed.
+    """
     from gradfold.cuda import arrays, index
     from gradfold.cuda._check_bits import Cuda, outcome
     from gradfold.cuda._check_cases import tiny
     from gradfold.cuda.train import Trainer
 
-    def models() -> None:
-        n_models, n_features = 1 << 22, 20_000
-        arguments = epoch_arguments(64, n_models, 1, epochs=1) | {
-            "X": np.zeros((64, n_features), np.float32),
-            "batch_size": 64,
-        }
-        Trainer(**arguments).advance(max_steps=1)
+    def small_calls(after: str) -> None:
+        found = [outcome(case, Cuda()) for case in tiny()[3:8]]
+        wrong = [record for record in found if record["status"] != "same"]
+        emit({"name": f"small calls {after}", "failed": bool(wrong), **({"error": wrong} if wrong else {})})
 
-    requests: dict[str, Callable[[], Any]] = {
-        "an array of 8 TB": lambda: arrays.empty(1 << 40, np.float64),
-        "a permutation of 2^42": lambda: index.fill(gf.index.Permutation(1 << 42, 1)),
-        "4 million models of 20,000 features": models,
-    }
-    for name, request in requests.items():
+    def gradient() -> None:
+        X = np.zeros((1 << 20, N_FEATURES), np.float32)
+        W = np.zeros((N_FEATURES, 1), np.float32)
+        gf.gradient.loss_gradient(X, X[:, 0].copy(), W, loss="squared_error", device="cuda")
+
+    def training() -> None:
+        n_models, n_features = 2000, 50_000
+        wide = {"X": np.zeros((64, n_features), np.float32), "batch_size": 64}
+        Trainer(**(epoch_arguments(64, n_models, 1, epochs=1) | wide)).advance(max_steps=1)
+
+    def many_models() -> None:
+        W = arrays.to_device(np.zeros((1, 10_000_000), np.float32))
+        X, y = (arrays.to_device(np.zeros(shape, np.float32)) for shape in ((64, 1), 64))
+        gf.gradient.loss_gradient(X, y, W, loss="squared_error")
+
+    small_calls("before")  # kernels are loaded while there is memory for them
+    requests: list[tuple[str, bool, Callable[[], Any]]] = [
+        ("an array of 8 TB", False, lambda: arrays.empty(1 << 40, np.float64)),
+        ("a permutation of 2^42", False, lambda: index.fill(gf.index.Permutation(1 << 42, 1))),
+        ("rows on a full GPU", True, gradient),
+        ("models on a full GPU", True, training),
+        ("10 million models on a full GPU", True, many_models),
+    ]
+    for name, full, request in requests:
+        ballast = arrays.empty(max(1, int(arrays.free_memory()) - (200 << 20)), np.uint8) if full else None
         try:
             request()
             emit({"name": name, "failed": True, "error": "nothing was raised"})
@@ -407,6 +427,5 @@ def errors(emit: Emit) -> None:
             emit({"name": name, "message": f"{type(error).__name__}: {error}"})
         except Exception as error:
             emit({"name": name, "failed": True, "error": f"{type(error).__name__}: {error}"[:500]})
-        after = [outcome(case, Cuda()) for case in tiny()[3:7]]
-        wrong = [found for found in after if found["status"] != "same"]
-        emit({"name": f"small calls after {name}", "failed": bool(wrong), **({"error": wrong} if wrong else {})})
+        del ballast
+        small_calls(f"after {name}")

@@ -22,10 +22,18 @@ import numpy as np
 
 INSTALL = "pip install 'gradfold[cuda13]' for a driver of CUDA 13, 'gradfold[cuda12]' for one of CUDA 12"
 
+# numba-cuda 0.30 asks NumPy for `row_stack`, an old name of vstack that NumPy 2.5 no longer has, while it is imported.
+_LACKS_ROW_STACK = not hasattr(np, "row_stack")
+if _LACKS_ROW_STACK:
+    np.row_stack = np.vstack  # type: ignore[attr-defined]
 try:
     from numba import cuda, types
 except ImportError as error:  # not installed, or a broken installation: its own words are in the chain
     raise ImportError(f"CUDA kernels need numba-cuda, which cannot be imported ({error}): {INSTALL}") from error
+
+finally:
+    if _LACKS_ROW_STACK:
+        del np.row_stack  # type: ignore[attr-defined]
 
 from numba import config as _config
 
@@ -178,6 +186,50 @@ if not SIMULATED:
 
     _load2, _load4 = _load_vector(2), _load_vector(4)
 
+    def _store_vector(width: int) -> Any:
+        """An intrinsic: `width` values to neighbours of an array by one store. The index is a multiple of the width."""
+        from llvmlite import ir
+        from numba.cuda import cgutils
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def store(typing_context, to, index, values):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                array = signature.args[0]
+                data = create_proxy(array)(context, builder, value=arguments[0]).data
+                place = builder.gep(data, [arguments[1]])
+                kind = ir.VectorType(context.get_data_type(array.dtype), width)
+                packed = ir.Constant(kind, ir.Undefined)
+                for i in range(width):
+                    value = builder.extract_value(arguments[2], i)
+                    packed = builder.insert_element(packed, value, ir.Constant(ir.IntType(32), i))
+                builder.store(packed, builder.bitcast(place, kind.as_pointer()), align=width * array.dtype.bitwidth // 8)
+                return context.get_dummy_value()
+
+            create_proxy = cgutils.create_struct_proxy
+            return types.void(to, types.uint64, types.UniTuple(to.dtype, width)), generate
+
+        return store
+
+    _store2, _store4 = _store_vector(2), _store_vector(4)
+
+    def vector_writer(width: int) -> Any:
+        """A device function write(to, index, source, at): `width` values of a register tile to neighbours, by one store."""
+
+        @device
+        def write1(to, index, source, at):  # type: ignore[no-untyped-def]
+            to[np.uint64(index)] = source[at]
+
+        @device
+        def write2(to, index, source, at):  # type: ignore[no-untyped-def]
+            _store2(to, np.uint64(index), (source[at], source[at + 1]))
+
+        @device
+        def write4(to, index, source, at):  # type: ignore[no-untyped-def]
+            _store4(to, np.uint64(index), (source[at], source[at + 1], source[at + 2], source[at + 3]))
+
+        return {1: write1, 2: write2, 4: write4}[width]
+
     def vector_reader(width: int) -> Any:
         """A device function read(to, at, source, index): `width` neighbours into a register tile, by one load."""
 
@@ -288,6 +340,15 @@ else:
                 to[at + i] = source[int(index) + i]
 
         return read
+
+    def vector_writer(width: int) -> Any:
+        """As on hardware."""
+
+        def write(to: Any, index: Any, source: Any, at: Any) -> None:
+            for i in range(width):
+                to[int(index) + i] = source[at + i]
+
+        return write
 
     def opaque(x: Any) -> Any:
         return x

@@ -1,9 +1,9 @@
 """The batched loss and gradient of many linear models on the device: forward, sums, gradient and total, one launch each.
 
 Work is cut into windows of chunks of 1,024 batch positions and of panels of models, so that residuals take bounded memory.
-A window is four launches: forward tiles leave residuals (and point-wise losses), one thread for each (chunk, model) adds
-what is summed over rows in order, gradient tiles leave each chunk's sums, and one thread for each parameter adds those to
-its float64 total in chunk order. No float atomics, so the order is the CPU's.
+A window is a few launches: forward tiles leave residuals (and point-wise losses), one thread for each (chunk, model) adds
+losses over rows in order, gradient tiles leave each chunk's sums, and one thread for each parameter adds those to its
+float64 total in chunk order. No float atomics, so the order is the CPU's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ WINDOW_BYTES = 256 << 20  # of a window's residuals, losses and chunk sums
 
 # Places in the array of a launch's fixed parameters.
 (
-    P_FEATURES, P_STRIDE, P_PANEL_STEP, P_MODELS, P_HAS_WEIGHT, P_WORDS, P_LOSS, P_GRADIENT, P_LOSSES, P_WEIGHT_SUMS, P_HAS_ROWS,
-    P_HAS_CHUNKS,
+    P_FEATURES, P_STRIDE, P_PANEL_STEP, P_MODELS, P_HAS_WEIGHT, P_WORDS, P_LOSS, P_GRADIENT, P_LOSSES, P_HAS_ROWS,
+    P_HAS_CHUNKS, P_SLOT_ROWS,
 ) = range(12)  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
     tile = tiles.of(shape)
     A = tile.A
     tile_forward, tile_residual, tile_gradient = tile.forward, tile.residual, tile.gradient
-    place, feature_of, uses = tile.place, tile.feature_of, tile.uses
+    place, feature_of, loss_sums, chain_of = tile.place, tile.feature_of, tile.loss_sums, tile.chain_of
     T, fma, add, mul = A.T, A.fma, A.add, A.mul
     kind = A.type
     D = _driver.F64
@@ -68,10 +68,10 @@ def kernels(shape: Shape) -> SimpleNamespace:
         panel, slot = first_panel + cuda.blockIdx.y, cuda.blockIdx.z * n_panels + cuda.blockIdx.y
         begin, chunk_rows = chunk_of(P, base, end, chunks, cuda.blockIdx.z)
         r0 = cuda.blockIdx.x * ROWS
-        n = min(ROWS, chunk_rows - r0)
+        n = int32(min(ROWS, chunk_rows - r0))
         if n <= 0:
             return
-        ids = cuda.shared.array(ROWS, int64)
+        ids = cuda.shared.array(ROWS, int32)
         stage = cuda.shared.array(STAGE, kind, alignment=16)
         count = cuda.shared.array(MODELS, int32)
         bad = cuda.shared.array(1, int32)
@@ -82,14 +82,12 @@ def kernels(shape: Shape) -> SimpleNamespace:
             count[u64(m)] = 0
         if tid == 0:
             bad[0] = 0
-        z_at = (slot * ROW_CHUNK + r0) * MODELS
-        tile_forward(stage, tid, ids, 0, n, X, P[u64(P_STRIDE)], P[u64(P_FEATURES)], W, panel * P[u64(P_PANEL_STEP)], R, z_at)
-        m = tid % MODELS
-        b = W[u64(panel * P[u64(P_PANEL_STEP)] + P[u64(P_FEATURES)] * MODELS + m)]
-        lane = u64(panel * MODELS + m)
+        z_at = (slot * P[u64(P_SLOT_ROWS)] + r0) * MODELS
+        tile_forward(stage, tid, ids, 0, n, X, P[u64(P_STRIDE)], int32(P[u64(P_FEATURES)]), W, panel * P[u64(P_PANEL_STEP)], R, z_at)
+        w_at = panel * P[u64(P_PANEL_STEP)]
         tile_residual(
-            stage, tid, ids, 0, n, b, y, weight, P[u64(P_HAS_WEIGHT)] != 0, roles, P[u64(P_WORDS)], int64(splits[lane]),
-            epsilon[lane], P[u64(P_LOSS)], R, L, z_at, P[u64(P_GRADIENT)] != 0,
+            stage, tid, ids, 0, n, W, w_at + P[u64(P_FEATURES)] * MODELS, y, weight, P[u64(P_HAS_WEIGHT)] != 0, roles, P[u64(P_WORDS)],
+            splits, panel * MODELS, epsilon, panel * MODELS, P[u64(P_LOSS)], R, L, z_at, P[u64(P_GRADIENT)] != 0,
             P[u64(P_LOSSES)] != 0, count, bad,
         )  # fmt: skip
         cuda.syncthreads()
@@ -99,58 +97,41 @@ def kernels(shape: Shape) -> SimpleNamespace:
         if tid == 0 and bad[0] != 0:
             poisoned[u64(slot)] = 1
 
-    def sums(P, base, end, first_panel, chunks, rows, weight, roles, splits, R, L, counts, B, loss_total, weight_total):  # type: ignore[no-untyped-def]
-        """Blocks: panels; one thread a model, chunks in order. B: [chunk][panel][MODELS], the gradient of the intercept.
-
-        The totals are those of [panel][MODELS] over all chunks so far.
-        """
-        m = cuda.threadIdx.x
-        if m >= MODELS:
-            return
-        panel = first_panel + cuda.blockIdx.x
-        at = u64(panel * MODELS + m)
-        split = int64(splits[at])
-        n_words = P[u64(P_WORDS)]
+    def sums(P, base, end, first_panel, chunks, rows, weight, L, loss_total, weight_total):  # type: ignore[no-untyped-def]
+        """Blocks: panels, chunks of the window. The sums over a chunk's rows in order, [chunk][panel][MODELS]."""
+        tid = cuda.threadIdx.x
         slot = cuda.blockIdx.y * cuda.gridDim.x + cuda.blockIdx.x
         begin, n = chunk_of(P, base, end, chunks, cuda.blockIdx.y)
-        z_at = slot * ROW_CHUNK * MODELS + m
-        if P[u64(P_GRADIENT)] != 0:
-            b = ZERO
-            for r in range(n):
-                b = add(b, R[u64(z_at + r * MODELS)])
-            B[u64(slot * MODELS + m)] = b
-        loss_sum, weight_sum = ZERO64, ZERO64
-        if P[u64(P_LOSSES)] != 0 or P[u64(P_WEIGHT_SUMS)] != 0:
-            for r in range(n):
-                row = rows[u64(begin + r)] if P[u64(P_HAS_ROWS)] != 0 else begin + r
-                if uses(roles, row, n_words, split):
-                    w = float64(weight[u64(row)]) if P[u64(P_HAS_WEIGHT)] != 0 else ONE64
-                    if P[u64(P_LOSSES)] != 0:
-                        loss_sum = fma64(w, float64(L[u64(z_at + r * MODELS)]), loss_sum)
-                    if P[u64(P_WEIGHT_SUMS)] != 0:
-                        weight_sum = add64(weight_sum, w)
-        if P[u64(P_WEIGHT_SUMS)] == 0:
-            weight_sum = float64(counts[u64(slot * MODELS + m)])
-        loss_total[u64(slot * MODELS + m)] = loss_sum
-        weight_total[u64(slot * MODELS + m)] = weight_sum
+        ids = cuda.shared.array(ROW_CHUNK, int32)
+        stage = cuda.shared.array(STAGE, kind, alignment=16)
+        has_weight = P[u64(P_HAS_WEIGHT)] != 0
+        if has_weight:
+            for i in range(tid, n, THREADS):
+                ids[u64(i)] = rows[u64(begin + i)] if P[u64(P_HAS_ROWS)] != 0 else begin + i
+        loss_sum, weight_sum = loss_sums(stage, tid, ids, n, L, slot * P[u64(P_SLOT_ROWS)] * MODELS, weight, has_weight)
+        if tid < MODELS:
+            loss_total[u64(slot * MODELS + tid)] = loss_sum
+            weight_total[u64(slot * MODELS + tid)] = weight_sum
 
-    def gradient(P, base, end, first_panel, rows, X, roles, splits, R, poisoned, G):  # type: ignore[no-untyped-def]
-        """Blocks: (tiles of features, panels, chunks of the window). G: [chunk][panel][feature][MODELS]."""
+    def gradient(P, base, end, first_panel, rows, X, roles, splits, R, poisoned, G, B):  # type: ignore[no-untyped-def]
+        """Blocks: (tiles of features, panels, chunks of the window). G: [chunk][panel][feature][MODELS]; B: the intercepts'."""
         tid = cuda.threadIdx.x
         panel, slot = first_panel + cuda.blockIdx.y, cuda.blockIdx.z * cuda.gridDim.y + cuda.blockIdx.y
         begin = base + cuda.blockIdx.z * ROW_CHUNK
-        n = min(ROW_CHUNK, end - begin)
-        n_features = P[u64(P_FEATURES)]
-        f0 = cuda.blockIdx.x * FEATURES
-        ids = cuda.shared.array(ROW_CHUNK, int64)
+        n = int32(min(ROW_CHUNK, end - begin))
+        n_features = int32(P[u64(P_FEATURES)])
+        f0 = int32(cuda.blockIdx.x * FEATURES)
+        ids = cuda.shared.array(ROW_CHUNK, int32)
         stage = cuda.shared.array(STAGE, kind, alignment=16)
         for i in range(tid, n, THREADS):
             ids[u64(i)] = rows[u64(begin + i)] if P[u64(P_HAS_ROWS)] != 0 else begin + i
         g = cuda.local.array(GT, kind)
-        tile_gradient(
-            stage, tid, ids, n, X, P[u64(P_STRIDE)], f0, n_features, R, slot * ROW_CHUNK * MODELS,
+        b = tile_gradient(
+            stage, tid, ids, n, X, P[u64(P_STRIDE)], f0, n_features, R, slot * P[u64(P_SLOT_ROWS)] * MODELS,
             poisoned[u64(slot)] != 0, roles, P[u64(P_WORDS)], splits, panel * MODELS, g,
         )  # fmt: skip
+        if f0 == 0 and chain_of(tid) >= 0:
+            B[u64(slot * MODELS + chain_of(tid))] = b
         mg, fg = place(tid)
         for i in range(TF):
             f = f0 + feature_of(tid, i)
@@ -183,7 +164,10 @@ def kernels(shape: Shape) -> SimpleNamespace:
             grad[to] = sum_
         else:
             to = u64((first_panel + panel) * MODELS + m)
+            listed = P[u64(P_LOSSES)] != 0
             if f == n_features + 1:
+                if not listed:
+                    return
                 if first == 0:
                     sum_ = losses[to]
                 for c in range(n_chunks):
@@ -193,7 +177,8 @@ def kernels(shape: Shape) -> SimpleNamespace:
                 if first == 0:
                     sum_ = weights[to]
                 for c in range(n_chunks):
-                    sum_ = add64(sum_, weight_sums[u64((c * n_panels + panel) * MODELS + m)])
+                    at_chunk = u64((c * n_panels + panel) * MODELS + m)
+                    sum_ = add64(sum_, weight_sums[at_chunk] if listed else float64(counts[at_chunk]))
                 weights[to] = sum_
             else:
                 if first == 0:
@@ -247,11 +232,10 @@ def kernels(shape: Shape) -> SimpleNamespace:
             grad_intercept[u64(model)] = g
 
     i64, f1, d1, i1, n1, w1 = int64, kind[::1], float64[::1], int64[::1], int32[::1], uint32[::1]
-    light = max(MODELS, 32) if not _driver.SIMULATED else MODELS
     return SimpleNamespace(
         forward=Kernel(forward, (i1, i64, i64, i64, i1, i1, f1, f1, f1, w1, n1, f1, f1, f1, f1, n1, n1), THREADS, shape.min_blocks),
-        sums=Kernel(sums, (i1, i64, i64, i64, i1, i1, f1, w1, n1, f1, f1, n1, f1, d1, d1), light),
-        gradient=Kernel(gradient, (i1, i64, i64, i64, i1, f1, w1, n1, f1, n1, f1), THREADS, shape.min_blocks),
+        sums=Kernel(sums, (i1, i64, i64, i64, i1, i1, f1, f1, d1, d1), THREADS),
+        gradient=Kernel(gradient, (i1, i64, i64, i64, i1, f1, w1, n1, f1, n1, f1, f1), THREADS, shape.min_blocks),
         total=Kernel(total, (i1, i64, i64, i64, i64, f1, f1, d1, d1, n1, d1, d1, d1, d1), THREADS),
         pack=Kernel(pack, (i1, i64, i64, f1, f1, f1), THREADS),
         results=Kernel(results, (i1, i64, i64, i64, i64, d1, d1, d1, d1, f1, f1), THREADS),
@@ -265,8 +249,9 @@ def blocks_of(n: int, threads: int) -> int:
 
 @dataclass
 class Window:
-    """Memory of a window: up to `chunks` chunks of rows of up to `panels` panels."""
+    """Memory of a window: up to `chunks` chunks, of up to `rows` positions each, of up to `panels` panels."""
 
+    rows: int
     chunks: int
     panels: int
     R: Any
@@ -281,20 +266,20 @@ class Window:
     @classmethod
     def of(
         cls, shape: Shape, n_features: int, n_panels: int, n_chunks: int, *, gradient: bool, losses: bool, stream: Any,
-        budget: int = WINDOW_BYTES,
+        rows: int = ROW_CHUNK, budget: int = WINDOW_BYTES,
     ) -> Window:  # fmt: skip
         """As much as the budget allows, at least one chunk of one panel."""
         size = np.dtype(shape.dtype).itemsize
         # Forward keeps sums of earlier chunks of features in R, also where no gradient is wanted.
-        each = shape.models * (size * ROW_CHUNK * (1 + losses) + size * (n_features + 1) * gradient + 2 * 8 + 2 * 4)
+        each = shape.models * (size * rows * (1 + losses) + size * (n_features + 1) * gradient + 2 * 8 + 2 * 4)
         slots = max(1, budget // each)
         panels = min(n_panels, slots, 65535)  # a grid is no taller
         chunks = max(1, min(n_chunks, slots // panels, 65535))
         n = chunks * panels * shape.models
         return cls(
-            chunks, panels,
-            R=_driver.empty(n * ROW_CHUNK, shape.dtype, stream),
-            L=_driver.empty(n * ROW_CHUNK if losses else 1, shape.dtype, stream),
+            rows, chunks, panels,
+            R=_driver.empty(n * rows, shape.dtype, stream),
+            L=_driver.empty(n * rows if losses else 1, shape.dtype, stream),
             B=_driver.empty(n if gradient else 1, shape.dtype, stream),
             G=_driver.empty(n * n_features if gradient else 1, shape.dtype, stream),
             losses=_driver.empty(n, np.float64, stream),
@@ -354,7 +339,7 @@ class Inputs:
 
 def accumulate(
     P: Any, a: Inputs, window: Window, totals: Totals, *, panels: tuple[int, int], positions: tuple[int, int] | None, n_chunks: int,
-    gradient: bool, stream: Any,
+    gradient: bool, losses: bool, stream: Any,
 ) -> None:  # fmt: skip
     """The totals of panels [first, last) over n_chunks chunks: of a batch's positions [begin, end), or those of `Inputs.chunks`.
 
@@ -363,7 +348,7 @@ def accumulate(
     shape = a.shape
     k = kernels(shape.of_rows(a.aligned))
     begin, end = (0, 0) if positions is None else positions
-    rows = ROW_CHUNK if positions is None else min(ROW_CHUNK, end - begin)
+    rows = window.rows if positions is None else min(ROW_CHUNK, end - begin)
     row_tiles, feature_tiles = -(-rows // shape.rows), -(-a.n_features // shape.features)
     for panel in range(*panels, window.panels):
         width = min(window.panels, panels[1] - panel)
@@ -377,14 +362,15 @@ def accumulate(
                 (row_tiles, width, chunks), stream, P, base, end, panel, a.chunks, a.rows, a.X, a.y, a.weight, a.roles, a.splits, a.W,
                 a.epsilon, window.R, window.L, window.counts, window.poisoned,
             )  # fmt: skip
-            k.sums(
-                (width, chunks), stream, P, base, end, panel, a.chunks, a.rows, a.weight, a.roles, a.splits, window.R, window.L,
-                window.counts, window.B, window.losses, window.weights,
-            )  # fmt: skip
+            if losses:
+                k.sums(
+                    (width, chunks), stream, P, base, end, panel, a.chunks, a.rows, a.weight, window.L, window.losses,
+                    window.weights,
+                )  # fmt: skip
             if gradient:
                 k.gradient(
                     (feature_tiles, width, chunks), stream, P, base, end, panel, a.rows, a.X, a.roles, a.splits, window.R,
-                    window.poisoned, window.G,
+                    window.poisoned, window.G, window.B,
                 )  # fmt: skip
             k.total(
                 blocks_of(width * (a.n_features + 4) * shape.models, shape.threads), stream, P, chunks, panel, width,
@@ -426,6 +412,7 @@ def loss_gradient(
     n_positions = n_rows if rows is None else rows.shape[0]
     want_gradient = grad_W is not None or grad_intercept is not None
     want_loss = loss_out is not None
+    want_losses = want_loss or (mean and sample_weight is not None)  # weights are summed beside losses
     x, weight = X.flat, None if sample_weight is None else sample_weight.flat
     aligned = n_features % shape.vector == 0 and _driver.address(x) % 16 == 0
     k = kernels(shape.of_rows(aligned))
@@ -447,8 +434,8 @@ def loss_gradient(
     parameters = np.zeros(12, np.int64)
     parameters[P_FEATURES], parameters[P_STRIDE], parameters[P_PANEL_STEP] = n_features, n_features, (n_features + 1) * shape.models
     parameters[P_MODELS], parameters[P_HAS_WEIGHT], parameters[P_WORDS] = n_models, weight is not None, n_words
-    parameters[P_LOSS], parameters[P_GRADIENT], parameters[P_LOSSES] = _loss.CODES[loss], want_gradient, want_loss
-    parameters[P_WEIGHT_SUMS], parameters[P_HAS_ROWS] = mean and weight is not None, rows is not None
+    parameters[P_LOSS], parameters[P_GRADIENT], parameters[P_LOSSES] = _loss.CODES[loss], want_gradient, want_losses
+    parameters[P_HAS_ROWS], parameters[P_SLOT_ROWS] = rows is not None, ROW_CHUNK
     P = _driver.to_device(parameters, stream)
     none, no_rows = _driver.empty(1, dtype, stream), _driver.empty(1, np.int64, stream)
     no_double = _driver.empty(1, np.float64, stream)
@@ -463,14 +450,14 @@ def loss_gradient(
             zero("float64")(blocks_of(array.size, 256), stream, array, array.size)
     else:
         n_chunks = -(-n_positions // ROW_CHUNK)
-        window = Window.of(shape, n_features, n_panels, n_chunks, gradient=want_gradient, losses=want_loss, stream=stream)
+        window = Window.of(shape, n_features, n_panels, n_chunks, gradient=want_gradient, losses=want_losses, stream=stream)
         inputs = Inputs(
             shape, aligned, n_features, x, y.flat, none if weight is None else weight, roles, _driver.to_device(splits, stream),
             _driver.to_device(epsilon, stream), panels, no_rows if rows is None else rows.flat, no_rows,
         )  # fmt: skip
         accumulate(
             P, inputs, window, totals, panels=(0, n_panels), positions=(0, n_positions), n_chunks=n_chunks, gradient=want_gradient,
-            stream=stream,
+            losses=want_losses, stream=stream,
         )  # fmt: skip
     k.results(
         blocks_of((n_features + 2) * n_models, shape.threads), stream, P, int(mean), int(want_loss), int(grad_W is not None),

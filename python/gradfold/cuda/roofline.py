@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold.cuda._driver import Arithmetic, Kernel, arithmetic, cuda, int32, int64
+from gradfold.cuda._driver import SIMULATED, Arithmetic, Kernel, arithmetic, cuda, int32, int64, properties
 
-THREADS = 256
+THREADS = 4 if SIMULATED else 256
 CHAINS = 16  # independent FMAs of a thread: more than the latency, few enough for 64 registers
 UNROLLED = 8  # rounds of all chains between two tests of the loop
 _RESIDENT = 4  # blocks of a multiprocessor in one wave, so that no second wave is half empty
@@ -89,12 +89,8 @@ def seconds(body: Callable[[], Any], repeats: int = 5) -> float:
         body()
         end.record()
         end.synchronize()
-        times.append(cuda.event_elapsed_time(start, end) / 1e3)
+        times.append(start.elapsed_time(end) / 1e3)
     return float(statistics.median(times))
-
-
-def multiprocessors() -> int:
-    return int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
 @functools.cache
@@ -108,7 +104,7 @@ def fma_peak(dtype: str, duration: float = 0.05) -> float:
         Seconds of a run, about.
     """
     kernel, T = fma_kernel(dtype), np.dtype(dtype).type
-    blocks = _RESIDENT * multiprocessors()
+    blocks = _RESIDENT * properties().multiprocessors
     out = cuda.device_array(blocks * THREADS, dtype)
     iterations = 1000
 
@@ -127,7 +123,7 @@ def bandwidths(n_bytes: int = 1 << 31) -> tuple[float, float]:
 
     Far beyond the L2 cache. The best of some runs.
     """
-    blocks = _STREAMS * multiprocessors()
+    blocks = _STREAMS * properties().multiprocessors
     step = blocks * THREADS * _STREAMS
     n = n_bytes // 8 // step * step
     block = np.random.default_rng(0).integers(0, 2**63, min(n, 1 << 23))

@@ -18,6 +18,7 @@ import numpy as np
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import maths as _maths
 from gradfold.cuda._driver import (
+    F64,
     SIMULATED,
     arithmetic,
     commit_copies,
@@ -26,9 +27,13 @@ from gradfold.cuda._driver import (
     copy_async16,
     cuda,
     device,
+    float64,
+    int32,
     int64,
     opaque,
+    uint32,
     vector_reader,
+    vector_writer,
     wait_copies,
 )
 
@@ -148,13 +153,14 @@ def of(shape: Shape) -> SimpleNamespace:
     kind = A.type
     evaluate, slope = _loss.of(shape.dtype).evaluate, _loss.of(shape.dtype).gradient
     canonical = _maths.of(shape.dtype).canonical
-    ZERO, ONE, INF = T(0), T(1), T(np.inf)
+    ZERO, ONE = T(0), T(1)
     MODELS, THREADS, TM, TR, TF = (
         shape.models, shape.threads, shape.thread_models, shape.thread_rows, shape.thread_features,
     )  # fmt: skip
     ROWS, FEATURES, KF, KR, GROUPS = shape.rows, shape.features, shape.step_features, shape.step_rows, shape.groups
     STRIDE, VECTOR, HALF = shape.row_stride, shape.vector, max(shape.forward_stage, shape.gradient_stage)
     LANES = min(32, THREADS)  # a warp's threads lie in a near-square, so that few words are read twice
+    CHAINS = MODELS * LANES // THREADS
     WARP_MODELS = min(8, shape.model_groups)
     WARPS_ACROSS = shape.model_groups // WARP_MODELS
     RUN = min(TF, VECTOR)  # a thread's features lie in runs of this
@@ -166,10 +172,17 @@ def of(shape: Shape) -> SimpleNamespace:
     EVEN_GX, EVEN_GR = KR * GX_WIDTH % THREADS == 0, KR * GR_WIDTH % THREADS == 0
     FX, FW = -(-ROWS * FX_WIDTH // THREADS), -(-KF * FW_WIDTH // THREADS)
     GX, GR = -(-KR * GX_WIDTH // THREADS), -(-KR * GR_WIDTH // THREADS)
+    LOG_LOSS, UNUSED = _loss.CODES["log_loss"], T(-1)  # no loss is negative
+    KL, LOSS_WIDTH = min(64, shape.stage // (MODELS + 1) // 4 * 4), MODELS // VECTOR  # rows of losses staged at a time
+    fma64, add64, ZERO64, ONE64 = F64.fma, F64.add, np.float64(0), np.float64(1)
+    write_models = vector_writer(TM)
     read_models, read_row, read_run = vector_reader(TM), vector_reader(VECTOR), vector_reader(RUN)
     copy1 = copy_async4 if A.is_float32 else copy_async8
-    u64, u32 = np.uint64, np.uint32
-    assert THREADS % MODELS == 0 and FEATURE_CHUNK % KF == 0 and KF % VECTOR == 0 and MODELS % VECTOR == 0
+    u64, u32, i32 = np.uint64, np.uint32, np.int32
+    # Steps of an inner loop that are unrolled: about 128 FMAs to one set of addresses.
+    UF = max(1, min(KF // VECTOR, 128 // (Z * VECTOR)))
+    UR = max(4, min(KR, 128 // GT))
+    assert THREADS % MODELS == 0 and FEATURE_CHUNK % KF == 0 and KF % VECTOR == 0 and MODELS % VECTOR == 0 and KR % UR == 0 and KF % (UF * VECTOR) == 0
 
     @device
     def place(tid):  # type: ignore[no-untyped-def]
@@ -181,10 +194,6 @@ def of(shape: Shape) -> SimpleNamespace:
         )
 
     @device
-    def is_finite(x):  # type: ignore[no-untyped-def]
-        return abs(x) < INF
-
-    @device
     def uses(roles, row, n_words, split):  # type: ignore[no-untyped-def]
         """Whether a model of this split uses the row; of split -1, nobody's lane, never."""
         if n_words == 0 or split < 0:
@@ -194,49 +203,48 @@ def of(shape: Shape) -> SimpleNamespace:
     if shape.aligned:
 
         @device
-        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+        def stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
             for i in range(FX):
                 v = tid + i * THREADS
                 if EVEN_FX or v < ROWS * FX_WIDTH:
-                    r, f = v // FX_WIDTH, v % FX_WIDTH * VECTOR
-                    real = r0 + r < n and f0 + f < n_features
-                    index = ids[u64(r0 + r)] * stride + f0 + f if real else 0
-                    copy_async16(stage, u32(at + r * STRIDE + f), X, u64(index), real)
+                    real = from_[i] >= 0 and i32(f0 + v % FX_WIDTH * VECTOR) < n_features
+                    to = u32(at + v // FX_WIDTH * STRIDE + v % FX_WIDTH * VECTOR)
+                    copy_async16(stage, to, X, u64(from_[i] + f0), real)  # where it is not real nothing is read
 
         @device
         def stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features):  # type: ignore[no-untyped-def]
             for i in range(GX):
                 v = tid + i * THREADS
                 if EVEN_GX or v < KR * GX_WIDTH:
-                    r, f = v // GX_WIDTH, v % GX_WIDTH * VECTOR
-                    real = r0 + r < n and f0 + f < n_features
-                    index = ids[u64(r0 + r)] * stride + f0 + f if real else 0
-                    copy_async16(stage, u32(at + r * FEATURES + f), X, u64(index), real)
+                    r, f = i32(r0 + v // GX_WIDTH), v % GX_WIDTH * VECTOR
+                    real = r < n and i32(f0 + f) < n_features
+                    row = ids[u64(r & (ROW_CHUNK - 1))]
+                    copy_async16(stage, u32(at + v // GX_WIDTH * FEATURES + f), X, u64(int64(row) * stride + (f0 + f)), real)
     else:
 
         @device
-        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+        def stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
             for e in range(tid, ROWS * KF, THREADS):
                 r, f = e // KF, e % KF
                 real = r0 + r < n and f0 + f < n_features
-                copy1(stage, u32(at + r * STRIDE + f), X, u64(ids[u64(r0 + r)] * stride + f0 + f if real else 0), real)
+                copy1(stage, u32(at + r * STRIDE + f), X, u64(int64(ids[u64(r0 + r)]) * stride + f0 + f if real else 0), real)
 
         @device
         def stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features):  # type: ignore[no-untyped-def]
             for e in range(tid, KR * FEATURES, THREADS):
                 r, f = e // FEATURES, e % FEATURES
                 real = r0 + r < n and f0 + f < n_features
-                copy1(stage, u32(at + e), X, u64(ids[u64(r0 + r)] * stride + f0 + f if real else 0), real)
+                copy1(stage, u32(at + e), X, u64(int64(ids[u64(r0 + r)]) * stride + f0 + f if real else 0), real)
 
     @device
-    def stage_forward(stage, at, tid, f0, ids, r0, n, X, stride, n_features, W, w_at):  # type: ignore[no-untyped-def]
+    def stage_forward(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features, W, w_at):  # type: ignore[no-untyped-def]
         """KF features of the tile's rows and of the panel's weights; zeros where there are none."""
-        stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features)
+        stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features)
         for i in range(FW):
             v = tid + i * THREADS
             if EVEN_FW or v < KF * FW_WIDTH:
-                real = f0 + v // FW_WIDTH < n_features
-                copy_async16(stage, u32(at + FORWARD_W + v * VECTOR), W, u64(w_at + f0 * MODELS + v * VECTOR if real else 0), real)
+                real = i32(f0 + v // FW_WIDTH) < n_features
+                copy_async16(stage, u32(at + FORWARD_W + v * VECTOR), W, u64(w_at + f0 * MODELS + v * VECTOR), real)
 
     @device
     def forward(stage, tid, ids, r0, n, X, stride, n_features, W, w_at, R, z_at):  # type: ignore[no-untyped-def]
@@ -245,92 +253,156 @@ def of(shape: Shape) -> SimpleNamespace:
         W is [feature][MODELS] from w_at on, a multiple of 16 bytes.
 
         Between chunks of features the sums so far wait in R, [position][MODELS] from z_at on: in registers they would spill.
-        Ends, like it begins, with a barrier.
+        Begins with a barrier. A thread leaves what `residual` lets the same thread read, so none is needed between the two.
         """
         tid = opaque(tid)
         mg, rg = place(tid)
+        cuda.syncthreads()  # `ids` is there, and whoever used the stages before has done
+        from_ = cuda.local.array(FX, int64)  # where the rows begin of which this thread stages vectors
+        for i in range(FX):
+            v = tid + i * THREADS
+            from_[i] = -1
+            if r0 + v // FX_WIDTH < n and v < ROWS * FX_WIDTH:
+                from_[i] = int64(ids[u64(r0 + v // FX_WIDTH)]) * stride + v % FX_WIDTH * VECTOR
         acc = cuda.local.array(Z, kind)
         for i in range(Z):
             acc[i] = ZERO
-        half = 0
-        cuda.syncthreads()  # whoever used the stages before
-        stage_forward(stage, 0, tid, 0, ids, r0, n, X, stride, n_features, W, w_at)
+        half, f0 = i32(0), i32(0)
+        stage_forward(stage, 0, tid, f0, from_, ids, r0, n, X, stride, n_features, W, w_at)
         commit_copies()
-        for f0 in range(0, n_features, KF):
+        while f0 < n_features:
             wait_copies()
             cuda.syncthreads()
-            if f0 + KF < n_features:
-                stage_forward(stage, HALF - half, tid, f0 + KF, ids, r0, n, X, stride, n_features, W, w_at)
+            f1 = i32(f0 + KF)
+            if f1 < n_features:
+                stage_forward(stage, i32(HALF - half), tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_at)
                 commit_copies()
-            x_at = half + rg * STRIDE
-            w_row = half + FORWARD_W + mg * TM
-            for f in range(0, KF, VECTOR):
-                w = cuda.local.array(WT, kind)
-                for k in range(VECTOR):
-                    read_models(w, k * TM, stage, w_row + (f + k) * MODELS)
-                for i in range(TR):
-                    x = cuda.local.array(VECTOR, kind)
-                    read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
+            x_at = i32(half + rg * STRIDE)
+            w_row = i32(half + FORWARD_W + mg * TM)
+            for _ in range(KF // (UF * VECTOR)):
+                for f in range(0, UF * VECTOR, VECTOR):
+                    w = cuda.local.array(WT, kind)
                     for k in range(VECTOR):
-                        for j in range(TM):
-                            acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
-            half = HALF - half
-            if (f0 + KF) % FEATURE_CHUNK == 0 or f0 + KF >= n_features:
+                        read_models(w, k * TM, stage, w_row + (f + k) * MODELS)
+                    for i in range(TR):
+                        x = cuda.local.array(VECTOR, kind)
+                        read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
+                        for k in range(VECTOR):
+                            for j in range(TM):
+                                acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
+                x_at = i32(x_at + UF * VECTOR)
+                w_row = i32(w_row + UF * VECTOR * MODELS)
+            half = i32(HALF - half)
+            if f1 >= n_features or (f1 & (FEATURE_CHUNK - 1)) == 0:
                 for i in range(TR):
                     if r0 + rg + i * GROUPS < n:
                         at = z_at + (r0 + rg + i * GROUPS) * MODELS + mg * TM
                         for j in range(TM):
                             acc[i * TM + j] = add(R[u64(at + j)] if f0 >= FEATURE_CHUNK else ZERO, acc[i * TM + j])
-                if f0 + KF < n_features:
+                if f1 < n_features:
                     for i in range(TR):
                         for j in range(TM):
                             if r0 + rg + i * GROUPS < n:
                                 R[u64(z_at + (r0 + rg + i * GROUPS) * MODELS + mg * TM + j)] = acc[i * TM + j]
                             acc[i * TM + j] = ZERO
+            f0 = f1
         cuda.syncthreads()
         for i in range(TR):
-            for j in range(TM):
-                stage[u64((rg + i * GROUPS) * MODELS + mg * TM + j)] = acc[i * TM + j]
-        cuda.syncthreads()
+            write_models(stage, (rg + i * GROUPS) * MODELS + mg * TM, acc, i * TM)
 
     @device
-    def residual(stage, tid, ids, r0, n, bias, y, weight, has_weight, roles, n_words, split, epsilon, loss, R, L, z_at,
+    def residual(stage, tid, ids, r0, n, W, b_at, y, weight, has_weight, roles, n_words, splits, s_at, epsilon, e_at, loss, R, L, z_at,
                  want_gradient, want_loss, count, poisoned):  # type: ignore[no-untyped-def]  # fmt: skip
         """Ends a forward tile: residuals to R and point-wise losses to L, both [position][MODELS] from z_at on.
 
-        A thread has one model, tid % MODELS, whose intercept, split and epsilon these are. count (shared, per model) gets
-        the rows used; poisoned[0] becomes 1 when a z of a row that its model does not use is not finite: then x may be.
+        W from b_at on holds the intercepts of the panel's models, splits and epsilon theirs. A loss of a row that its model
+        does not use is UNUSED. count (shared, per model) gets the rows used; poisoned[0] becomes 1 when a z of a row that
+        its model does not use is not finite: then x itself may be.
         """
         tid = opaque(tid)
-        m = tid % MODELS
-        used = 0
-        bad = False
-        for i in range(tid // MODELS, min(ROWS, n - r0), THREADS // MODELS):
-            row = ids[u64(r0 + i)]
-            at = u64(z_at + (r0 + i) * MODELS + m)
-            z = add(stage[u64(i * MODELS + m)], bias)
-            if loss == RAW:
-                R[at] = canonical(z)
+        mg, rg = place(tid)
+        bias = cuda.local.array(TM, kind)
+        split = cuda.local.array(TM, int32)
+        bit = cuda.local.array(TM, uint32)  # in the one word of a row, where there is but one
+        used = cuda.local.array(TM, int32)
+        z = cuda.local.array(TM, kind)
+        g = cuda.local.array(TM, kind)
+        for j in range(TM):
+            bias[j] = W[u64(b_at + mg * TM + j)]
+            split[j] = splits[u64(s_at + mg * TM + j)]
+            bit[j] = u32(u32(1) << u32(split[j] & 31)) if split[j] >= 0 else u32(0)
+            used[j] = 0
+        bad = ZERO  # becomes NaN: 0 times a value that is not finite
+        # The usual case without the choice among losses, so that the models of a row are computed side by side.
+        plain = loss == LOG_LOSS and want_gradient and not want_loss and not has_weight and n_words == 1
+        last = min(ROWS, n - r0)
+        for i in range(rg, last, GROUPS):
+            row = int64(ids[u64(r0 + i)])
+            at = z_at + (r0 + i) * MODELS + mg * TM
+            y_row = y[u64(row)]
+            read_models(z, 0, stage, i * MODELS + mg * TM)
+            if plain:
+                word = roles[u64(row)]
+                for j in range(TM):
+                    z_j = add(z[j], bias[j])
+                    use = (word & bit[j]) != u32(0)
+                    slope_j = slope(LOG_LOSS, z_j, y_row, ONE)
+                    g[j] = slope_j if use else ZERO
+                    used[j] += int32(1) if use else int32(0)
+                    bad = fma(ZERO if use else z_j, ZERO, bad)
+                write_models(R, at, g, 0)
             else:
-                use = uses(roles, row, n_words, split)
-                g = ZERO
-                if want_loss:
-                    value, g = evaluate(loss, z, y[u64(row)], epsilon)
-                    L[at] = value
-                else:
-                    g = slope(loss, z, y[u64(row)], epsilon)
-                if want_gradient:
-                    if has_weight:
-                        g = mul(weight[u64(row)], g)
-                    R[at] = g if use else ZERO
-                    if not use and not is_finite(z):
-                        bad = True
-                if use:
-                    used += 1
-        if used > 0:
-            cuda.atomic.add(count, m, np.int32(used))
-        if bad:
-            poisoned[0] = 1
+                for j in range(TM):
+                    z_j = add(z[j], bias[j])
+                    if loss == RAW:
+                        R[u64(at + j)] = canonical(z_j)
+                    else:
+                        use = uses(roles, row, n_words, split[j])
+                        eps = epsilon[u64(e_at + mg * TM + j)]
+                        slope_j = ZERO
+                        if want_loss:
+                            value, slope_j = evaluate(loss, z_j, y_row, eps)
+                            L[u64(at + j)] = value if use else UNUSED
+                        else:
+                            slope_j = slope(loss, z_j, y_row, eps)
+                        if want_gradient:
+                            if has_weight:
+                                slope_j = mul(weight[u64(row)], slope_j)
+                            R[u64(at + j)] = slope_j if use else ZERO
+                            bad = fma(ZERO if use else z_j, ZERO, bad)
+                        used[j] += int32(1) if use else int32(0)
+        if loss != RAW:
+            for j in range(TM):
+                if used[j] > 0:
+                    cuda.atomic.add(count, mg * TM + j, used[j])
+            if bad != bad:
+                poisoned[0] = 1
+
+    @device
+    def loss_sums(stage, tid, ids, n, L, z_at, weight, has_weight):  # type: ignore[no-untyped-def]
+        """(Σ weight · loss, Σ weight) of model tid < MODELS over a chunk's n rows in order, those that it uses."""
+        cuda.syncthreads()
+        tid = opaque(tid)
+        loss_sum, weight_sum = ZERO64, ZERO64
+        for r0 in range(0, n, KL):
+            for v in range(tid, KL * LOSS_WIDTH, THREADS):
+                real = r0 + v // LOSS_WIDTH < n
+                copy_async16(stage, u32(v * VECTOR), L, u64(z_at + r0 * MODELS + v * VECTOR if real else 0), real)
+            commit_copies()
+            if has_weight:
+                for r in range(tid, min(KL, n - r0), THREADS):
+                    stage[u64(KL * MODELS + r)] = weight[u64(ids[u64(r0 + r)])]
+            wait_copies()
+            cuda.syncthreads()
+            if tid < MODELS:
+                for r in range(min(KL, n - r0)):
+                    value = stage[u64(r * MODELS + tid)]
+                    w = float64(stage[u64(KL * MODELS + r)]) if has_weight else ONE64
+                    if value != UNUSED:
+                        loss_sum = fma64(w, float64(value), loss_sum)
+                        weight_sum = add64(weight_sum, w)
+            cuda.syncthreads()
+        return loss_sum, weight_sum
 
     @device
     def stage_gradient(stage, at, tid, r0, ids, n, X, stride, f0, n_features, R, z_at):  # type: ignore[no-untyped-def]
@@ -339,12 +411,19 @@ def of(shape: Shape) -> SimpleNamespace:
         for i in range(GR):
             v = tid + i * THREADS
             if EVEN_GR or v < KR * GR_WIDTH:
-                real = r0 + v // GR_WIDTH < n
-                copy_async16(stage, u32(at + GRADIENT_R + v * VECTOR), R, u64(z_at + r0 * MODELS + v * VECTOR if real else 0), real)
+                real = i32(r0 + v // GR_WIDTH) < n
+                copy_async16(stage, u32(at + GRADIENT_R + v * VECTOR), R, u64(z_at + r0 * MODELS + v * VECTOR), real)
+
+    @device
+    def chain_of(tid):  # type: ignore[no-untyped-def]
+        """The model for which a thread adds residuals up, -1 for none: a few lanes of every warp, so that no warp waits for others."""
+        return tid // LANES * CHAINS + tid % LANES if tid % LANES < CHAINS else -1
 
     @device
     def gradient(stage, tid, ids, n, X, stride, f0, n_features, R, z_at, select, roles, n_words, splits, s_at, g):  # type: ignore[no-untyped-def]
         """g[i * TM + j], a thread's features (`feature_of`) × models summed over a chunk's n rows in order.
+
+        Returns the sum of the residuals of one model, the gradient of its intercept, where f0 is 0: of `chain_of(tid)`.
 
         With `select` a row that a model does not use is left out, whatever x holds; without, its residual +0 adds +0.
         """
@@ -352,21 +431,24 @@ def of(shape: Shape) -> SimpleNamespace:
         mg, fg = place(tid)
         for i in range(GT):
             g[i] = ZERO
-        half = 0
+        total = ZERO
+        mine = chain_of(tid)
+        half, r0 = i32(0), i32(0)
         cuda.syncthreads()
-        stage_gradient(stage, 0, tid, 0, ids, n, X, stride, f0, n_features, R, z_at)
+        stage_gradient(stage, 0, tid, r0, ids, n, X, stride, f0, n_features, R, z_at)
         commit_copies()
-        for r0 in range(0, n, KR):
+        while r0 < n:
             wait_copies()
             cuda.syncthreads()
-            if r0 + KR < n:
-                stage_gradient(stage, HALF - half, tid, r0 + KR, ids, n, X, stride, f0, n_features, R, z_at)
+            r1 = i32(r0 + KR)
+            if r1 < n:
+                stage_gradient(stage, i32(HALF - half), tid, r1, ids, n, X, stride, f0, n_features, R, z_at)
                 commit_copies()
-            x_at = half + fg * RUN
-            r_at = half + GRADIENT_R + mg * TM
+            x_at = i32(half + fg * RUN)
+            r_at = i32(half + GRADIENT_R + mg * TM)
             if select:
                 for r in range(min(KR, n - r0)):
-                    row = ids[u64(r0 + r)]
+                    row = int64(ids[u64(r0 + r)])
                     for j in range(TM):
                         if uses(roles, row, n_words, splits[u64(s_at + mg * TM + j)]):
                             res = stage[u64(r_at + r * MODELS + j)]
@@ -374,16 +456,27 @@ def of(shape: Shape) -> SimpleNamespace:
                                 f = i // RUN * (GROUPS * RUN) + i % RUN
                                 g[i * TM + j] = fma(stage[u64(x_at + r * FEATURES + f)], res, g[i * TM + j])
             else:
-                for r in range(KR):
-                    res = cuda.local.array(TM, kind)
-                    read_models(res, 0, stage, r_at + r * MODELS)
-                    x = cuda.local.array(TF, kind)
-                    for i in range(0, TF, RUN):
-                        read_run(x, i, stage, x_at + r * FEATURES + i * GROUPS)
-                    for i in range(TF):
-                        for j in range(TM):
-                            g[i * TM + j] = fma(x[i], res[j], g[i * TM + j])
-            half = HALF - half
+                for _ in range(KR // UR):  # the loops within are unrolled: one address for UR rows
+                    for r in range(UR):
+                        res = cuda.local.array(TM, kind)
+                        read_models(res, 0, stage, r_at + r * MODELS)
+                        x = cuda.local.array(TF, kind)
+                        for i in range(0, TF, RUN):
+                            read_run(x, i, stage, x_at + r * FEATURES + i * GROUPS)
+                        for i in range(TF):
+                            for j in range(TM):
+                                g[i * TM + j] = fma(x[i], res[j], g[i * TM + j])
+                    x_at = i32(x_at + UR * FEATURES)
+                    r_at = i32(r_at + UR * MODELS)
+            if f0 == 0 and mine >= 0:
+                at = i32(half + GRADIENT_R + mine)
+                for r in range(0, KR, 4):
+                    a, b = stage[u64(at + r * MODELS)], stage[u64(at + r * MODELS + MODELS)]
+                    c, d = stage[u64(at + r * MODELS + 2 * MODELS)], stage[u64(at + r * MODELS + 3 * MODELS)]
+                    total = add(add(add(add(total, a), b), c), d)
+            half = i32(HALF - half)
+            r0 = r1
+        return total
 
     @device
     def feature_of(tid, i):  # type: ignore[no-untyped-def]
@@ -392,6 +485,5 @@ def of(shape: Shape) -> SimpleNamespace:
         return i // RUN * (GROUPS * RUN) + fg * RUN + i % RUN
 
     return SimpleNamespace(
-        A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, uses=uses,
-        is_finite=is_finite,
+        A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, loss_sums=loss_sums, chain_of=chain_of,
     )  # fmt: skip

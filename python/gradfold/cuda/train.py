@@ -55,7 +55,7 @@ Array = npt.NDArray[Any]
 u64 = np.uint64
 
 NATURAL, TABLE, MIXED = range(3)  # orders of an epoch
-NARROW_LIMIT = 2**32  # rows that 32-bit words can number
+MOST_ROWS = 2**31 - 1  # row numbers are int32 in shared memory
 SLICE_SECONDS = 0.05  # about what is queued between two looks at a signal
 
 
@@ -63,19 +63,19 @@ SLICE_SECONDS = 0.05  # about what is queued between two looks at a signal
 def kernels(shape: Shape) -> SimpleNamespace:
     """``epoch``, the persistent kernel, and ``step``, which ends a batch of the tiled path."""
     tile, updater = tiles.of(shape), update.of(shape)
-    forward, residual, gradient_tile, feature_of, place, uses = (
-        tile.forward, tile.residual, tile.gradient, tile.feature_of, tile.place, tile.uses,
+    forward, residual, gradient_tile, feature_of, place, loss_sums, chain_of = (
+        tile.forward, tile.residual, tile.gradient, tile.feature_of, tile.place, tile.loss_sums, tile.chain_of,
     )  # fmt: skip
     step = updater.step
     A, D64 = tile.A, _driver.F64
-    T, add, add64, fma64 = A.T, A.add, D64.add, D64.fma
+    T, add64 = A.T, D64.add
     kind = A.type
     key_of, row_at = index.permutation_key32, index.forward32
     MODELS, THREADS, ROWS, FEATURES, STAGE = shape.models, shape.threads, shape.rows, shape.features, shape.stage
     TM, TF = shape.thread_models, shape.thread_features
     GT = TM * TF
     SCALARS, FLAGS = N_SCALARS * MODELS, N_FLAGS * MODELS + 1
-    ZERO, ZERO64, ONE64 = T(0), np.float64(0), np.float64(1)
+    ZERO64 = np.float64(0)
     u32 = np.uint32
 
     def epoch(P, epoch, b0, b1, offset, X, y, weight, roles, table, mask, s, S, D, N, Z, M, epsilon, R, L, G):  # type: ignore[no-untyped-def]
@@ -86,7 +86,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
         """
         tid = cuda.threadIdx.x
         panel = cuda.blockIdx.x
-        ids = cuda.shared.array(ROW_CHUNK, int64)
+        ids = cuda.shared.array(ROW_CHUNK, int32)
         stage = cuda.shared.array(STAGE, kind, alignment=16)
         scalar = cuda.shared.array(SCALARS, kind)
         flags = cuda.shared.array(FLAGS, int32)
@@ -95,14 +95,13 @@ def kernels(shape: Shape) -> SimpleNamespace:
         bad = cuda.shared.array(1, int32)
         losses = cuda.shared.array(MODELS, float64)
         weights = cuda.shared.array(MODELS, float64)
-        n_rows, n_features, batch_size, lanes = P[u64(T_ROWS)], P[u64(T_FEATURES)], P[u64(T_BATCH)], P[u64(T_LANES)]
+        n_rows, n_features, batch_size, lanes = P[u64(T_ROWS)], int32(P[u64(T_FEATURES)]), P[u64(T_BATCH)], P[u64(T_LANES)]
         order, rounds = P[u64(T_ORDER)], 12 if n_rows <= 65536 else 8
         track = P[u64(T_TRACK)] != 0
         if tid < 12 and order == MIXED:
             keys[u64(tid)] = key_of(u64(P[u64(T_SEED)]), u32(epoch + P[u64(T_FIRST_EPOCH)]), u32(0), u32(tid))
         m = tid % MODELS
         lane = panel * MODELS + m
-        split, eps = int64(N[u64(SPLIT * lanes + lane)]), epsilon[u64(lane)]
         w_at = panel * P[u64(T_PANEL)] + P[u64(T_SEEN)]
         g_at = panel * P[u64(T_PANEL)]
         z_at = panel * min(batch_size, ROW_CHUNK) * MODELS
@@ -113,7 +112,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
             if cuda.syncthreads_or(1 if tid < MODELS and N[u64(ALIVE * lanes + lane)] != 0 else 0) == 0:
                 return
             for c0 in range(begin, end, ROW_CHUNK):
-                n = min(ROW_CHUNK, end - c0)
+                n = int32(min(ROW_CHUNK, end - c0))
                 for i in range(tid, n, THREADS):
                     row = c0 + i - offset
                     if order == MIXED:
@@ -128,35 +127,30 @@ def kernels(shape: Shape) -> SimpleNamespace:
                 if tid == 0:
                     bad[0] = 0
                 cuda.syncthreads()
-                for r0 in range(0, n, ROWS):
+                for r0_ in range(0, n, ROWS):
+                    r0 = int32(r0_)
                     forward(stage, tid, ids, r0, n, X, P[u64(T_STRIDE)], n_features, S, w_at, R, z_at)
                     residual(
-                        stage, tid, ids, r0, n, S[u64(w_at + n_features * MODELS + m)], y, weight, P[u64(T_HAS_WEIGHT)] != 0, roles,
-                        P[u64(T_WORDS)], split, eps, P[u64(T_LOSS)], R, L, z_at, True, track, count, bad,
+                        stage, tid, ids, r0, n, S, w_at + n_features * MODELS, y, weight, P[u64(T_HAS_WEIGHT)] != 0, roles,
+                        P[u64(T_WORDS)], N, SPLIT * lanes + panel * MODELS, epsilon, panel * MODELS, P[u64(T_LOSS)], R, L, z_at,
+                        True, track, count, bad,
                     )  # fmt: skip
                 cuda.syncthreads()
-                if tid < MODELS:
-                    total = ZERO
-                    for r in range(n):
-                        total = add(total, R[u64(z_at + r * MODELS + tid)])
-                    at = u64(g_at + n_features * MODELS + tid)
-                    G[at] = add64(ZERO64 if c0 == begin else G[at], float64(total))
-                    if track:
-                        loss_sum, weight_sum = ZERO64, ZERO64
-                        for r in range(n):
-                            row = ids[u64(r)]
-                            if uses(roles, row, P[u64(T_WORDS)], split):
-                                w = float64(weight[u64(row)]) if P[u64(T_HAS_WEIGHT)] != 0 else ONE64
-                                loss_sum = fma64(w, float64(L[u64(z_at + r * MODELS + tid)]), loss_sum)
-                                weight_sum = add64(weight_sum, w)
+                if track:
+                    loss_sum, weight_sum = loss_sums(stage, tid, ids, n, L, z_at, weight, P[u64(T_HAS_WEIGHT)] != 0)
+                    if tid < MODELS:
                         losses[u64(tid)] = add64(losses[u64(tid)], loss_sum)
                         weights[u64(tid)] = add64(weights[u64(tid)], weight_sum)
-                for f0 in range(0, n_features, FEATURES):
+                for f0_ in range(0, n_features, FEATURES):
+                    f0 = int32(f0_)
                     g = cuda.local.array(GT, kind)
-                    gradient_tile(
+                    b_sum = gradient_tile(
                         stage, tid, ids, n, X, P[u64(T_STRIDE)], f0, n_features, R, z_at, bad[0] != 0, roles, P[u64(T_WORDS)], N,
                         SPLIT * lanes + panel * MODELS, g,
                     )  # fmt: skip
+                    if f0 == 0 and chain_of(tid) >= 0:
+                        at = u64(g_at + n_features * MODELS + chain_of(tid))
+                        G[at] = add64(ZERO64 if c0 == begin else G[at], float64(b_sum))
                     mg, fg = place(opaque(tid))
                     for i in range(TF):
                         f = f0 + feature_of(tid, i)
@@ -305,8 +299,8 @@ class Trainer:
             raise ValueError("average: got averaged weights with device='cuda', wanted 0; use device='cpu'")
         on_device = isinstance(X, arrays.DeviceArray)
         n_rows, n_features = X.shape
-        if n_rows > NARROW_LIMIT:
-            raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted at most 2^32")
+        if n_rows > MOST_ROWS:
+            raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted fewer than 2^31")
         self._dtype = np.dtype(X.dtype)
         # The CPU's trainer checks the arguments and says what every model begins with, moments of standardising included. It
         # reads X for nothing else, so where no moments are wanted it gets memory that is never touched.
@@ -804,7 +798,7 @@ class _Data:
         P[gradient.P_HAS_WEIGHT], P[gradient.P_WORDS] = weight is not None, self.score_words if scores else self.n_words
         P[gradient.P_LOSS], P[gradient.P_GRADIENT] = _loss.CODES[t._loss], not scores
         P[gradient.P_LOSSES] = scores or t._track
-        P[gradient.P_WEIGHT_SUMS] = (scores or t._track) and weight is not None
+        P[gradient.P_SLOT_ROWS] = self.score_rows if scores else ROW_CHUNK
         listed = scores and t._validation is None
         P[gradient.P_HAS_ROWS], P[gradient.P_HAS_CHUNKS] = listed or (not scores and self.order != NATURAL), listed
         return _driver.to_device(P, self.stream)
@@ -865,7 +859,8 @@ class _Data:
             begin, end = b * t._batch, min(t._n, (b + 1) * t._batch)
             gradient.accumulate(
                 self.parameters, self.inputs, self.window, self.totals, panels=(0, self.n_panels),
-                positions=(begin - origin, end - origin), n_chunks=-(-(end - begin) // ROW_CHUNK), gradient=True, stream=self.stream,
+                positions=(begin - origin, end - origin), n_chunks=-(-(end - begin) // ROW_CHUNK), gradient=True,
+                losses=t._track, stream=self.stream,
             )  # fmt: skip
             k.step(
                 self.n_panels, self.stream, self.P, epoch, b, self.S, self.D, self.N, self.Z, self.M, self.totals.grad,
@@ -877,7 +872,6 @@ class _Data:
     def _score_groups(self, lanes: Array, slot: Array) -> None:
         """Panels of the same splits, with the rows that these score: nothing else is forwarded."""
         t, shape, stream = self.trainer, self.shape, self.stream
-        self.score_parameters = self._parameters(True)
         self.groups: list[tuple[tuple[int, int], Inputs, tuple[int, int] | None, int]] = []
         weight = self.none if self.score_weight is None else self.score_weight
 
@@ -887,10 +881,11 @@ class _Data:
                 self.result, rows, chunks,
             )  # fmt: skip
 
-        most = 1
+        most = widest = 1
+        self.score_rows = 1  # of a chunk
         if t._validation is not None:
             n = len(t._validation[1])
-            most = -(-n // ROW_CHUNK)
+            most, widest, self.score_rows = -(-n // ROW_CHUNK), self.n_panels, min(n, ROW_CHUNK)
             self.groups.append(((0, self.n_panels), inputs(self.no_rows, self.no_rows), (0, n), most))
         else:
             scored = dict(enumerate(_rows_of(t._ids, t._conditions, scored=True)))
@@ -909,9 +904,13 @@ class _Data:
                     bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
                     own = inputs(_driver.to_device(rows.astype(np.int64), stream), _driver.to_device(bounds, stream))
                     self.groups.append(((first, panel), own, None, len(chunks)))
-                    most = max(most, len(chunks))
+                    most, widest = max(most, len(chunks)), max(widest, panel - first)
+                    self.score_rows = max(self.score_rows, int(counts.max()))
                 first = panel
-        self.score_window = Window.of(shape, t._p, self.n_panels, most, gradient=False, losses=True, stream=stream)
+        self.score_parameters = self._parameters(True)
+        self.score_window = Window.of(
+            shape, t._p, widest, most, gradient=False, losses=True, stream=stream, rows=self.score_rows
+        )
         self.score_totals = Totals.of(shape, t._p, self.n_panels, gradient=False, stream=stream)
 
     def score(self) -> Array:
@@ -923,7 +922,7 @@ class _Data:
         for panels, inputs, positions, n_chunks in self.groups:
             gradient.accumulate(
                 self.score_parameters, inputs, self.score_window, totals, panels=panels, positions=positions, n_chunks=n_chunks,
-                gradient=False, stream=stream,
+                gradient=False, losses=True, stream=stream,
             )  # fmt: skip
         _wait_for(_mark(stream))
         losses, weights = (_driver.to_host(array, None, stream) for array in (totals.losses, totals.weights))

@@ -117,6 +117,7 @@ def of(shape: Shape) -> SimpleNamespace:
     fma64, add64, sub64, mul64, div64, sqrt64 = D64.fma, D64.add, D64.sub, D64.mul, D64.div, D64.sqrt
     rate_of = schedules().rate
     MODELS, THREADS = shape.models, shape.threads
+    PER = THREADS // MODELS  # threads of a model
     ZERO, ONE, INF = T(0), T(1), T(np.inf)
     ZERO64, ONE64, INF64, NAN64 = np.float64(0), np.float64(1), np.float64(np.inf), np.float64(np.nan)
     MOST = np.float64(0.999 * float(np.finfo(shape.dtype).max))
@@ -218,6 +219,69 @@ def of(shape: Shape) -> SimpleNamespace:
         return T(factor)
 
     @device
+    def one(P, S, M, scalar, m, split, shrinks, f, at, total, intercept, w0, u, v, n_features, solver, first_at, second_at, old_at,
+            extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon):  # type: ignore[no-untyped-def]  # fmt: skip
+        """Steps a parameter: its old values to T_OLD, its new ones in their place. Whether all that is new is finite.
+
+        What most steps read comes as numbers: after a store the compiler would load it from memory again. `extra`: standardize
+        or clipping.
+        """
+        penalty = f < n_features
+        g = T(total)
+        if extra:
+            g = gradient_of(P, M, split, f, total, intercept)
+        g = mul(g, q)
+        tau = scalar[u64(S_L1 * MODELS + m)] if shrinks else ZERO
+        S[u64(old_at + at)] = w0
+        good = True
+        if extra and P[u64(T_ANY_CLIP)] != 0:
+            good = is_finite(g)  # clipping would hide an infinity
+            g = mul(g, scalar[u64(S_CLIP_FACTOR * MODELS + m)])
+            most = scalar[u64(S_CLIP_VALUE * MODELS + m)]
+            g = most if most < g else g
+            g = -most if g < -most else g
+        if penalty:
+            g = fma(l2, w0, g)
+            if solver == ADAMW:
+                w0 = mul(scalar[u64(S_KEPT * MODELS + m)], w0)
+        w = w0
+        if solver == SGD:
+            w = fma(-rate, g, w0)
+        elif solver == MOMENTUM or solver == NESTEROV:
+            S[u64(old_at + first_at + at)] = u
+            u = fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g)
+            S[u64(first_at + at)] = u
+            good = good and is_finite(u)
+            w = fma(-rate, fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g) if solver == NESTEROV else u, w0)
+        else:
+            S[u64(old_at + second_at + at)] = v
+            v = fma(mul(beta2_new, g), g, mul(beta2, v))
+            S[u64(second_at + at)] = v
+            good = good and is_finite(v)
+            d = ZERO
+            if solver == ADAM or solver == ADAMW:
+                S[u64(old_at + first_at + at)] = u
+                u = fma(beta1_new, sub(g, u), u)
+                S[u64(first_at + at)] = u
+                good = good and is_finite(u)
+                d = fma(sqrt(v), inv_root, epsilon)
+                w = fma(-rate, div(u, d), w0)
+            else:
+                d = add(sqrt(v), epsilon)
+                w = fma(-rate, div(g, d), w0)
+            if penalty and shrinks:
+                tau = mul(div(rate, d), tau)
+        if penalty and shrinks:
+            w = shrink(w, tau)
+        S[u64(at)] = w
+        good = good and is_finite(w)
+        if extra and P[u64(T_STANDARDIZE)] != 0 and penalty:
+            # Still finite on the scale of X: a thousandth of room for the roundings of what is seen.
+            scale = abs(M[u64((P[u64(T_STANDARDIZE)] + split) * n_features + f)])
+            good = good and abs(float64(w)) <= mul64(MOST, scale)
+        return good
+
+    @device
     def step(tid, panel, P, S, D, N, Z, M, G, g_at, count, c_at, epoch, batch, scalar, flags, losses, weights):  # type: ignore[no-untyped-def]
         """Ends a batch of a panel. Begins and ends with a barrier.
 
@@ -254,70 +318,46 @@ def of(shape: Shape) -> SimpleNamespace:
         split = N[u64(SPLIT * L + lane)]
         first_at, second_at, old_at = P[u64(T_FIRST)], P[u64(T_SECOND)], P[u64(T_OLD)]
         adam = solver == ADAM or solver == ADAMW
-        clips = P[u64(T_ANY_CLIP)] != 0
         has_second = solver >= ADAGRAD
         has_first = adam or solver == MOMENTUM or solver == NESTEROV
         if flags[u64(ACTIVE * MODELS + m)] != 0:
-            q, l2 = scalar[u64(S_Q * MODELS + m)], scalar[u64(S_L2 * MODELS + m)]
-            l1, rate = scalar[u64(S_L1 * MODELS + m)], scalar[u64(S_RATE * MODELS + m)]
             shrinks = flags[u64(SHRINKS * MODELS + m)] != 0
             intercept = G[u64(g_at + n_features * MODELS + m)]
+            height = n_features + (1 if fit_intercept else 0)
+            extra = standardize or P[u64(T_ANY_CLIP)] != 0
+            q, l2, rate = scalar[u64(S_Q * MODELS + m)], scalar[u64(S_L2 * MODELS + m)], scalar[u64(S_RATE * MODELS + m)]
+            inv_root, epsilon = scalar[u64(S_INV_ROOT * MODELS + m)], scalar[u64(S_EPSILON * MODELS + m)]
+            beta1_new, beta2 = scalar[u64(S_BETA1_NEW * MODELS + m)], scalar[u64(S_BETA2 * MODELS + m)]
+            beta2_new = scalar[u64(S_BETA2_NEW * MODELS + m)]
             good = True
-            for f in range(tid // MODELS, n_features + (1 if fit_intercept else 0), THREADS // MODELS):
-                at = base + f * MODELS
-                penalty = f < n_features
-                g = mul(gradient_of(P, M, split, f, G[u64(g_at + f * MODELS + m)], intercept), q)
-                w0 = S[u64(at)]
-                S[u64(old_at + at)] = w0
-                if clips:
-                    good = good and is_finite(g)  # clipping would hide an infinity
-                    g = mul(g, scalar[u64(S_CLIP_FACTOR * MODELS + m)])
-                    most = scalar[u64(S_CLIP_VALUE * MODELS + m)]
-                    g = most if most < g else g
-                    g = -most if g < -most else g
-                if penalty:
-                    g = fma(l2, w0, g)
-                    if solver == ADAMW:
-                        w0 = mul(scalar[u64(S_KEPT * MODELS + m)], w0)
-                tau = l1
-                w = w0
-                if solver == SGD:
-                    w = fma(-rate, g, w0)
-                elif solver == MOMENTUM or solver == NESTEROV:
-                    u = S[u64(first_at + at)]
-                    S[u64(old_at + first_at + at)] = u
-                    u = fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g)
-                    S[u64(first_at + at)] = u
-                    good = good and is_finite(u)
-                    w = fma(-rate, fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g) if solver == NESTEROV else u, w0)
-                else:
-                    v = S[u64(second_at + at)]
-                    S[u64(old_at + second_at + at)] = v
-                    v = fma(mul(scalar[u64(S_BETA2_NEW * MODELS + m)], g), g, mul(scalar[u64(S_BETA2 * MODELS + m)], v))
-                    S[u64(second_at + at)] = v
-                    good = good and is_finite(v)
-                    d = ZERO
-                    if adam:
-                        u = S[u64(first_at + at)]
-                        S[u64(old_at + first_at + at)] = u
-                        u = fma(scalar[u64(S_BETA1_NEW * MODELS + m)], sub(g, u), u)
-                        S[u64(first_at + at)] = u
-                        good = good and is_finite(u)
-                        d = fma(sqrt(v), scalar[u64(S_INV_ROOT * MODELS + m)], scalar[u64(S_EPSILON * MODELS + m)])
-                        w = fma(-rate, div(u, d), w0)
-                    else:
-                        d = add(sqrt(v), scalar[u64(S_EPSILON * MODELS + m)])
-                        w = fma(-rate, div(g, d), w0)
-                    if penalty and shrinks:
-                        tau = mul(div(rate, d), l1)
-                if penalty and shrinks:
-                    w = shrink(w, tau)
-                S[u64(at)] = w
-                good = good and is_finite(w)
-                if standardize and penalty:
-                    # Still finite on the scale of X: a thousandth of room for the roundings of what is seen.
-                    scale = abs(M[u64((P[u64(T_STANDARDIZE)] + split) * n_features + f)])
-                    good = good and abs(float64(w)) <= mul64(MOST, scale)
+            # Four parameters at a time: what they read comes from device memory together, before anything is stored.
+            for f in range(tid // MODELS, height, 4 * PER):
+                a0, a1, a2, a3 = (
+                    f * MODELS, min(f + PER, n_features) * MODELS, min(f + 2 * PER, n_features) * MODELS,
+                    min(f + 3 * PER, n_features) * MODELS,
+                )  # fmt: skip
+                w0, w1, w2, w3 = S[u64(base + a0)], S[u64(base + a1)], S[u64(base + a2)], S[u64(base + a3)]
+                u0, u1, u2, u3 = ZERO, ZERO, ZERO, ZERO
+                if has_first:
+                    u0, u1 = S[u64(first_at + base + a0)], S[u64(first_at + base + a1)]
+                    u2, u3 = S[u64(first_at + base + a2)], S[u64(first_at + base + a3)]
+                v0, v1, v2, v3 = ZERO, ZERO, ZERO, ZERO
+                if has_second:
+                    v0, v1 = S[u64(second_at + base + a0)], S[u64(second_at + base + a1)]
+                    v2, v3 = S[u64(second_at + base + a2)], S[u64(second_at + base + a3)]
+                g0, g1 = G[u64(g_at + a0 + m)], G[u64(g_at + a1 + m)]
+                g2, g3 = G[u64(g_at + a2 + m)], G[u64(g_at + a3 + m)]
+                good = one(P, S, M, scalar, m, split, shrinks, f, base + a0, g0, intercept, w0, u0, v0, n_features, solver, first_at,
+                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
+                if f + PER < height:
+                    good = one(P, S, M, scalar, m, split, shrinks, f + PER, base + a1, g1, intercept, w1, u1, v1, n_features, solver, first_at,
+                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
+                if f + 2 * PER < height:
+                    good = one(P, S, M, scalar, m, split, shrinks, f + 2 * PER, base + a2, g2, intercept, w2, u2, v2, n_features, solver, first_at,
+                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
+                if f + 3 * PER < height:
+                    good = one(P, S, M, scalar, m, split, shrinks, f + 3 * PER, base + a3, g3, intercept, w3, u3, v3, n_features, solver, first_at,
+                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
             if not good:
                 flags[u64(LOST * MODELS + m)] = 1
                 flags[u64(N_FLAGS * MODELS)] = 1
