@@ -157,11 +157,11 @@ def loss_gradient(q, *, reduction="mean", rows=None, with_loss=True, use_splits=
 
 
 def trainer(q, *, solver="sgd", epochs=2, batch_size=64, shuffle=True, seed=7, fit_intercept=True, standardize=False,
-            warm=False, n_threads=1, **control):
-    """A Trainer of a problem's models; ``control`` is passed on as it is."""
+            warm=False, n_threads=1, make=None, **control):
+    """A Trainer of a problem's models, of another class with ``make``; ``control`` is passed on as it is."""
     if q.loss == "multinomial":
         control = {"n_outputs": q.W.shape[1], **control}
-    return _core.train.Trainer(
+    return (make or _core.train.Trainer)(
         X=q.X, y=q.y, sample_weight=q.sample_weight, ids=q.splits.ids, conditions=q.splits.conditions,
         split_of_model=q.split_of_model, loss=q.loss, solver=solver, l1=q.l1, l2=q.l2,
         learning_rate=q.learning_rate, schedule=np.array([SCHEDULES[s] for s in q.schedule], np.int32),

@@ -43,6 +43,33 @@ def check(ptx: str) -> list[str]:
     return problems
 
 
+def loops(ptx: str) -> list[tuple[int, list[str]]]:
+    """(depth, opcodes) of every basic block of the kernel that lies in a loop, in order.
+
+    A loop is what stands between a label and a branch back to it; the depth is the number of loops around.
+    """
+    names, texts, ends = ["entry"], [""], [0]
+    for line in ptx[ptx.index(".entry") :].splitlines():
+        label = re.match(r"\s*(\$L\w+):", line)
+        if label:
+            names.append(label[1])
+            texts.append("")
+        else:
+            texts[-1] += line + "\n"
+    places = {name: place for place, name in enumerate(names)}
+    ends = [place for place in range(len(names))]
+    for place, text in enumerate(texts):
+        for target in re.findall(r"\bbra(?:\.uni)?\s+(\$L\w+)", text):
+            ends[places[target]] = max(ends[places[target]], place) if places[target] < place else ends[places[target]]
+    own = [bool(re.search(rf"\bbra(?:\.uni)?\s+{re.escape(name)}\b", text)) for name, text in zip(names, texts, strict=True)]
+    found = []
+    for place, text in enumerate(texts):
+        depth = sum(begin <= place <= end for begin, end in enumerate(ends) if end > begin) + own[place]
+        if depth:
+            found.append((depth, opcodes(text)))
+    return found
+
+
 @dataclass(frozen=True)
 class Resources:
     """What ptxas says of a kernel: registers of a thread, and bytes of shared memory, of the stack, and of spills."""

@@ -128,7 +128,7 @@ def test_one_wrong_bit_is_found() -> None:
     record = _check_bits.outcome(MATHS[2], Wrong())
     assert record["status"] == "differs"
     (one,) = record["mismatches"]
-    assert (one["array"], one["differing"], one["first"]) == ("log(x)", 1, [77])
+    assert (one["array"], one["differing"], one["at"]) == ("log(x)", 1, [77])
     assert int(one["cpu"]["hex"], 16) ^ int(one["device"]["hex"], 16) == 1
 
 
@@ -149,14 +149,15 @@ def test_signs_of_zero_and_payloads_of_nan_count() -> None:
     a, b = np.array([[0.0, 1.0], [np.nan, 2.0]]), np.array([[-0.0, 1.0], [np.nan, 2.0]])
     b.view(np.uint64)[1, 0] |= 1
     (one,) = _check_bits.mismatches({"a": a}, {"a": b}, [])
-    assert (one["differing"], one["first"], one["columns"], one["largest_relative"]) == (2, [0, 0], [0], 0.0)
+    assert (one["differing"], one["at"], one["columns"], one["largest_relative"]) == (2, [0, 0], [0], 0.0)
     assert one["device"] == {"hex": "8000000000000000", "value": "-0.0"}
 
 
 def test_pairs_of_one_side_are_compared() -> None:
     same = {"a": np.zeros(2), "b": np.ones(2)}
     (one,) = _check_bits.mismatches(same, same, [("a", "b")])
-    assert (one["array"], one["differing"]) == ("a | b", 2)
+    assert (one["array"], one["differing"], one["at"]) == ("a | b", 2, [0])
+    assert (one["first"]["value"], one["second"]["value"]) == ("0.0", "1.0")
 
 
 # ---- children ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradfold.cuda import arrays
+from gradfold.cuda import _driver, arrays
 from gradfold.cuda._driver import SIMULATED
 
 DTYPES = [
@@ -141,7 +141,7 @@ def test_memory_that_goes_between_the_check_and_the_allocation(monkeypatch: pyte
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
 
-    monkeypatch.setattr(arrays, "cuda", SimpleNamespace(device_array=fail, current_context=arrays.cuda.current_context))
+    monkeypatch.setattr(_driver, "cuda", SimpleNamespace(device_array=fail))
     with pytest.raises(arrays.DeviceMemoryError, match="wanted 800 bytes; hint"):
         arrays.empty(100, np.float64, hint="hint")
 

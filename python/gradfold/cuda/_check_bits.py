@@ -82,7 +82,7 @@ class Cpu:
     def interop(self, library: str, arguments: dict[str, Any]) -> Any:
         return self.loss_gradient(**arguments)
 
-    def trainer(self, *, path: str | None = None, **arguments: Any) -> Any:
+    def trainer(self, *, path: str | None = None, memory_limit: int | None = None, **arguments: Any) -> Any:
         return _core.train.Trainer(**arguments, n_threads=self.n_threads)
 
     def fit(self, *data: Any, **arguments: Any) -> Any:
@@ -138,10 +138,13 @@ class Cuda(Cpu):
             raise TypeError(f"results of {library} data came as {', '.join(wrong)}, wanted {kind.__name__}")
         return tuple(None if a is None else _host(a) for a in found)
 
-    def trainer(self, *, path: str | None = None, **arguments: Any) -> Any:
+    def trainer(self, *, path: str | None = None, memory_limit: int | None = None, **arguments: Any) -> Any:
         from gradfold.cuda.train import Trainer
 
-        return Trainer(**arguments, path=path, n_threads=self.n_threads)
+        trainer = Trainer(**arguments, path=path, memory_limit=memory_limit, n_threads=self.n_threads)
+        if memory_limit is not None and "streams" not in trainer.reason:
+            raise RuntimeError(f"X does not stream: {trainer.reason}")
+        return trainer
 
     def fit(self, *data: Any, **arguments: Any) -> Any:
         return gf.fit(*data, **arguments, device="cuda", n_threads=self.n_threads)
@@ -414,6 +417,16 @@ def _train(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
     return _run(case, side.trainer(**trainer_arguments(case, _check_cases.data(case)))), []
 
 
+def _stream(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
+    """X in windows."""
+    arguments = trainer_arguments(case, _check_cases.data(case))
+    size, p = arguments["X"].itemsize, arguments["X"].shape[1]
+    words = len(arguments["ids"]) + -(-len(np.unique(arguments["split_of_model"])) // 32)  # of roles
+    row = size * (2 + -(-p * size // 16) * 16 // size) + 4 * words  # y, weight, X in whole vectors
+    limit = 2 * case["windows"] * case["batch_size"] * row
+    return _run(case, side.trainer(**arguments, memory_limit=limit)), []
+
+
 def _solo(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
     """Some models beside all others, and each alone."""
     d = _check_cases.data(case)
@@ -492,6 +505,7 @@ _KINDS = {
     "poison": _poison,
     "train": _train,
     "solo": _solo,
+    "stream": _stream,
     "train_poison": _train_poison,
     "resume": _resume,
     "fit": _fit,
@@ -564,7 +578,7 @@ def _difference(
         "dtype": str(a.dtype),
         "shape": list(a.shape),
         "differing": int(differs.sum()),
-        "first": place,
+        "at": place,
     }
     for word, array in zip(words, (a, b), strict=True):
         value = array.reshape(-1)[at]

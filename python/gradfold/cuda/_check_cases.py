@@ -53,7 +53,7 @@ def few() -> list[Case]:
     """The quick sample: few losses, every pair of what matters most."""
     cases = [*_permutations(2), *_functions(FEW_LOSSES)]
     cases += _gradients(FEW_LOSSES, 1) + _poisons(1) + _trainings(FEW_LOSSES[:2], 2)
-    cases += _solos(3) + _train_poisons(4) + _resumes(5) + _fits(6)
+    cases += _solos(3) + _train_poisons(4) + _resumes(5) + _fits(6) + _streams(7)[:12]
     return cases
 
 
@@ -63,6 +63,7 @@ def many(rounds: int = 6) -> list[Case]:
     for seed in range(11, 11 + rounds):
         cases += _gradients(LOSSES, seed) + _trainings(LOSSES, seed) + _poisons(seed)
         cases += _solos(seed) + _train_poisons(seed) + _resumes(seed) + _fits(seed) + _other_solvers(seed)
+        cases += _streams(seed)
         cases += _permutations(seed) if seed < 13 else []
     return _distinct(cases)
 
@@ -87,8 +88,8 @@ def tiny() -> list[Case]:
 
 def affinity(case: Case) -> str:
     """Cases of one affinity need the same kernels, and had better run in one process."""
-    kind = {"poison": "gradient", "interop": "gradient", "solo": "train", "train_poison": "train", "resume": "train"}
-    return f"{kind.get(case['kind'], case['kind'])}/{case.get('dtype', '')}"
+    kind = "gradient" if "reduction" in case else "train" if "epochs" in case else case["kind"]
+    return f"{kind}/{case.get('dtype', '')}"
 
 
 def spread(cases: Sequence[Case], n_workers: int) -> list[list[Case]]:
@@ -302,6 +303,28 @@ def _other_solvers(seed: int) -> list[Case]:
         "data": ("plain", "diverging"),
     }
     return [{**_PLAIN_TRAINING, **row} for row in pairwise(factors, seed)]
+
+
+def _streams(seed: int) -> list[Case]:
+    """X in windows of some batches, as where it does not fit into the GPU's memory."""
+    factors: dict[str, Sequence[Any]] = {
+        "dtype": DTYPES,
+        "solver": ("sgd", "adam"),
+        "batch_size": (7, 64, 256),
+        "n": (700, 1025, 3100),
+        "p": (3, 30, 257),
+        "weights": ("none", "zeros"),
+        "folds": FOLDS,
+        "shuffle": (True, False),
+        "standardize": (False, True),
+        "path": PATHS,
+        "windows": (1, 2, 5),  # batches of one
+    }
+
+    def valid(case: Case) -> bool:
+        return bool(2 * case["windows"] * case["batch_size"] < case["n"])  # two windows at a time are less than all
+
+    return [{**_PLAIN_TRAINING, "kind": "stream", **row} for row in pairwise(factors, seed, valid)]
 
 
 def _solos(seed: int) -> list[Case]:

@@ -11,29 +11,37 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
+import functools
+import hashlib
+import importlib.metadata
+import os
+import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 INSTALL = "pip install 'gradfold[cuda13]' for a driver of CUDA 13, 'gradfold[cuda12]' for one of CUDA 12"
 
-# numba-cuda 0.30 asks NumPy for `row_stack`, an old name of vstack that NumPy 2.5 no longer has, while it is imported.
+# numba-cuda 0.30 asks NumPy for `row_stack`, an old name of vstack that NumPy 2.5 no longer has, while it imports its arrays.
 _LACKS_ROW_STACK = not hasattr(np, "row_stack")
 if _LACKS_ROW_STACK:
-    np.row_stack = np.vstack  # type: ignore[attr-defined]
+    np.row_stack = np.vstack
 try:
     from numba import cuda, types
+
+    if _LACKS_ROW_STACK:
+        importlib.import_module("numba.cuda.np.arrayobj")
 except ImportError as error:  # not installed, or a broken installation: its own words are in the chain
     raise ImportError(f"CUDA kernels need numba-cuda, which cannot be imported ({error}): {INSTALL}") from error
 
 finally:
     if _LACKS_ROW_STACK:
-        del np.row_stack  # type: ignore[attr-defined]
+        del np.row_stack
 
 from numba import config as _config
 
@@ -290,7 +298,14 @@ if not SIMULATED:
 
     opaque = _opaque()
     commit_copies = _asm("cp.async.commit_group;")
-    wait_copies = _asm("cp.async.wait_group 0;")
+    _waits = [_asm(f"cp.async.wait_group {n};") for n in range(4)]
+
+    # ptxas moves no access to memory across it: for loops in which loads of all rounds at once would take too many registers.
+    warp_fence = _asm("bar.warp.sync -1;")
+
+    def waiter(n: int) -> Any:
+        """A device function: wait until all groups of copies but the last n have arrived."""
+        return _waits[n]
 
 else:
     # The simulator runs kernels as Python: floats are NumPy scalars, whose operators round once, but its fma is a*b + c.
@@ -354,7 +369,10 @@ else:
         return x
 
     def commit_copies() -> None: ...
-    def wait_copies() -> None: ...
+    def warp_fence() -> None: ...
+    def waiter(n: int) -> Any:
+        return lambda: None
+
     def _ignore_alignment() -> None:
         """Shared and local arrays take the `alignment` that hardware kernels ask for."""
         from numba.cuda.simulator import kernelapi
@@ -396,7 +414,7 @@ def arithmetic(dtype: Any) -> Arithmetic:
 
 
 class Kernel:
-    """A kernel with one signature, compiled when it is first launched.
+    """A kernel with one signature, compiled when it is first launched, and then kept on disk.
 
     Parameters
     ----------
@@ -413,23 +431,19 @@ class Kernel:
     def __init__(self, function: Callable[..., Any], signature: tuple[Any, ...], threads: int, min_blocks: int = 1) -> None:
         self.name = function.__name__
         self.function, self.signature, self.threads, self.min_blocks = function, signature, threads, min_blocks
-        self._compiled: Any = None
+        self._launch: Callable[..., None] | None = None
         self._lock = threading.Lock()
 
-    def compile(self) -> Any:
-        """Numba's dispatcher, compiled for the current device."""
+    def compile(self) -> Callable[..., None]:
+        """Make it ready for the current device; returns ``launch(blocks, stream, arguments)``."""
         with self._lock:
-            if self._compiled is None:
-                if SIMULATED:
-                    self._compiled = cuda.jit(self.function)
-                else:
-                    bounds = (self.threads, self.min_blocks)
-                    self._compiled = cuda.jit(self.signature, launch_bounds=bounds, cache=_can_cache(self.function))(self.function)
-            return self._compiled
+            if self._launch is None:
+                self._launch = self._simulated() if SIMULATED else self._from_cubin()
+            return self._launch
 
     def __call__(self, blocks: int | tuple[int, ...], stream: Any, *arguments: Any) -> None:
         """Launch on `stream` (of `new_stream` or `stream_of`; 0 is the default stream). Returns at once."""
-        (self._compiled or self.compile())[blocks, self.threads, stream](*arguments)
+        (self._launch or self.compile())(blocks, stream, arguments)
 
     def ptx(self, cc: tuple[int, int]) -> str:
         """The PTX for a compute capability, made without a GPU."""
@@ -440,9 +454,194 @@ class Kernel:
             )  # fmt: skip
         return str(text)
 
+    def _simulated(self) -> Callable[..., None]:
+        compiled = cuda.jit(self.function)
+        return lambda blocks, stream, arguments: compiled[blocks, self.threads](*arguments)
 
-def _can_cache(function: Callable[..., Any]) -> bool:
-    return False
+    def _from_cubin(self) -> Callable[..., None]:
+        from numba.cuda.dispatcher import LaunchConfig, launch
+
+        cc = properties().compute_capability
+        cubin = _cache.read(_cache_key(self, cc))
+        if cubin is None:
+            cubin = _linked(self.ptx(cc), cc)
+            _cache.write(_cache_key(self, cc), cubin)
+        code = _object_code(cubin)
+        kernel = code.get_kernel(_entry_name(cubin))
+        flatten, threads = _flattener(self.signature), self.threads
+
+        configurations: dict[Any, Any] = {}
+
+        def start(blocks: Any, stream: Any, arguments: tuple[Any, ...]) -> None:
+            config = configurations.get(blocks)
+            if config is None:
+                if len(configurations) > 256:
+                    configurations.clear()
+                config = configurations[blocks] = LaunchConfig(grid=blocks, block=threads)
+            launch(_core_stream(stream), config, kernel, *flatten(arguments))
+
+        start.code = code  # type: ignore[attr-defined]  # it lives as long as its kernel
+        return start
+
+
+def _object_code(cubin: bytes) -> Any:
+    try:
+        from cuda.core import ObjectCode
+    except ImportError:
+        from cuda.core.experimental import ObjectCode
+    return ObjectCode.from_cubin(cubin)
+
+
+_core_streams: dict[int, tuple[Any, Any]] = {}  # by the stream's id; the stream is kept so that the id stays its own
+
+
+def _core_stream(stream: Any) -> Any:
+    found = _core_streams.get(id(stream))
+    if found is None:
+        from numba.cuda.cudadrv import driver
+
+        if len(_core_streams) > 64:
+            _core_streams.clear()
+        found = _core_streams[id(stream)] = stream, driver._to_core_stream(stream)
+    return found[1]
+
+
+_C_TYPES = {
+    "int32": ctypes.c_int32, "int64": ctypes.c_int64, "uint32": ctypes.c_uint32, "uint64": ctypes.c_uint64,
+    "float32": ctypes.c_float, "float64": ctypes.c_double, "uint8": ctypes.c_uint8, "int8": ctypes.c_int8,
+}  # fmt: skip
+
+
+def _flattener(signature: tuple[Any, ...]) -> Callable[[tuple[Any, ...]], list[Any]]:
+    """What turns a call's arguments into a kernel's parameters: an array is seven, a tuple its members."""
+
+    def of_array(out: list[Any], array: Any) -> None:
+        size, item = array.size, array.dtype.itemsize
+        # Numba's own struct of an array: owner, parent, values, bytes of one, address, shape, strides.
+        out += (0, 0, size, item, int(array.device_ctypes_pointer.value or 0), size, item)
+
+    def of_number(kind: Any) -> Callable[[list[Any], Any], None]:
+        return lambda out, value: out.append(kind(value))
+
+    def of_tuple(kind: Any, count: int) -> Callable[[list[Any], Any], None]:
+        return lambda out, values: out.extend(kind(value) for value in values[:count])
+
+    parts: list[Callable[[list[Any], Any], None]] = []
+    for kind in signature:
+        if isinstance(kind, types.Array):
+            parts.append(of_array)
+        elif isinstance(kind, types.UniTuple):
+            parts.append(of_tuple(_C_TYPES[str(kind.dtype)], kind.count))
+        else:
+            parts.append(of_number(_C_TYPES[str(kind)]))
+
+    def flatten(arguments: tuple[Any, ...]) -> list[Any]:
+        out: list[Any] = []
+        for part, argument in zip(parts, arguments, strict=True):
+            part(out, argument)
+        return out
+
+    return flatten
+
+
+def _linked(ptx: str, cc: tuple[int, int]) -> bytes:
+    """Machine code: the PTX may be newer than the driver, so the driver is not asked to compile it."""
+    from cuda.bindings import nvjitlink
+
+    handle = nvjitlink.create(1, [f"-arch=sm_{cc[0]}{cc[1]}"])
+    try:
+        text = ptx.encode()
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), "gradfold")
+        nvjitlink.complete(handle)
+        cubin = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, cubin)
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(cubin)
+
+
+def _entry_name(cubin: bytes) -> str:
+    """The one kernel of a cubin: it has an ELF section .nv.constant0.<name>, which subroutines, those of / say, have not."""
+    found = set(re.findall(rb"\x00\.nv\.constant0\.([\w$.]+)\x00", cubin))
+    if len(found) != 1:
+        raise RuntimeError(f"a compiled kernel holds {len(found)} entries, wanted one")
+    return str(found.pop(), "ascii")
+
+
+class _Cache:
+    """Compiled kernels on disk: to compile those of a training takes some fifteen seconds, to read them none.
+
+    In ``$GRADFOLD_CACHE_DIR``, else ``$XDG_CACHE_HOME/gradfold``, else ``~/.cache/gradfold``; an empty GRADFOLD_CACHE_DIR
+    turns it off. A file is written under another name and renamed, so nobody reads half of one. What cannot be
+    written is not kept: a cache is no reason to fail.
+    """
+
+    def folder(self) -> Path | None:
+        named = os.environ.get("GRADFOLD_CACHE_DIR")
+        if named is not None:
+            return Path(named) if named else None
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        return Path(base) / "gradfold"
+
+    def read(self, key: str) -> bytes | None:
+        folder = self.folder()
+        try:
+            return None if folder is None else (folder / f"{key}.cubin").read_bytes()
+        except OSError:
+            return None
+
+    def write(self, key: str, cubin: bytes) -> None:
+        folder = self.folder()
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                try:
+                    file.write(cubin)
+                    file.close()
+                    os.replace(file.name, folder / f"{key}.cubin")
+                except OSError:
+                    os.unlink(file.name)
+                    raise
+        except OSError:
+            return
+
+
+_cache = _Cache()
+
+
+@functools.cache
+def _sources() -> str:
+    """Of everything that can change what a kernel compiles to, apart from the kernel: our sources and the compilers."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    for name in ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink", "cuda-bindings"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = "none"
+        digest.update(f"{name} {version}\0".encode())
+    return digest.hexdigest()
+
+
+def _cache_key(kernel: Kernel, cc: tuple[int, int]) -> str:
+    parts = (_sources(), cc, kernel.threads, kernel.min_blocks, str(kernel.signature), _identity(kernel.function))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:40]
+
+
+def _identity(value: Any) -> Any:
+    """What tells two functions of the same source apart: what their closures hold, all the way down."""
+    if isinstance(value, tuple):
+        return tuple(map(_identity, value))
+    if isinstance(value, (int, float, str, bytes, bool, type(None), np.generic, type)):
+        return repr(value)
+    function = next((getattr(value, name) for name in ("py_func", "_defn") if hasattr(value, name)), value)
+    if hasattr(function, "__code__"):
+        cells = function.__closure__ or ()
+        return (function.__module__, function.__qualname__, tuple(_identity(cell.cell_contents) for cell in cells))
+    return str(value)
 
 
 @contextlib.contextmanager
@@ -469,15 +668,46 @@ def numba_type(dtype: Any) -> Any:
 # -- memory and streams -------------------------------------------------------------------------------------------------
 
 
-def empty(size: int, dtype: Any, stream: Any = 0) -> Any:
+class DeviceMemoryError(MemoryError):
+    """The GPU's memory does not hold what was asked for. Nothing was allocated, and the process goes on."""
+
+
+def free_memory() -> int:
+    """Bytes of the GPU's memory that can be allocated now; without end in the simulator."""
+    return 1 << 62 if SIMULATED else int(cuda.current_context().get_memory_info()[0])
+
+
+def too_much(nbytes: float, hint: str = "", free: float | None = None) -> DeviceMemoryError:
+    """What is raised where so many bytes do not fit; `hint` ends the message: what would fit."""
+    there = free_memory() if free is None else free
+    return DeviceMemoryError(f"the GPU has {_size(there)} free, wanted {_size(nbytes)}{f'; {hint}' if hint else ''}")
+
+
+def _size(nbytes: float) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.3g} {unit}"
+    return f"{nbytes:.0f} bytes"
+
+
+def empty(size: int, dtype: Any, stream: Any = 0, hint: str = "") -> Any:
     """Uninitialised device memory of `size` values, at least one (no kernel takes a null pointer)."""
-    return cuda.device_array(max(1, int(size)), np.dtype(dtype), stream=stream)
+    n, kind = max(1, int(size)), np.dtype(dtype)
+    try:
+        return cuda.device_array(n, kind, stream=stream)
+    except Exception as error:
+        if "OUT_OF_MEMORY" not in str(error).upper():
+            raise
+        raise too_much(n * kind.itemsize, hint) from error
 
 
-def to_device(array: Any, stream: Any = 0) -> Any:
+def to_device(array: Any, stream: Any = 0, hint: str = "") -> Any:
     """A flat copy of a NumPy array on the device."""
     flat = np.ascontiguousarray(array).reshape(-1)
-    return cuda.to_device(flat if flat.size else np.zeros(1, flat.dtype), stream=stream)
+    out = empty(flat.size, flat.dtype, stream, hint)
+    if flat.size:
+        out.copy_to_device(flat, stream=stream)
+    return out
 
 
 def to_host(array: Any, shape: Sequence[int] | None = None, stream: Any = 0) -> Any:
@@ -493,8 +723,15 @@ def address(array: Any) -> int:
     return 0 if SIMULATED else int(array.__cuda_array_interface__["data"][0])
 
 
+def handle_of(stream: Any) -> int:
+    """A number that is the same for two objects of the same stream."""
+    if SIMULATED or not stream:
+        return 0
+    return int(_core_stream(stream).handle)
+
+
 def new_stream() -> Any:
-    """A stream that does not wait for the default one."""
+    """A stream of one's own."""
     return cuda.stream()
 
 
@@ -507,6 +744,12 @@ class Properties:
     multiprocessors: int
     memory: int
     free: int
+
+
+@functools.cache
+def multiprocessors() -> int:
+    """Of the current device."""
+    return properties().multiprocessors
 
 
 def properties() -> Properties:

@@ -20,17 +20,13 @@ import numpy.typing as npt
 from gradfold import _check
 from gradfold._device import CUDA_DLPACK, OnDevice, lives_on_gpu
 from gradfold.cuda import _driver
-from gradfold.cuda._driver import SIMULATED, Kernel, cuda, float32, float64, int64
+from gradfold.cuda._driver import SIMULATED, DeviceMemoryError as DeviceMemoryError, Kernel, cuda, float32, float64, int64
 
 Array = npt.NDArray[Any]
 
 _KINDS = frozenset(np.dtype(name) for name in ("f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"))
 _COPY_BYTES = 64 << 20  # copied at once from the host, so that Ctrl-C is heard between two pieces
 _LEGACY = 1  # the legacy default stream, in the words of both protocols
-
-
-class DeviceMemoryError(MemoryError):
-    """The GPU's memory does not hold what was asked for. Nothing was allocated, and the process goes on."""
 
 
 class DeviceArray(OnDevice):
@@ -176,7 +172,7 @@ def check_memory(nbytes: int, hint: str = "") -> None:
             kept.clear()
         free = free_memory()
     if nbytes > free:
-        raise DeviceMemoryError(_too_much(nbytes, free, hint))
+        raise _driver.too_much(nbytes, hint, free)
 
 
 def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, stream: Any = 0, hint: str = "") -> DeviceArray:
@@ -191,12 +187,7 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, stream: Any = 0, h
     kind = np.dtype(dtype)
     n = math.prod(sides)
     check_memory(n * kind.itemsize, hint)
-    try:
-        flat = cuda.device_array(n, kind, stream=stream)
-    except Exception as error:  # others allocate too, between the check and here
-        if "OUT_OF_MEMORY" not in str(error).upper():
-            raise
-        raise DeviceMemoryError(_too_much(n * kind.itemsize, free_memory(), hint)) from error
+    flat = _driver.empty(n, kind, stream, hint) if n else cuda.device_array(0, kind, stream=stream)  # others allocate too
     return DeviceArray(flat, sides, stream)
 
 
@@ -210,17 +201,6 @@ def to_device(array: Array, stream: Any = 0, hint: str = "") -> DeviceArray:
 def overlap(a: DeviceArray, b: DeviceArray) -> bool:
     """Whether two arrays share a byte."""
     return bool(a.nbytes and b.nbytes and a.pointer < b.pointer + b.nbytes and b.pointer < a.pointer + a.nbytes)
-
-
-def _too_much(nbytes: int, free: float, hint: str) -> str:
-    return f"the GPU has {_size(free)} free, wanted {_size(nbytes)}{f'; {hint}' if hint else ''}"
-
-
-def _size(nbytes: float) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= scale:
-            return f"{nbytes / scale:.3g} {unit}"
-    return f"{nbytes:.0f} bytes"
 
 
 # -- streams -----------------------------------------------------------------------------------------------------------

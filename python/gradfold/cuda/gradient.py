@@ -8,6 +8,7 @@ float64 total in chunk order. No float atomics, so the order is the CPU's.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -40,7 +41,9 @@ def kernels(shape: Shape) -> SimpleNamespace:
     tile = tiles.of(shape)
     A = tile.A
     tile_forward, tile_residual, tile_gradient = tile.forward, tile.residual, tile.gradient
-    place, feature_of, loss_sums, chain_of = tile.place, tile.feature_of, tile.loss_sums, tile.chain_of
+    place, feature_of, loss_sums, chain_of, model_of = (
+        tile.place, tile.feature_of, tile.loss_sums, tile.chain_of, tile.model_of,
+    )  # fmt: skip
     T, fma, add, mul = A.T, A.fma, A.add, A.mul
     kind = A.type
     D = _driver.F64
@@ -137,7 +140,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
             f = f0 + feature_of(tid, i)
             if f < n_features:
                 for j in range(TM):
-                    G[u64((slot * n_features + f) * MODELS + mg * TM + j)] = g[i * TM + j]
+                    G[u64((slot * n_features + f) * MODELS + model_of(mg, j))] = g[i * TM + j]
 
     def total(P, n_chunks, first_panel, n_panels, first, G, B, loss_sums, weight_sums, counts, grad, losses, weights, used):  # type: ignore[no-untyped-def]
         """One thread for each (parameter, model) of the window's panels; the intercept is the last parameter, then two more
@@ -274,7 +277,8 @@ class Window:
         each = shape.models * (size * rows * (1 + losses) + size * (n_features + 1) * gradient + 2 * 8 + 2 * 4)
         slots = max(1, budget // each)
         panels = min(n_panels, slots, 65535)  # a grid is no taller
-        chunks = max(1, min(n_chunks, slots // panels, 65535))
+        blocks = panels * -(-n_features // shape.features)  # of a chunk's gradient
+        chunks = _even(max(1, min(n_chunks, slots // panels, 65535)), n_chunks, blocks, shape.min_blocks)
         n = chunks * panels * shape.models
         return cls(
             rows, chunks, panels,
@@ -287,6 +291,17 @@ class Window:
             counts=_driver.empty(n, np.int32, stream),
             poisoned=_driver.empty(chunks * panels, np.int32, stream),
         )  # fmt: skip
+
+
+def _even(most: int, n_chunks: int, blocks: int, resident: int) -> int:
+    """How many chunks to take at a time, at most `most`, so that the last wave of each launch's blocks is as full as can be."""
+    slots = resident * _driver.multiprocessors()
+
+    def waves(chunks: int) -> int:
+        whole, rest = divmod(n_chunks, chunks)
+        return whole * -(-chunks * blocks // slots) + -(-rest * blocks // slots)
+
+    return min(range(most, most // 2, -1), key=waves)
 
 
 @cache
@@ -339,11 +354,11 @@ class Inputs:
 
 def accumulate(
     P: Any, a: Inputs, window: Window, totals: Totals, *, panels: tuple[int, int], positions: tuple[int, int] | None, n_chunks: int,
-    gradient: bool, losses: bool, stream: Any,
+    gradient: bool, losses: bool, stream: Any, first: bool = True,
 ) -> None:  # fmt: skip
     """The totals of panels [first, last) over n_chunks chunks: of a batch's positions [begin, end), or those of `Inputs.chunks`.
 
-    P holds the rest of what is asked for. A chunk has at most 1,024 positions.
+    P holds the rest of what is asked for. A chunk has at most 1,024 positions. Totals begin at +0, or go on unless `first`.
     """
     shape = a.shape
     k = kernels(shape.of_rows(a.aligned))
@@ -374,9 +389,65 @@ def accumulate(
                 )  # fmt: skip
             k.total(
                 blocks_of(width * (a.n_features + 4) * shape.models, shape.threads), stream, P, chunks, panel, width,
-                int(done == 0), window.G, window.B, window.losses, window.weights, window.counts, totals.grad, totals.losses,
+                int(first and done == 0), window.G, window.B, window.losses, window.weights, window.counts, totals.grad, totals.losses,
                 totals.weights, totals.used,
             )  # fmt: skip
+
+
+class _Workspace:
+    """What a call of `loss_gradient` leaves to the next one of the same sizes, thread and stream: memory, and what it uploaded."""
+
+    def __init__(self, window: Window, totals: Totals, panels: Any, stream: Any) -> None:
+        self.window, self.totals, self.panels, self.stream = window, totals, panels, stream
+        self.sent: dict[str, tuple[Array, Any]] = {}
+        self.roles: tuple[Any, int] | None = None
+
+    def send(self, name: str, values: Array) -> tuple[Any, bool]:
+        """(`values` on the device, whether they are new there)."""
+        known = self.sent.get(name)
+        if known is not None and known[0].dtype == values.dtype and np.array_equal(known[0], values):
+            return known[1], False
+        on_device = _driver.to_device(values, self.stream)
+        self.sent[name] = values.copy(), on_device
+        return on_device, True
+
+    def training(self, ids: Array, conditions: Array, weight: Any, dtype: Any) -> tuple[Any, int]:
+        """`roles.words`, computed when the folds are others than last time, or when there are weights."""
+        known = self.sent.get("ids")
+        same = known is not None and known[0].dtype == ids.dtype and np.array_equal(known[0], ids)
+        _, new = self.send("conditions", conditions)
+        if self.roles is None or new or not same or weight is not None:
+            self.roles = _roles.words(ids, conditions, weight, dtype, scores=False, stream=self.stream)
+            self.sent.pop("ids", None)
+            if weight is None:
+                self.sent["ids"] = ids.copy(), None
+        return self.roles
+
+
+_workspaces: dict[tuple[Any, ...], _Workspace] = {}
+
+
+def _workspace(
+    shape: Shape, n_features: int, n_panels: int, n_chunks: int, gradient: bool, losses: bool, stream: Any
+) -> _Workspace:
+    """Allocating takes longer than a small gradient, and freeing waits for the device; the last one is kept (`release`)."""
+    key = (threading.get_ident(), _driver.handle_of(stream), shape, n_features, n_panels, n_chunks, gradient, losses)
+    found = _workspaces.get(key)
+    if found is None:
+        _workspaces.clear()
+        found = _Workspace(
+            Window.of(shape, n_features, n_panels, n_chunks, gradient=gradient, losses=losses, stream=stream),
+            Totals.of(shape, n_features, n_panels, gradient=gradient, stream=stream),
+            _driver.empty(n_panels * shape.models * (n_features + 1), shape.dtype, stream),
+            stream,
+        )
+        _workspaces[key] = found
+    return found
+
+
+def release() -> None:
+    """Frees the device memory that `loss_gradient` keeps for its next call: up to 256 MiB, the size of its result, and roles."""
+    _workspaces.clear()
 
 
 def shape_for(dtype: Any, n_models: int) -> Shape:
@@ -417,17 +488,19 @@ def loss_gradient(
     aligned = n_features % shape.vector == 0 and _driver.address(x) % 16 == 0
     k = kernels(shape.of_rows(aligned))
 
+    n_chunks = max(1, -(-n_positions // ROW_CHUNK))
+    work = _workspace(shape, n_features, n_panels, n_chunks, want_gradient, want_losses, stream)
+    panels, totals = work.panels, work.totals
     splits = np.full(lanes, -1, np.int32)
+    splits[:n_models] = 0
     if ids is not None:
         used, splits[:n_models] = np.unique(split_of_model, return_inverse=True)
-        roles, n_words = _roles.words(ids, conditions[used], weight, dtype, scores=False, stream=stream)
+        roles, n_words = work.training(ids, np.ascontiguousarray(conditions[used]), weight, dtype)
+    elif weight is not None:
+        whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)
+        roles, n_words = work.training(np.zeros((1, n_rows), np.uint8), whole, weight, dtype)
     else:
-        splits[:n_models] = 0
-        if weight is None:
-            roles, n_words = _roles.everybody(stream)
-        else:
-            whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)
-            roles, n_words = _roles.words(np.zeros((1, n_rows), np.uint8), whole, weight, dtype, scores=False, stream=stream)
+        roles, n_words = work.send("no roles", np.zeros(1, np.uint32))[0], 0
     epsilon = np.full(lanes, 0.1, dtype)
     if loss_epsilon is not None:
         epsilon[:n_models] = loss_epsilon
@@ -436,27 +509,27 @@ def loss_gradient(
     parameters[P_MODELS], parameters[P_HAS_WEIGHT], parameters[P_WORDS] = n_models, weight is not None, n_words
     parameters[P_LOSS], parameters[P_GRADIENT], parameters[P_LOSSES] = _loss.CODES[loss], want_gradient, want_losses
     parameters[P_HAS_ROWS], parameters[P_SLOT_ROWS] = rows is not None, ROW_CHUNK
-    P = _driver.to_device(parameters, stream)
-    none, no_rows = _driver.empty(1, dtype, stream), _driver.empty(1, np.int64, stream)
-    no_double = _driver.empty(1, np.float64, stream)
-    panels = _driver.empty(lanes * (n_features + 1), dtype, stream)
+    P, none, no_rows, no_double = (
+        work.send(name, values)[0]
+        for name, values in (
+            ("parameters", parameters), ("none", np.zeros(1, dtype)), ("no rows", np.zeros(1, np.int64)),
+            ("no double", np.zeros(1, np.float64)),
+        )
+    )  # fmt: skip
     k.pack(
         blocks_of(lanes * (n_features + 1), shape.threads), stream, P, int(intercept is not None), n_panels, W.flat,
         none if intercept is None else intercept.flat, panels,
     )  # fmt: skip
-    totals = Totals.of(shape, n_features, n_panels, gradient=want_gradient, stream=stream)
     if n_positions == 0:
         for array in (totals.grad, totals.losses, totals.weights, totals.used):
             zero("float64")(blocks_of(array.size, 256), stream, array, array.size)
     else:
-        n_chunks = -(-n_positions // ROW_CHUNK)
-        window = Window.of(shape, n_features, n_panels, n_chunks, gradient=want_gradient, losses=want_losses, stream=stream)
         inputs = Inputs(
-            shape, aligned, n_features, x, y.flat, none if weight is None else weight, roles, _driver.to_device(splits, stream),
-            _driver.to_device(epsilon, stream), panels, no_rows if rows is None else rows.flat, no_rows,
+            shape, aligned, n_features, x, y.flat, none if weight is None else weight, roles, work.send("splits", splits)[0],
+            work.send("epsilon", epsilon)[0], panels, no_rows if rows is None else rows.flat, no_rows,
         )  # fmt: skip
         accumulate(
-            P, inputs, window, totals, panels=(0, n_panels), positions=(0, n_positions), n_chunks=n_chunks, gradient=want_gradient,
+            P, inputs, work.window, totals, panels=(0, n_panels), positions=(0, n_positions), n_chunks=n_chunks, gradient=want_gradient,
             losses=want_losses, stream=stream,
         )  # fmt: skip
     k.results(

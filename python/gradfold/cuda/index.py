@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradfold import _check, _core
+from gradfold.cuda import _driver
 from gradfold.cuda._driver import SIMULATED, Kernel, cuda, device, int64, types, uint32, uint64
 
 if TYPE_CHECKING:
@@ -482,7 +483,7 @@ def _permutation(value: Any) -> Permutation:
 def _output(out: Any, size: int) -> tuple[Any, Any]:
     """What the caller gets, and what the kernel gets."""
     if out is None:
-        made = cuda.device_array(size, np.int64)
+        made = _driver.empty(size, np.int64, hint="ask for fewer positions at a time") if size else cuda.device_array(0, np.int64)
         return made, made
     to = _device_array("out", out)
     if to.size != size:

@@ -79,11 +79,26 @@ def words(
     for first in range(0, n_rows, step):
         n = min(step, n_rows - first)
         part = _driver.to_device(np.ascontiguousarray(ids[:, first : first + n], np.uint32).reshape(-1), stream)
-        kernel(np.dtype(dtype).name)(
-            -(-n * n_words // THREADS), stream, part, first, n, on_device, n_splits, n_conditions,
-            none if weight is None else weight, int(weight is not None), int(scores), n_words, out,
+        launch(
+            part, first, n, on_device, n_splits, n_conditions, none if weight is None else weight, dtype,
+            has_weight=weight is not None, scores=scores, out=out, stream=stream,
         )  # fmt: skip
     return out, n_words
+
+
+def launch(
+    ids: Any, first: int, n: int, conditions: Any, n_splits: int, n_conditions: int, weight: Any, dtype: Any, *,
+    has_weight: bool, scores: bool, out: Any, stream: Any,
+) -> None:  # fmt: skip
+    """The words of rows [first, first + n), as in `words`.
+
+    Everything lies on the device, ids as uint32, [id row][n] of these rows alone.
+    """
+    n_words = (n_splits + 31) // 32
+    kernel(np.dtype(dtype).name)(
+        -(-n * n_words // THREADS), stream, ids, first, n, conditions, n_splits, n_conditions, weight, int(has_weight),
+        int(scores), n_words, out,
+    )  # fmt: skip
 
 
 def everybody(stream: Any) -> tuple[Any, int]:

@@ -59,6 +59,7 @@ _STALLED = 100  # seconds without a sign of life, compilation included
 _GRACE = 10
 _RESTARTS = 5  # of a worker whose process died
 _LOST = 3  # a child's exit code: an error left its context unusable
+_WIDTH = 240  # letters of a message in the table
 _KEPT = 300  # differing or failed cases that the report describes
 _SHOWN = 12  # differences in the table; the report has all
 
@@ -489,6 +490,8 @@ def table(report: dict[str, Any]) -> str:
         for result in [*found.get("results", []), *found.get("peers", [])]:
             if name != "machine":
                 lines.append(f"{'':10} {_result(result)}")
+            for record in result.get("records", [])[:2]:
+                lines += _failure(record)
         if "problem" in found:
             lines.append(f"{'':10} {found['problem'].strip()[-600:]}")
         if "cut" in found:
@@ -506,7 +509,7 @@ def _headline(name: str, found: dict[str, Any]) -> str:
     if name == "machine" and found.get("results"):
         first = found["results"][0]
         gpu = first["gpu"]
-        words = f"{gpu['name']}, driver {gpu['driver']}" if isinstance(gpu, dict) else str(gpu)
+        words = f"{gpu['name']}, driver {gpu['driver']}" if isinstance(gpu, dict) else str(gpu)[:_WIDTH]
         numba = first["versions"].get("numba-cuda")
         return f"{words}, CPU {first['cpu_level']} on {first['cpu_cores']} cores, numba-cuda {numba}"
     if name == "sanitizer":
@@ -533,14 +536,17 @@ def _result(result: dict[str, Any]) -> str:
         ("peak_gpu_bytes", "{:,} bytes of the GPU at most"),
     ):
         if result.get(key) is not None:
-            words.append(form.format(result[key]))
+            value = result[key]
+            words.append(form.format(" ".join(value.split())[:_WIDTH] if isinstance(value, str) else value))
+    if result.get("failed"):
+        words.append("FAILED")
     return f"{result.get('name', '')}: {', '.join(words) or 'ok'}"
 
 
 def _failure(record: dict[str, Any]) -> list[str]:
     lines = [f"{'':10} {record['status'].upper()} {json.dumps(record['case'])}"]
     if "error" in record:
-        lines.append(f"{'':12} {record['error'].strip().splitlines()[-1][:300]}")
+        lines.append(f"{'':12} {record['error'].strip().splitlines()[-1][:_WIDTH]}")
     for one in record.get("mismatches", [])[:3]:
         what = one.get("problem")
         if what is None:
@@ -549,9 +555,7 @@ def _failure(record: dict[str, Any]) -> list[str]:
                 for side in ("cpu", "device", "first", "second")
                 if isinstance(one.get(side), dict)
             ]
-            what = (
-                f"{one['differing']} of {math.prod(one['shape'])} differ, first {one.get('first')}: {', '.join(sides)}"
-            )
+            what = f"{one['differing']} of {math.prod(one['shape'])} differ, first at {one['at']}: {', '.join(sides)}"
         lines.append(f"{'':12} {one['array']}: {what}")
     return lines
 

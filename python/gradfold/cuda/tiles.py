@@ -34,7 +34,8 @@ from gradfold.cuda._driver import (
     uint32,
     vector_reader,
     vector_writer,
-    wait_copies,
+    waiter,
+    warp_fence,
 )
 
 ROW_CHUNK = 1024  # part of the format, as in csrc/gradient/gradient.h
@@ -55,8 +56,11 @@ class Shape:
         A thread's register tile: thread_rows × thread_models forward, thread_features × thread_models in the gradient.
     step_features, step_rows : int
         What is staged at a time. step_features divides 256.
+    forward_stages, gradient_stages : int
+        Steps in shared memory: one is computed while the others are on their way.
     min_blocks, epoch_blocks : int
         Blocks on a multiprocessor, of the tiled and of the persistent kernels: what their registers allow without a spill.
+        epoch_blocks is 0 for tiles that are not for the persistent path.
     aligned : bool
         Whether rows of X begin at multiples of 16 bytes.
     """
@@ -69,13 +73,15 @@ class Shape:
     thread_features: int
     step_features: int
     step_rows: int
+    forward_stages: int
+    gradient_stages: int
     min_blocks: int = 1
     epoch_blocks: int = 1
     aligned: bool = True
 
     def of_rows(self, aligned: bool) -> Shape:
         """The same tiles for rows of X that begin at multiples of 16 bytes, or anywhere: then X is staged value by value."""
-        return self if aligned else replace(self, aligned=False, min_blocks=1, epoch_blocks=1)
+        return self if aligned else replace(self, aligned=False, min_blocks=1, epoch_blocks=min(1, self.epoch_blocks))
 
     @property
     def vector(self) -> int:
@@ -117,25 +123,36 @@ class Shape:
 
     @property
     def stage(self) -> int:
-        """Values of shared memory: two stages of whichever is larger, or a tile of raw predictions in their place."""
-        return max(2 * self.forward_stage, 2 * self.gradient_stage, self.rows * self.models)
+        """Values of shared memory: all stages of whichever is larger, or a tile of raw predictions in their place."""
+        return max(
+            self.forward_stages * self.forward_stage, self.gradient_stages * self.gradient_stage, self.rows * self.models
+        )
 
 
+# "wide" tiles are for the tiled path: few instructions beside the FMAs, but a panel's block has few warps. "medium" and
+# "narrow" are for both paths.
 if SIMULATED:  # every thread is a Python thread: tiny tiles, the same code
     SHAPES = {
-        "float32": {"wide": Shape("float32", 8, 8, 4, 2, 4, 8, 8), "narrow": Shape("float32", 4, 4, 2, 2, 2, 4, 4)},
-        "float64": {"wide": Shape("float64", 4, 4, 2, 2, 4, 8, 8), "narrow": Shape("float64", 2, 4, 1, 2, 2, 4, 4)},
+        "float32": {
+            "wide": Shape("float32", 16, 16, 8, 2, 8, 8, 8, 3, 3, 1, 0),
+            "medium": Shape("float32", 8, 8, 4, 2, 4, 8, 8, 3, 2),
+            "narrow": Shape("float32", 4, 4, 2, 2, 2, 4, 4, 3, 4),
+        },
+        "float64": {
+            "medium": Shape("float64", 4, 4, 2, 2, 4, 8, 8, 3, 2),
+            "narrow": Shape("float64", 2, 4, 1, 2, 2, 4, 4, 2, 3),
+        },
     }
 else:
     SHAPES = {
         "float32": {
-            "wide": Shape("float32", 64, 256, 4, 8, 8, 16, 16, 2),
-            "medium": Shape("float32", 32, 256, 4, 4, 4, 16, 16, 2, 2),
-            "narrow": Shape("float32", 8, 256, 2, 2, 2, 16, 16, 2, 2),
+            "wide": Shape("float32", 64, 128, 8, 8, 8, 16, 16, 3, 3, 3, 0),
+            "medium": Shape("float32", 32, 256, 4, 4, 4, 16, 32, 3, 2, 2, 2),
+            "narrow": Shape("float32", 8, 256, 2, 2, 2, 16, 16, 4, 4, 2, 2),
         },
         "float64": {
-            "wide": Shape("float64", 32, 256, 4, 4, 4, 8, 8, 2),
-            "narrow": Shape("float64", 8, 256, 2, 2, 2, 8, 8, 2, 2),
+            "medium": Shape("float64", 32, 256, 4, 4, 4, 8, 8, 3, 3, 2, 1),
+            "narrow": Shape("float64", 8, 256, 2, 2, 2, 8, 8, 3, 3, 2, 1),
         },
     }
 
@@ -158,12 +175,15 @@ def of(shape: Shape) -> SimpleNamespace:
         shape.models, shape.threads, shape.thread_models, shape.thread_rows, shape.thread_features,
     )  # fmt: skip
     ROWS, FEATURES, KF, KR, GROUPS = shape.rows, shape.features, shape.step_features, shape.step_rows, shape.groups
-    STRIDE, VECTOR, HALF = shape.row_stride, shape.vector, max(shape.forward_stage, shape.gradient_stage)
+    STRIDE, VECTOR = shape.row_stride, shape.vector
+    FORWARD, GRADIENT = shape.forward_stage, shape.gradient_stage  # sizes of a stage
+    FORWARD_END, GRADIENT_END = shape.forward_stages * FORWARD, shape.gradient_stages * GRADIENT
     LANES = min(32, THREADS)  # a warp's threads lie in a near-square, so that few words are read twice
     CHAINS = MODELS * LANES // THREADS
     WARP_MODELS = min(8, shape.model_groups)
     WARPS_ACROSS = shape.model_groups // WARP_MODELS
-    RUN = min(TF, VECTOR)  # a thread's features lie in runs of this
+    RUN, MRUN = min(TF, VECTOR), min(TM, VECTOR)  # a thread's features, and its models, lie in runs of these
+    MODEL_STEP = shape.model_groups * MRUN  # from one of its runs to the next
     FORWARD_W, GRADIENT_R = ROWS * STRIDE, KR * FEATURES
     Z, WT, GT = TR * TM, VECTOR * TM, TF * TM  # sizes of register tiles
     # Vectors that a thread stages: of X and W forward, of X and residuals in the gradient.
@@ -175,14 +195,15 @@ def of(shape: Shape) -> SimpleNamespace:
     LOG_LOSS, UNUSED = _loss.CODES["log_loss"], T(-1)  # no loss is negative
     KL, LOSS_WIDTH = min(64, shape.stage // (MODELS + 1) // 4 * 4), MODELS // VECTOR  # rows of losses staged at a time
     fma64, add64, ZERO64, ONE64 = F64.fma, F64.add, np.float64(0), np.float64(1)
-    write_models = vector_writer(TM)
-    read_models, read_row, read_run = vector_reader(TM), vector_reader(VECTOR), vector_reader(RUN)
+    write_run = vector_writer(MRUN)
+    read_model_run, read_row, read_run = vector_reader(MRUN), vector_reader(VECTOR), vector_reader(RUN)
+    wait_forward, wait_gradient, wait_all = waiter(shape.forward_stages - 2), waiter(shape.gradient_stages - 2), waiter(0)
     copy1 = copy_async4 if A.is_float32 else copy_async8
     u64, u32, i32 = np.uint64, np.uint32, np.int32
     # Steps of an inner loop that are unrolled: about 128 FMAs to one set of addresses.
     UF = max(1, min(KF // VECTOR, 128 // (Z * VECTOR)))
-    UR = max(4, min(KR, 128 // GT))
-    assert THREADS % MODELS == 0 and FEATURE_CHUNK % KF == 0 and KF % VECTOR == 0 and MODELS % VECTOR == 0 and KR % UR == 0 and KF % (UF * VECTOR) == 0
+    UR = max(2, min(KR, 128 // GT))
+    assert THREADS % MODELS == 0 and TM <= 8 and TR < 256 and FEATURE_CHUNK % KF == 0 and KF % VECTOR == 0 and MODELS % VECTOR == 0 and KR % UR == 0 and KF % (UF * VECTOR) == 0
 
     @device
     def place(tid):  # type: ignore[no-untyped-def]
@@ -192,6 +213,22 @@ def of(shape: Shape) -> SimpleNamespace:
             (warp % WARPS_ACROSS) * WARP_MODELS + lane % WARP_MODELS,
             (warp // WARPS_ACROSS) * (LANES // WARP_MODELS) + lane // WARP_MODELS,
         )
+
+    @device
+    def model_of(mg, j):  # type: ignore[no-untyped-def]
+        """The model, within the panel, of a thread's j-th column."""
+        return j // MRUN * MODEL_STEP + mg * MRUN + j % MRUN
+
+    @device
+    def read_models(to, at, source, index, mg):  # type: ignore[no-untyped-def]
+        """A thread's models of a row that begins at source[index]."""
+        for j in range(0, TM, MRUN):
+            read_model_run(to, at + j, source, index + j // MRUN * MODEL_STEP + mg * MRUN)
+
+    @device
+    def write_models(to, index, source, at, mg):  # type: ignore[no-untyped-def]
+        for j in range(0, TM, MRUN):
+            write_run(to, index + j // MRUN * MODEL_STEP + mg * MRUN, source, at + j)
 
     @device
     def uses(roles, row, n_words, split):  # type: ignore[no-untyped-def]
@@ -267,23 +304,28 @@ def of(shape: Shape) -> SimpleNamespace:
         acc = cuda.local.array(Z, kind)
         for i in range(Z):
             acc[i] = ZERO
-        half, f0 = i32(0), i32(0)
-        stage_forward(stage, 0, tid, f0, from_, ids, r0, n, X, stride, n_features, W, w_at)
-        commit_copies()
-        while f0 < n_features:
-            wait_copies()
-            cuda.syncthreads()
-            f1 = i32(f0 + KF)
+        f1 = i32(0)
+        for stage_at in range(0, FORWARD_END - FORWARD, FORWARD):
             if f1 < n_features:
-                stage_forward(stage, i32(HALF - half), tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_at)
-                commit_copies()
-            x_at = i32(half + rg * STRIDE)
-            w_row = i32(half + FORWARD_W + mg * TM)
+                stage_forward(stage, i32(stage_at), tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_at)
+            commit_copies()
+            f1 = i32(f1 + KF)
+        here, next_ = i32(0), i32(FORWARD_END - FORWARD)
+        f0 = i32(0)
+        while f0 < n_features:
+            wait_forward()
+            cuda.syncthreads()
+            if f1 < n_features:
+                stage_forward(stage, next_, tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_at)
+            commit_copies()  # of nothing at the end, so that the waits go on counting
+            f1 = i32(f1 + KF)
+            x_at = i32(here + rg * STRIDE)
+            w_row = i32(here + FORWARD_W)
             for _ in range(KF // (UF * VECTOR)):
                 for f in range(0, UF * VECTOR, VECTOR):
                     w = cuda.local.array(WT, kind)
                     for k in range(VECTOR):
-                        read_models(w, k * TM, stage, w_row + (f + k) * MODELS)
+                        read_models(w, k * TM, stage, w_row + (f + k) * MODELS, mg)
                     for i in range(TR):
                         x = cuda.local.array(VECTOR, kind)
                         read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
@@ -292,27 +334,36 @@ def of(shape: Shape) -> SimpleNamespace:
                                 acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
                 x_at = i32(x_at + UF * VECTOR)
                 w_row = i32(w_row + UF * VECTOR * MODELS)
-            half = i32(HALF - half)
-            if f1 >= n_features or (f1 & (FEATURE_CHUNK - 1)) == 0:
+            next_ = here
+            here = i32(here + FORWARD) if here < FORWARD_END - FORWARD else i32(0)
+            f0 = i32(f0 + KF)
+            if f0 >= n_features or (f0 & (FEATURE_CHUNK - 1)) == 0:
                 for i in range(TR):
-                    if r0 + rg + i * GROUPS < n:
-                        at = z_at + (r0 + rg + i * GROUPS) * MODELS + mg * TM
+                    before = cuda.local.array(TM, kind)
+                    for j in range(TM):
+                        before[j] = ZERO
+                    at = z_at + (r0 + rg + i * GROUPS) * MODELS
+                    real = r0 + rg + i * GROUPS < n
+                    if real and f0 > FEATURE_CHUNK:
+                        read_models(before, 0, R, at, mg)
+                    for j in range(TM):
+                        acc[i * TM + j] = add(before[j], acc[i * TM + j])
+                    if f0 < n_features:
+                        if real:
+                            write_models(R, at, acc, i * TM, mg)
                         for j in range(TM):
-                            acc[i * TM + j] = add(R[u64(at + j)] if f0 >= FEATURE_CHUNK else ZERO, acc[i * TM + j])
-                if f1 < n_features:
-                    for i in range(TR):
-                        for j in range(TM):
-                            if r0 + rg + i * GROUPS < n:
-                                R[u64(z_at + (r0 + rg + i * GROUPS) * MODELS + mg * TM + j)] = acc[i * TM + j]
                             acc[i * TM + j] = ZERO
-            f0 = f1
+                    warp_fence()
+        wait_all()
         cuda.syncthreads()
         for i in range(TR):
-            write_models(stage, (rg + i * GROUPS) * MODELS + mg * TM, acc, i * TM)
+            write_models(stage, (rg + i * GROUPS) * MODELS, acc, i * TM, mg)
 
     @device
-    def residual(stage, tid, ids, r0, n, W, b_at, y, weight, has_weight, roles, n_words, splits, s_at, epsilon, e_at, loss, R, L, z_at,
-                 want_gradient, want_loss, count, poisoned):  # type: ignore[no-untyped-def]  # fmt: skip
+    def residual(  # type: ignore[no-untyped-def]
+        stage, tid, ids, r0, n, W, b_at, y, weight, has_weight, roles, n_words, splits, s_at, epsilon, e_at, loss, R,
+        L, z_at, want_gradient, want_loss, count, poisoned,
+    ):  # fmt: skip
         """Ends a forward tile: residuals to R and point-wise losses to L, both [position][MODELS] from z_at on.
 
         W from b_at on holds the intercepts of the panel's models, splits and epsilon theirs. A loss of a row that its model
@@ -322,27 +373,27 @@ def of(shape: Shape) -> SimpleNamespace:
         tid = opaque(tid)
         mg, rg = place(tid)
         bias = cuda.local.array(TM, kind)
-        split = cuda.local.array(TM, int32)
         bit = cuda.local.array(TM, uint32)  # in the one word of a row, where there is but one
         used = cuda.local.array(TM, int32)
         z = cuda.local.array(TM, kind)
         g = cuda.local.array(TM, kind)
         for j in range(TM):
-            bias[j] = W[u64(b_at + mg * TM + j)]
-            split[j] = splits[u64(s_at + mg * TM + j)]
-            bit[j] = u32(u32(1) << u32(split[j] & 31)) if split[j] >= 0 else u32(0)
+            bias[j] = W[u64(b_at + model_of(mg, j))]
+            split = splits[u64(s_at + model_of(mg, j))]
+            bit[j] = u32(u32(1) << u32(split & 31)) if split >= 0 else u32(0)
             used[j] = 0
+        counted = u64(0)  # of the general case: 8 bits a model, since its loop indexes no register
         bad = ZERO  # becomes NaN: 0 times a value that is not finite
         # The usual case without the choice among losses, so that the models of a row are computed side by side.
         plain = loss == LOG_LOSS and want_gradient and not want_loss and not has_weight and n_words == 1
         last = min(ROWS, n - r0)
         for i in range(rg, last, GROUPS):
             row = int64(ids[u64(r0 + i)])
-            at = z_at + (r0 + i) * MODELS + mg * TM
+            at = z_at + (r0 + i) * MODELS
             y_row = y[u64(row)]
-            read_models(z, 0, stage, i * MODELS + mg * TM)
             if plain:
                 word = roles[u64(row)]
+                read_models(z, 0, stage, i * MODELS, mg)
                 for j in range(TM):
                     z_j = add(z[j], bias[j])
                     use = (word & bit[j]) != u32(0)
@@ -350,31 +401,33 @@ def of(shape: Shape) -> SimpleNamespace:
                     g[j] = slope_j if use else ZERO
                     used[j] += int32(1) if use else int32(0)
                     bad = fma(ZERO if use else z_j, ZERO, bad)
-                write_models(R, at, g, 0)
+                write_models(R, at, g, 0, mg)
             else:
                 for j in range(TM):
-                    z_j = add(z[j], bias[j])
+                    m = model_of(mg, j)
+                    z_j = add(stage[u64(i * MODELS + m)], W[u64(b_at + m)])
                     if loss == RAW:
-                        R[u64(at + j)] = canonical(z_j)
+                        R[u64(at + m)] = canonical(z_j)
                     else:
-                        use = uses(roles, row, n_words, split[j])
-                        eps = epsilon[u64(e_at + mg * TM + j)]
+                        use = uses(roles, row, n_words, splits[u64(s_at + m)])
+                        eps = epsilon[u64(e_at + m)]
                         slope_j = ZERO
                         if want_loss:
                             value, slope_j = evaluate(loss, z_j, y_row, eps)
-                            L[u64(at + j)] = value if use else UNUSED
+                            L[u64(at + m)] = value if use else UNUSED
                         else:
                             slope_j = slope(loss, z_j, y_row, eps)
                         if want_gradient:
                             if has_weight:
                                 slope_j = mul(weight[u64(row)], slope_j)
-                            R[u64(at + j)] = slope_j if use else ZERO
+                            R[u64(at + m)] = slope_j if use else ZERO
                             bad = fma(ZERO if use else z_j, ZERO, bad)
-                        used[j] += int32(1) if use else int32(0)
+                        counted = u64(counted + (u64(1) << u64(8 * j) if use else u64(0)))
         if loss != RAW:
             for j in range(TM):
-                if used[j] > 0:
-                    cuda.atomic.add(count, mg * TM + j, used[j])
+                total = used[j] + int32(counted >> u64(8 * j) & u64(255))
+                if total > 0:
+                    cuda.atomic.add(count, model_of(mg, j), int32(total))
             if bad != bad:
                 poisoned[0] = 1
 
@@ -392,7 +445,7 @@ def of(shape: Shape) -> SimpleNamespace:
             if has_weight:
                 for r in range(tid, min(KL, n - r0), THREADS):
                     stage[u64(KL * MODELS + r)] = weight[u64(ids[u64(r0 + r)])]
-            wait_copies()
+            wait_all()
             cuda.syncthreads()
             if tid < MODELS:
                 for r in range(min(KL, n - r0)):
@@ -433,25 +486,30 @@ def of(shape: Shape) -> SimpleNamespace:
             g[i] = ZERO
         total = ZERO
         mine = chain_of(tid)
-        half, r0 = i32(0), i32(0)
         cuda.syncthreads()
-        stage_gradient(stage, 0, tid, r0, ids, n, X, stride, f0, n_features, R, z_at)
-        commit_copies()
-        while r0 < n:
-            wait_copies()
-            cuda.syncthreads()
-            r1 = i32(r0 + KR)
+        r1 = i32(0)
+        for stage_at in range(0, GRADIENT_END - GRADIENT, GRADIENT):
             if r1 < n:
-                stage_gradient(stage, i32(HALF - half), tid, r1, ids, n, X, stride, f0, n_features, R, z_at)
-                commit_copies()
-            x_at = i32(half + fg * RUN)
-            r_at = i32(half + GRADIENT_R + mg * TM)
+                stage_gradient(stage, i32(stage_at), tid, r1, ids, n, X, stride, f0, n_features, R, z_at)
+            commit_copies()
+            r1 = i32(r1 + KR)
+        here, next_ = i32(0), i32(GRADIENT_END - GRADIENT)
+        r0 = i32(0)
+        while r0 < n:
+            wait_gradient()
+            cuda.syncthreads()
+            if r1 < n:
+                stage_gradient(stage, next_, tid, r1, ids, n, X, stride, f0, n_features, R, z_at)
+            commit_copies()
+            r1 = i32(r1 + KR)
+            x_at = i32(here + fg * RUN)
+            r_at = i32(here + GRADIENT_R)
             if select:
                 for r in range(min(KR, n - r0)):
                     row = int64(ids[u64(r0 + r)])
                     for j in range(TM):
-                        if uses(roles, row, n_words, splits[u64(s_at + mg * TM + j)]):
-                            res = stage[u64(r_at + r * MODELS + j)]
+                        if uses(roles, row, n_words, splits[u64(s_at + model_of(mg, j))]):
+                            res = stage[u64(r_at + r * MODELS + model_of(mg, j))]
                             for i in range(TF):
                                 f = i // RUN * (GROUPS * RUN) + i % RUN
                                 g[i * TM + j] = fma(stage[u64(x_at + r * FEATURES + f)], res, g[i * TM + j])
@@ -459,7 +517,7 @@ def of(shape: Shape) -> SimpleNamespace:
                 for _ in range(KR // UR):  # the loops within are unrolled: one address for UR rows
                     for r in range(UR):
                         res = cuda.local.array(TM, kind)
-                        read_models(res, 0, stage, r_at + r * MODELS)
+                        read_models(res, 0, stage, r_at + r * MODELS, mg)
                         x = cuda.local.array(TF, kind)
                         for i in range(0, TF, RUN):
                             read_run(x, i, stage, x_at + r * FEATURES + i * GROUPS)
@@ -469,13 +527,15 @@ def of(shape: Shape) -> SimpleNamespace:
                     x_at = i32(x_at + UR * FEATURES)
                     r_at = i32(r_at + UR * MODELS)
             if f0 == 0 and mine >= 0:
-                at = i32(half + GRADIENT_R + mine)
+                at = i32(here + GRADIENT_R + mine)
                 for r in range(0, KR, 4):
                     a, b = stage[u64(at + r * MODELS)], stage[u64(at + r * MODELS + MODELS)]
                     c, d = stage[u64(at + r * MODELS + 2 * MODELS)], stage[u64(at + r * MODELS + 3 * MODELS)]
                     total = add(add(add(add(total, a), b), c), d)
-            half = i32(HALF - half)
-            r0 = r1
+            next_ = here
+            here = i32(here + GRADIENT) if here < GRADIENT_END - GRADIENT else i32(0)
+            r0 = i32(r0 + KR)
+        wait_all()
         return total
 
     @device
@@ -485,5 +545,5 @@ def of(shape: Shape) -> SimpleNamespace:
         return i // RUN * (GROUPS * RUN) + fg * RUN + i % RUN
 
     return SimpleNamespace(
-        A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, loss_sums=loss_sums, chain_of=chain_of,
+        A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, loss_sums=loss_sums, chain_of=chain_of, model_of=model_of,
     )  # fmt: skip

@@ -11,6 +11,8 @@ once a batch, which is nothing beside the batch's products, and so no number of 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ from gradfold import _core
 from gradfold.cuda import _driver, arrays, gradient, index, tiles, update
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import roles as _roles
+from gradfold.cuda import stream as _stream
 from gradfold.cuda._driver import Kernel, cuda, float64, int32, int64, opaque, uint32
 from gradfold.cuda.gradient import Inputs, Totals, Window, blocks_of
 from gradfold.cuda.tiles import ROW_CHUNK, SHAPES, Shape
@@ -51,6 +54,8 @@ from gradfold.cuda.update import (
     F,
 )
 
+from gradfold.index import Permutation
+
 Array = npt.NDArray[Any]
 u64 = np.uint64
 
@@ -61,10 +66,10 @@ SLICE_SECONDS = 0.05  # about what is queued between two looks at a signal
 
 @cache
 def kernels(shape: Shape) -> SimpleNamespace:
-    """``epoch``, the persistent kernel, and ``step``, which ends a batch of the tiled path."""
+    """``epoch``, the persistent kernel, where the tiles are for it, and ``step``, which ends a batch of the tiled path."""
     tile, updater = tiles.of(shape), update.of(shape)
-    forward, residual, gradient_tile, feature_of, place, loss_sums, chain_of = (
-        tile.forward, tile.residual, tile.gradient, tile.feature_of, tile.place, tile.loss_sums, tile.chain_of,
+    forward, residual, gradient_tile, feature_of, place, loss_sums, chain_of, model_of = (
+        tile.forward, tile.residual, tile.gradient, tile.feature_of, tile.place, tile.loss_sums, tile.chain_of, tile.model_of,
     )  # fmt: skip
     step = updater.step
     A, D64 = tile.A, _driver.F64
@@ -98,8 +103,9 @@ def kernels(shape: Shape) -> SimpleNamespace:
         n_rows, n_features, batch_size, lanes = P[u64(T_ROWS)], int32(P[u64(T_FEATURES)]), P[u64(T_BATCH)], P[u64(T_LANES)]
         order, rounds = P[u64(T_ORDER)], 12 if n_rows <= 65536 else 8
         track = P[u64(T_TRACK)] != 0
-        if tid < 12 and order == MIXED:
-            keys[u64(tid)] = key_of(u64(P[u64(T_SEED)]), u32(epoch + P[u64(T_FIRST_EPOCH)]), u32(0), u32(tid))
+        if order == MIXED:
+            for r in range(tid, 12, THREADS):
+                keys[u64(r)] = key_of(u64(P[u64(T_SEED)]), u32(epoch + P[u64(T_FIRST_EPOCH)]), u32(0), u32(r))
         m = tid % MODELS
         lane = panel * MODELS + m
         w_at = panel * P[u64(T_PANEL)] + P[u64(T_SEEN)]
@@ -156,7 +162,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
                         f = f0 + feature_of(tid, i)
                         if f < n_features:
                             for j in range(TM):
-                                at = u64(g_at + f * MODELS + mg * TM + j)
+                                at = u64(g_at + f * MODELS + model_of(mg, j))
                                 G[at] = add64(ZERO64 if c0 == begin else G[at], float64(g[i * TM + j]))
             step(tid, panel, P, S, D, N, Z, M, G, g_at, count, 0, epoch, b, scalar, flags, losses, weights)
 
@@ -172,25 +178,26 @@ def kernels(shape: Shape) -> SimpleNamespace:
         )  # fmt: skip
 
     i64, f1, d1, i1, n1, w1 = int64, kind[::1], float64[::1], int64[::1], int32[::1], uint32[::1]
-    return SimpleNamespace(
-        epoch=Kernel(
+    made = SimpleNamespace(step=Kernel(step_batch, (i1, i64, i64, f1, d1, n1, i1, d1, d1, d1, d1, d1), THREADS))
+    if shape.epoch_blocks:
+        made.epoch = Kernel(
             epoch, (i1, i64, i64, i64, i64, f1, f1, f1, w1, i1, i64, i64, f1, d1, n1, i1, d1, f1, f1, f1, d1), THREADS,
             shape.epoch_blocks,
-        ),
-        step=Kernel(step_batch, (i1, i64, i64, f1, d1, n1, i1, d1, d1, d1, d1, d1), THREADS),
-    )  # fmt: skip
+        )  # fmt: skip
+    return made
 
 
 # -- which path -----------------------------------------------------------------------------------------------------------
 
-# Of the cost rule of `plan`: seconds of FMA work are multiply-adds over these many in a cycle of a multiprocessor, by the share
-# of its peak that each shape reaches; a launch costs the host more than the device.
-CLOCK = 1.7e9
-FMAS = {"float32": 128, "float64": 64}
-PERSISTENT_SHARE = {"wide": 0.5, "medium": 0.45, "narrow": 0.25}
-TILED_SHARE = 0.6
-BATCH_SECONDS = 2e-6  # of a persistent block's batch beside its products: barriers, the step
-LAUNCH_SECONDS = 1.5e-5
+# Of the cost rule of `plan`. Shares of a multiprocessor's FMA peak that a panel reaches alone on it and among others, and the
+# rest of a batch (barriers, the step), as measured on an H100 with 128 features and batches of 256 rows (benchmarks/NOTES.md).
+CLOCK = 1.9e9
+FMAS = {"float32": 128, "float64": 64}  # of a multiprocessor in a cycle
+ALONE = {"medium": 0.23, "narrow": 0.13}
+SHARED = {"medium": 0.28, "narrow": 0.14}
+TILED_SHARE = 0.45
+BATCH_SECONDS = 8e-6
+LAUNCH_SECONDS = 1.2e-5  # it costs the host more than the device
 LAUNCHES = 8  # of a batch of the tiled path
 
 
@@ -222,15 +229,17 @@ def plan(dtype: str, n_models: int, n_features: int, batch_size: int, multiproce
         panels = -(-n_models // shape.models)
         features = -(-n_features // shape.features) * shape.features
         work = shape.models * (-(-batch_size // shape.rows) * shape.rows * n_features + batch_size * features)  # of a panel
-        deep = -(-panels // multiprocessors)
-        persistent = deep * (work / (rate * PERSISTENT_SHARE[name]) + BATCH_SECONDS)
+        persistent = np.inf
+        if shape.epoch_blocks:
+            deep = -(-panels // multiprocessors)
+            persistent = BATCH_SECONDS + max(work / (rate * ALONE[name]), deep * work / (rate * SHARED[name]))
         blocks = max(1, -(-panels * batch_size // (shape.rows * multiprocessors)))  # each does at least a tile's work
         tile = work / max(1, batch_size // shape.rows)
         tiled = LAUNCHES * LAUNCH_SECONDS + max(panels * work / multiprocessors, blocks * tile) / (rate * TILED_SHARE)
         for is_persistent, seconds in ((True, persistent), (False, tiled)):
             if force is not None and is_persistent != (force == "persistent"):
                 continue
-            if best is None or seconds < best[0]:
+            if np.isfinite(seconds) and (best is None or seconds < best[0]):
                 best = seconds, is_persistent, name
     assert best is not None
     _, is_persistent, name = best
@@ -254,7 +263,8 @@ class Trainer:
     """Many models in lock-step on the device; the interface of ``gradfold._core.train.Trainer``, whose bits it has.
 
     Arguments are those of the other one; X may be a `DeviceArray`. Raises ValueError for what has no kernels yet: several
-    outputs, averaged weights.
+    outputs, averaged weights; and a `DeviceMemoryError` where a batch is too large for the GPU. X on the host that does
+    not fit into the GPU's memory, or not into `memory_limit` bytes, streams through it (`stream`).
     """
 
     def __init__(
@@ -291,6 +301,7 @@ class Trainer:
         n_outputs: int = 1,
         loss_epsilon: Array | None = None,
         path: str | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         hyper = {} if hyper is None else hyper
         if loss == "multinomial" or n_outputs != 1:
@@ -298,7 +309,7 @@ class Trainer:
         if "average" in hyper and np.any(hyper["average"] > 0):
             raise ValueError("average: got averaged weights with device='cuda', wanted 0; use device='cpu'")
         on_device = isinstance(X, arrays.DeviceArray)
-        n_rows, n_features = X.shape
+        n_rows, n_features = map(int, X.shape)
         if n_rows > MOST_ROWS:
             raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted fewer than 2^31")
         self._dtype = np.dtype(X.dtype)
@@ -356,13 +367,15 @@ class Trainer:
         self._stream = _driver.new_stream()
         self._lanes: Array | None = None  # the model of each lane, -1 for nobody's; None: nothing is laid out yet
         self._data = _Data(self, X)
+        self._data.windows = self._data.plan(n_threads, memory_limit)
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
     @property
     def reason(self) -> str:
         """Which path was taken, and why."""
-        return self._path.reason
+        windows = self._data.windows
+        return self._path.reason if windows is None else f"{self._path.reason}; {windows.text}"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -492,9 +505,15 @@ class Trainer:
 
     def _set_up(self) -> None:
         """Data and models on the device, if they are not there."""
-        self._data.load()
-        if self._lanes is None:
-            self._lay_out(np.flatnonzero(self.alive()))
+        begins = self._lanes is None
+        try:
+            self._data.load()
+            if begins:
+                self._lay_out(np.flatnonzero(self.alive()))
+        except MemoryError:
+            if begins:  # nothing has trained yet, so nothing has to stay there; the error's traceback would keep it
+                self._data, self._lanes = self._data.emptied(), None
+            raise
 
     def _lay_out(self, models: Array) -> None:
         """Give every model a lane: those of a split side by side, so that a panel scores few rows that it does not need."""
@@ -655,10 +674,16 @@ class _Data:
         Values of one of them.
     changed, walked : bool
         Whether the device holds newer models, and newer marks of divergence, than the trainer.
+    windows : _stream.Windows or None
+        How X streams, None where it lies on the device.
     """
 
     def __init__(self, trainer: Trainer, X: Any) -> None:
         self.trainer, self.X_given = trainer, X
+        self.windows: _stream.Windows | None = None
+        self.feed: _stream.Feed | None = None
+        self.n_threads = 1
+        self.n_panels = trainer._path.n_panels
         self.changed = self.walked = False
         self.stream = trainer._stream
         self.loaded = False
@@ -670,25 +695,85 @@ class _Data:
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
+    def plan(self, n_threads: int, limit: int | None) -> _stream.Windows | None:
+        """How X is to stream, None where it fits."""
+        self.n_threads = n_threads
+        if isinstance(self.X_given, arrays.DeviceArray):
+            return None
+        t = self.trainer
+        n_words, size = -(-len(t._splits) // 32), t._dtype.itemsize
+        window_row = self._row_bytes(self.X_given) + 4 * (len(t._ids) + n_words)
+        row = self._row_bytes(self.X_given) + 4 * n_words * (1 + (t._validation is None)) + 8  # of score lists
+        row += size * (t._held_out_weight is not None and t._held_out_weight is not t._weight)
+        validation = 0 if t._validation is None else len(t._validation[1]) * (self._row_bytes(t._validation[0]) + 4)
+        # Half a slice: up to four windows are queued when a signal comes.
+        most = max(1, self._slice() // 2)
+        rest = validation + self._model_bytes(self.n_panels)
+        if limit is None and not _stream.check(rest):  # no window would help
+            raise _driver.too_much(rest, self._fewer(self.n_panels), arrays.free_memory())
+        return _stream.plan(t._n, t._batch, window_row, t._n * row, rest, most, limit)
+
+    def _row_bytes(self, X: Any) -> int:
+        """Of a row of X on the device, with y and a weight."""
+        size, p, vector = int(self.trainer._dtype.itemsize), int(X.shape[1]), self.shape.vector
+        return size * (2 + (0 if isinstance(X, arrays.DeviceArray) else -(-p // vector) * vector))
+
     def load(self) -> None:
-        """X, y, weights and roles on the device, once."""
+        """X, y, weights and roles on the device, once; where X streams, memory for its windows."""
         if self.loaded:
             return
+        t = self.trainer
+        n_words = -(-len(t._splits) // 32)
+        wanted = 0 if t._validation is None else len(t._validation[1]) * (self._row_bytes(t._validation[0]) + 4)
+        if self.windows is None:
+            wanted += t._n * (self._row_bytes(self.X_given) + 4 * n_words * (1 + (t._validation is None)))
+            hint = "train on fewer rows" + ("" if t._dtype.itemsize == 4 else ", or in float32")
+        else:
+            wanted += 2 * self.windows.capacity * (self._row_bytes(self.X_given) + 4 * (len(t._ids) + n_words))
+            hint = "X streams already; free memory, take a smaller batch_size or fewer rows of validation data"
+        with _stream.guard(wanted, lambda: hint):
+            self._load()
+        self.loaded = True
+
+    def emptied(self) -> _Data:
+        """The same before anything was loaded; this one lets go of all memory."""
+        out = _Data(self.trainer, self.X_given)
+        out.windows, out.n_threads = self.windows, self.n_threads
+        vars(self).clear()
+        return out
+
+    def _load(self) -> None:
         t, stream, dtype = self.trainer, self.stream, self.trainer._dtype
+        held_out = t._held_out_weight
         self.none = _driver.empty(1, dtype, stream)
         self.no_rows = _driver.empty(1, np.int64, stream)
-        self.X, self.stride, self.aligned = self._matrix(self.X_given)
-        self.y = _driver.to_device(t._y, stream)
-        self.weight = None if t._weight is None else _driver.to_device(t._weight, stream)
-        self.roles, self.n_words = _roles.words(t._ids, t._conditions, self.weight, dtype, scores=False, stream=stream)
-        held_out = t._held_out_weight
-        self.score_weight = (
-            self.weight if held_out is t._weight else None if held_out is None else _driver.to_device(held_out, stream)
-        )
-        if t._validation is None:
-            self.score_roles, self.score_words = _roles.words(
-                t._ids, t._conditions, self.score_weight, dtype, scores=True, stream=stream
+        if self.windows is None:
+            self.X, self.stride, self.aligned = self._matrix(self.X_given)
+            self.y = _driver.to_device(t._y, stream)
+            self.weight = None if t._weight is None else _driver.to_device(t._weight, stream)
+            self.roles, self.n_words = _roles.words(
+                t._ids, t._conditions, self.weight, dtype, scores=False, stream=stream
             )
+            self.score_weight = self.weight
+            if held_out is not t._weight:
+                self.score_weight = None if held_out is None else _driver.to_device(held_out, stream)
+        else:  # of all these a window has its own
+            vector = self.shape.vector
+            self.X = self.y = self.none
+            self.stride, self.aligned = -(-t._p // vector) * vector, True
+            self.weight, self.score_weight = (None if w is None else self.none for w in (t._weight, held_out))
+            self.roles, _ = _roles.everybody(stream)
+            self.feed = _stream.Feed(
+                self.X_given, t._y, t._ids, t._conditions, t._weight, held_out, capacity=self.windows.capacity,
+                stride=self.stride, n_threads=self.n_threads, stream=stream,
+            )  # fmt: skip
+            self.n_words = self.feed.n_words
+        if t._validation is None:
+            self.score_roles, self.score_words = self.roles, self.n_words
+            if self.windows is None:
+                self.score_roles, _ = _roles.words(
+                    t._ids, t._conditions, self.score_weight, dtype, scores=True, stream=stream
+                )
             self.score_X, self.score_stride, self.score_aligned, self.score_y = self.X, self.stride, self.aligned, self.y
         else:
             X, y, weight = t._validation
@@ -709,7 +794,6 @@ class _Data:
             mean, scale = t._moments["mean"][first], t._moments["scale"][first]
             moments = np.stack([mean, scale, mean / np.abs(scale)])
         self.M = _driver.to_device(moments, stream)
-        self.loaded = True
 
     def _matrix(self, X: Any) -> tuple[Any, int, bool]:
         """(X on the device, values from row to row, whether rows begin at multiples of 16 bytes)."""
@@ -732,11 +816,46 @@ class _Data:
     # -- models -------------------------------------------------------------------------------------------------------
 
     def allocate(self, n_panels: int, lanes: Array, slot: Array) -> None:
-        """Memory for so many panels."""
+        """Memory for so many panels. What there was before goes first: its models have been fetched."""
+        for name in (
+            "S", "D", "N", "Z", "result", "inputs", "R", "L", "G", "window", "totals", "groups", "score_inputs",
+            "score_window", "score_totals",
+        ):  # fmt: skip
+            setattr(self, name, None)
+        with _stream.guard(self._model_bytes(n_panels), lambda: self._fewer(n_panels)):
+            self._allocate(n_panels, lanes, slot)
+
+    def _names(self) -> list[str]:
+        return [name for name in _OF_FEATURES if name in self.trainer._host]
+
+    def _model_bytes(self, n_panels: int) -> int:
+        """Of the models and what is computed from them, about."""
+        t, shape, size = self.trainer, self.shape, self.trainer._dtype.itemsize
+        n_lanes, n_arrays = n_panels * shape.models, 2 * len(self._names()) - t._standardize
+        out: int = n_lanes * ((t._p + 1) * (size * n_arrays + 8) + 8 * (len(update.FIELDS) + 8))
+        if t._path.persistent:
+            out += n_lanes * size * min(t._batch, ROW_CHUNK) * (1 + t._track)
+        else:
+            chunks = -(-t._batch // ROW_CHUNK)
+            out += _window_bytes(n_panels * chunks, shape.models * size * (ROW_CHUNK * (1 + t._track) + t._p + 1))
+        chunks = -(-t._n // ROW_CHUNK)
+        return out + _window_bytes(n_panels * chunks, shape.models * size * ROW_CHUNK * 2)
+
+    def _fewer(self, n_panels: int) -> str:
+        """What would fit where that many panels do not."""
+        free, models = arrays.free_memory() * (1 - _stream.SPARE), self.shape.models
+        most = self.trainer._n_models
+        panels = next((n for n in range(n_panels - 1, 0, -1) if self._model_bytes(n) <= free), 0)
+        fits = f" (about {panels * models} models of {most} fit)" if panels else ""
+        parts = [f"fewer candidates at a time{fits}"]
+        parts += ["float32"] if self.trainer._dtype.itemsize == 8 else []
+        return f"wanted {', '.join([*parts, 'or a smaller batch_size'])}"
+
+    def _allocate(self, n_panels: int, lanes: Array, slot: Array) -> None:
         t, stream, dtype, shape = self.trainer, self.stream, self.trainer._dtype, self.shape
         p, n_lanes, models = t._p, n_panels * shape.models, shape.models
         self.n_panels = n_panels
-        self.names = [name for name in _OF_FEATURES if name in t._host]
+        self.names = self._names()
         kept = [name for name in self.names if name != "seen_W"]
         self.size = n_lanes * (p + 1)
         self.S = arrays.empty(self.size * (len(self.names) + len(kept)), dtype, stream, "train fewer candidates at a time").flat
@@ -747,7 +866,7 @@ class _Data:
         epsilon = np.full(n_lanes, 0.1, dtype)
         epsilon[lanes >= 0] = t._epsilon[lanes[lanes >= 0]]
         self.epsilon = _driver.to_device(epsilon, stream)
-        order = NATURAL if t._natural else TABLE if t._n <= ROW_CHUNK else MIXED
+        order = NATURAL if t._natural or self.windows is not None else TABLE if t._n <= ROW_CHUNK else MIXED
         P = np.zeros(N_TRAINING, np.int64)
         P[T_FEATURES], P[T_STRIDE], P[T_ROWS], P[T_BATCH], P[T_LANES] = p, self.stride, t._n, t._batch, n_lanes
         P[update.T_SOLVER], P[update.T_FIT_INTERCEPT] = update.SOLVERS.index(t._solver), t._fit_intercept
@@ -816,6 +935,8 @@ class _Data:
 
     def walk(self, epoch: int, b0: int, b1: int, deadline: float | None) -> int:
         """Batches [b0, b1) of an epoch, or fewer when cancelled or late; returns where it stopped. Two slices are queued at a time."""
+        if self.windows is not None:
+            return self._walk_windows(epoch, b0, b1, deadline)
         queue: list[Any] = []
         b = b0
         while b < b1 and not self.trainer._cancelled and (deadline is None or b == b0 or time.monotonic() < deadline):
@@ -823,42 +944,57 @@ class _Data:
             self._launch(epoch, b, end)
             self.changed = self.walked = True
             b = end
-            queue.append(_mark(self.stream))
+            queue.append(_stream.mark(self.stream))
             if len(queue) > 1:
-                _wait_for(queue.pop(0))
+                _stream.wait_for(queue.pop(0))
         for mark in queue:
-            _wait_for(mark)
+            _stream.wait_for(mark)
         return b
 
-    def _launch(self, epoch: int, b0: int, b1: int) -> None:
-        t = self.trainer
-        k = kernels(self.shape.of_rows(self.aligned))
-        permutation = None
-        if self.order != NATURAL:
-            from gradfold.index import Permutation
+    def _walk_windows(self, epoch: int, b0: int, b1: int, deadline: float | None) -> int:
+        """`walk` where X streams, a window at a time."""
+        assert self.feed is not None and self.windows is not None
+        t, b, most = self.trainer, b0, self.windows.batches
 
-            permutation = Permutation(t._n, t._seed, epoch=t._first_epoch + epoch)
+        def spans() -> Iterator[tuple[int, int]]:
+            nonlocal b
+            while b < b1 and not t._cancelled and (deadline is None or b == b0 or time.monotonic() < deadline):
+                end = min(b1, b + most)
+                yield b * t._batch, min(t._n, end * t._batch)
+                b = end
+
+        order = None if t._natural else Permutation(t._n, t._seed, epoch=t._first_epoch + epoch)
+        with closing(self.feed.windows(spans(), order, scores=False)) as windows:
+            for first, last, slot in windows:
+                self._launch(epoch, first // t._batch, -(-last // t._batch), slot)
+                self.changed = self.walked = True
+        return b
+
+    def _launch(self, epoch: int, b0: int, b1: int, slot: _stream.Slot | None = None) -> None:
+        """Queues batches [b0, b1); where X streams they are all of the window in `slot`."""
+        t = self.trainer
+        a = self.inputs if slot is None else slot.inputs(self.inputs)
+        first = b0 * t._batch
+        k = kernels(self.shape.of_rows(self.aligned))
+        permutation = None if self.order == NATURAL else Permutation(t._n, t._seed, epoch=t._first_epoch + epoch)
         if t._path.persistent:
-            if self.order == TABLE and self.table_epoch != epoch:
+            if permutation is not None and self.order == TABLE and self.table_epoch != epoch:
                 index.fill(permutation, out=self.table[: t._n], stream=self.stream)
                 self.table_epoch = epoch
             k.epoch(
-                self.n_panels, self.stream, self.P, epoch, b0, b1, 0, self.X, self.y,
-                self.none if self.weight is None else self.weight, self.roles, self.table, self.mask, self.s, self.S, self.D, self.N,
+                self.n_panels, self.stream, self.P, epoch, b0, b1, 0 if slot is None else first, a.X, a.y, a.weight, a.roles,
+                self.table, self.mask, self.s, self.S, self.D, self.N,
                 self.Z, self.M, self.epsilon, self.R, self.L, self.G,
             )  # fmt: skip
             return
-        first = b0 * t._batch
         count = min(t._n, b1 * t._batch) - first
         if permutation is not None:
             index.fill(permutation, first, count, out=self.rows[:count], stream=self.stream)
-            origin = first
-        else:
-            origin = 0
+        origin = 0 if permutation is None and slot is None else first
         for b in range(b0, b1):
             begin, end = b * t._batch, min(t._n, (b + 1) * t._batch)
             gradient.accumulate(
-                self.parameters, self.inputs, self.window, self.totals, panels=(0, self.n_panels),
+                self.parameters, a, self.window, self.totals, panels=(0, self.n_panels),
                 positions=(begin - origin, end - origin), n_chunks=-(-(end - begin) // ROW_CHUNK), gradient=True,
                 losses=t._track, stream=self.stream,
             )  # fmt: skip
@@ -873,6 +1009,8 @@ class _Data:
         """Panels of the same splits, with the rows that these score: nothing else is forwarded."""
         t, shape, stream = self.trainer, self.shape, self.stream
         self.groups: list[tuple[tuple[int, int], Inputs, tuple[int, int] | None, int]] = []
+        self.listed: list[_stream.Listed] = []  # in place of groups where X streams
+        self.score_inputs: Inputs | None = None
         weight = self.none if self.score_weight is None else self.score_weight
 
         def inputs(rows: Any, chunks: Any) -> Inputs:
@@ -899,14 +1037,19 @@ class _Data:
                 splits = of_panel[first]
                 rows = np.concatenate([scored[s] for s in splits]) if splits else np.zeros(0, np.int64)
                 rows = np.unique(rows) if len(splits) > 1 else rows
-                chunks, counts = np.unique(rows // ROW_CHUNK, return_counts=True)
                 if len(rows):
-                    bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-                    own = inputs(_driver.to_device(rows.astype(np.int64), stream), _driver.to_device(bounds, stream))
-                    self.groups.append(((first, panel), own, None, len(chunks)))
-                    most, widest = max(most, len(chunks)), max(widest, panel - first)
-                    self.score_rows = max(self.score_rows, int(counts.max()))
+                    own = _stream.Listed((first, panel), rows)
+                    self.listed.append(own)
+                    most, widest = max(most, len(own.chunks)), max(widest, panel - first)
+                    self.score_rows = max(self.score_rows, own.most)
                 first = panel
+            if self.windows is None:
+                for own in self.listed:
+                    lists = inputs(_driver.to_device(own.rows, stream), _driver.to_device(own.bounds, stream))
+                    self.groups.append((own.panels, lists, None, len(own.chunks)))
+                self.listed = []
+            else:
+                self.score_inputs = inputs(self.no_rows, self.no_rows)
         self.score_parameters = self._parameters(True)
         self.score_window = Window.of(
             shape, t._p, widest, most, gradient=False, losses=True, stream=stream, rows=self.score_rows
@@ -917,14 +1060,16 @@ class _Data:
         """The held-out loss of every model now; NaN for those that no longer train."""
         t, stream = self.trainer, self.stream
         totals = self.score_totals
-        for array in (totals.losses, totals.weights):
+        for array in (totals.losses, totals.weights, totals.used):
             gradient.zero("float64")(blocks_of(array.size, 256), stream, array, array.size)
         for panels, inputs, positions, n_chunks in self.groups:
             gradient.accumulate(
                 self.score_parameters, inputs, self.score_window, totals, panels=panels, positions=positions, n_chunks=n_chunks,
                 gradient=False, losses=True, stream=stream,
             )  # fmt: skip
-        _wait_for(_mark(stream))
+        if self.listed:
+            self._score_windows()
+        _stream.wait_for(_stream.mark(stream))
         losses, weights = (_driver.to_host(array, None, stream) for array in (totals.losses, totals.weights))
         assert t._lanes is not None
         lanes = np.flatnonzero(t._lanes >= 0)
@@ -936,26 +1081,35 @@ class _Data:
         out[~t.alive() | np.isnan(out)] = np.nan
         return out
 
+    def _score_windows(self) -> None:
+        """Goes on with the totals of losses and weights from window to window."""
+        assert self.feed is not None and self.windows is not None and self.score_inputs is not None
+        n, step = self.trainer._n, self.windows.score_rows
+        here: tuple[Array, list[_stream.Part]] = np.zeros(0, np.int64), []
 
-def _mark(stream: Any) -> Any:
-    """A point on the stream."""
-    if _driver.SIMULATED:
-        return None
-    event = cuda.event(timing=False)
-    event.record(stream)
-    return event
+        def spans() -> Iterator[tuple[int, int]]:
+            nonlocal here
+            for first in range(0, n, step):
+                here = _stream.lists(self.listed, first, min(n, first + step))
+                if here[1]:  # nobody scores a row of the others
+                    yield first, min(n, first + step)
+
+        windows = self.feed.windows(spans(), None, scores=True, lists=lambda first, last: here[0])
+        with closing(windows):
+            for _, _, slot in windows:
+                for part in here[1]:
+                    rows, chunks = slot.lists[part.rows : part.chunks], slot.lists[part.chunks : part.end]
+                    gradient.accumulate(
+                        self.score_parameters, slot.inputs(self.score_inputs, rows=rows, chunks=chunks), self.score_window,
+                        self.score_totals, panels=part.panels, positions=None, n_chunks=part.n_chunks, gradient=False,
+                        losses=True, stream=self.stream, first=False,
+                    )  # fmt: skip
 
 
-def _wait_for(mark: Any) -> None:
-    """Until the stream has reached it. Signal handlers run meanwhile."""
-    if mark is None:
-        return
-    spins = 0
-    while not mark.query():
-        spins += 1
-        if spins > 1000:
-            time.sleep(1e-4)
+def _window_bytes(slots: int, each: int) -> int:
+    """Of a `Window` for so many chunks of panels."""
+    return each * max(1, min(slots, gradient.WINDOW_BYTES // each))
 
 
 def _wait(stream: Any) -> None:
-    _wait_for(_mark(stream))
+    _stream.wait_for(_stream.mark(stream))

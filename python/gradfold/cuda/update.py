@@ -122,7 +122,7 @@ def of(shape: Shape) -> SimpleNamespace:
     ZERO64, ONE64, INF64, NAN64 = np.float64(0), np.float64(1), np.float64(np.inf), np.float64(np.nan)
     MOST = np.float64(0.999 * float(np.finfo(shape.dtype).max))
     SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, ADAMW = range(7)
-    u64 = np.uint64
+    u64, u32 = np.uint64, np.uint32
     (LR, SCALE, L1, L2, MEAN_WEIGHT, UPDATES, POWER1, POWER2, TRAIN_LOSS, TRAIN_WEIGHT, H_MOMENTUM, H_BETA1, H_BETA2, H_EPSILON, H_RHO,
      H_DECAY, H_CLIP_NORM, H_CLIP_VALUE) = range(18)  # fmt: skip
     H_WARMUP = F["warmup"]
@@ -219,9 +219,11 @@ def of(shape: Shape) -> SimpleNamespace:
         return T(factor)
 
     @device
-    def one(P, S, M, scalar, m, split, shrinks, f, at, total, intercept, w0, u, v, n_features, solver, first_at, second_at, old_at,
-            extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon):  # type: ignore[no-untyped-def]  # fmt: skip
-        """Steps a parameter: its old values to T_OLD, its new ones in their place. Whether all that is new is finite.
+    def one(  # type: ignore[no-untyped-def]
+        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f, at, total, intercept, w0, u, v, n_features,
+        solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
+    ):  # fmt: skip
+        """Steps a parameter: its old values to old_*, its new ones in their place. Whether all that is new is finite.
 
         What most steps read comes as numbers: after a store the compiler would load it from memory again. `extra`: standardize
         or clipping.
@@ -232,7 +234,7 @@ def of(shape: Shape) -> SimpleNamespace:
             g = gradient_of(P, M, split, f, total, intercept)
         g = mul(g, q)
         tau = scalar[u64(S_L1 * MODELS + m)] if shrinks else ZERO
-        S[u64(old_at + at)] = w0
+        old_W[at] = w0
         good = True
         if extra and P[u64(T_ANY_CLIP)] != 0:
             good = is_finite(g)  # clipping would hide an infinity
@@ -248,21 +250,21 @@ def of(shape: Shape) -> SimpleNamespace:
         if solver == SGD:
             w = fma(-rate, g, w0)
         elif solver == MOMENTUM or solver == NESTEROV:
-            S[u64(old_at + first_at + at)] = u
+            old_U[at] = u
             u = fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g)
-            S[u64(first_at + at)] = u
+            U[at] = u
             good = good and is_finite(u)
             w = fma(-rate, fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g) if solver == NESTEROV else u, w0)
         else:
-            S[u64(old_at + second_at + at)] = v
+            old_V[at] = v
             v = fma(mul(beta2_new, g), g, mul(beta2, v))
-            S[u64(second_at + at)] = v
+            V[at] = v
             good = good and is_finite(v)
             d = ZERO
             if solver == ADAM or solver == ADAMW:
-                S[u64(old_at + first_at + at)] = u
+                old_U[at] = u
                 u = fma(beta1_new, sub(g, u), u)
-                S[u64(first_at + at)] = u
+                U[at] = u
                 good = good and is_finite(u)
                 d = fma(sqrt(v), inv_root, epsilon)
                 w = fma(-rate, div(u, d), w0)
@@ -273,7 +275,7 @@ def of(shape: Shape) -> SimpleNamespace:
                 tau = mul(div(rate, d), tau)
         if penalty and shrinks:
             w = shrink(w, tau)
-        S[u64(at)] = w
+        W[at] = w
         good = good and is_finite(w)
         if extra and P[u64(T_STANDARDIZE)] != 0 and penalty:
             # Still finite on the scale of X: a thousandth of room for the roundings of what is seen.
@@ -330,34 +332,42 @@ def of(shape: Shape) -> SimpleNamespace:
             beta1_new, beta2 = scalar[u64(S_BETA1_NEW * MODELS + m)], scalar[u64(S_BETA2 * MODELS + m)]
             beta2_new = scalar[u64(S_BETA2_NEW * MODELS + m)]
             good = True
+            # Arrays of their own, so that a place in each is one addition of 32 bits.
+            panel_at = panel * P[u64(T_PANEL)]
+            W, U, V = S[panel_at:], S[first_at + panel_at :], S[second_at + panel_at :]
+            old_W, old_U, old_V = S[old_at + panel_at :], S[old_at + first_at + panel_at :], S[old_at + second_at + panel_at :]
+            sums = G[g_at:]
             # Four parameters at a time: what they read comes from device memory together, before anything is stored.
             for f in range(tid // MODELS, height, 4 * PER):
-                a0, a1, a2, a3 = (
-                    f * MODELS, min(f + PER, n_features) * MODELS, min(f + 2 * PER, n_features) * MODELS,
-                    min(f + 3 * PER, n_features) * MODELS,
-                )  # fmt: skip
-                w0, w1, w2, w3 = S[u64(base + a0)], S[u64(base + a1)], S[u64(base + a2)], S[u64(base + a3)]
+                a0, a1 = u32(f * MODELS + m), u32(min(f + PER, n_features) * MODELS + m)
+                a2, a3 = u32(min(f + 2 * PER, n_features) * MODELS + m), u32(min(f + 3 * PER, n_features) * MODELS + m)
+                w0, w1, w2, w3 = W[a0], W[a1], W[a2], W[a3]
                 u0, u1, u2, u3 = ZERO, ZERO, ZERO, ZERO
                 if has_first:
-                    u0, u1 = S[u64(first_at + base + a0)], S[u64(first_at + base + a1)]
-                    u2, u3 = S[u64(first_at + base + a2)], S[u64(first_at + base + a3)]
+                    u0, u1, u2, u3 = U[a0], U[a1], U[a2], U[a3]
                 v0, v1, v2, v3 = ZERO, ZERO, ZERO, ZERO
                 if has_second:
-                    v0, v1 = S[u64(second_at + base + a0)], S[u64(second_at + base + a1)]
-                    v2, v3 = S[u64(second_at + base + a2)], S[u64(second_at + base + a3)]
-                g0, g1 = G[u64(g_at + a0 + m)], G[u64(g_at + a1 + m)]
-                g2, g3 = G[u64(g_at + a2 + m)], G[u64(g_at + a3 + m)]
-                good = one(P, S, M, scalar, m, split, shrinks, f, base + a0, g0, intercept, w0, u0, v0, n_features, solver, first_at,
-                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
+                    v0, v1, v2, v3 = V[a0], V[a1], V[a2], V[a3]
+                g0, g1, g2, g3 = sums[a0], sums[a1], sums[a2], sums[a3]
+                good = one(
+                    P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f, a0, g0, intercept, w0, u0, v0,
+                    n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
+                ) and good  # fmt: skip
                 if f + PER < height:
-                    good = one(P, S, M, scalar, m, split, shrinks, f + PER, base + a1, g1, intercept, w1, u1, v1, n_features, solver, first_at,
-                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
+                    good = one(
+                        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f + PER, a1, g1, intercept, w1, u1, v1,
+                        n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
+                    ) and good  # fmt: skip
                 if f + 2 * PER < height:
-                    good = one(P, S, M, scalar, m, split, shrinks, f + 2 * PER, base + a2, g2, intercept, w2, u2, v2, n_features, solver, first_at,
-                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
+                    good = one(
+                        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f + 2 * PER, a2, g2, intercept, w2, u2, v2,
+                        n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
+                    ) and good  # fmt: skip
                 if f + 3 * PER < height:
-                    good = one(P, S, M, scalar, m, split, shrinks, f + 3 * PER, base + a3, g3, intercept, w3, u3, v3, n_features, solver, first_at,
-                           second_at, old_at, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon) and good
+                    good = one(
+                        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f + 3 * PER, a3, g3, intercept, w3, u3, v3,
+                        n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
+                    ) and good  # fmt: skip
             if not good:
                 flags[u64(LOST * MODELS + m)] = 1
                 flags[u64(N_FLAGS * MODELS)] = 1
