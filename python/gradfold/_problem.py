@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Matrix = Any  # an ndarray, or a `DeviceArray` of gradfold.cuda.arrays
 
+_SHARE_OF_X = 0.8  # of the GPU's free memory: the rest is for the models
+
 REFIT = -1  # in the place of a split: all rows that some split trains or scores
 
 
@@ -64,7 +66,7 @@ class Problem:
     _rows: dict[tuple[int, ...], Rows] = field(default_factory=dict)
     _fills: dict[int, Array] = field(default_factory=dict)
     _codes: Array | None = None
-    _on_gpu: Matrix | None = None
+    _on_gpu: Any = None
 
     @property
     def n_splits(self) -> int:
@@ -76,18 +78,21 @@ class Problem:
         assert self.X is not None
         return self.X if self.filled is None else self.filled.X
 
-    def data_on_gpu(self) -> Matrix:
-        """`data` on the GPU, copied there once: all trainers share it, unless each has fills of its own."""
-        from gradfold.cuda.arrays import to_device
+    def data_on_gpu(self) -> Any:
+        """`data` as the trainers of the GPU take it: copied there once, where it fits beside the models, and shared by all.
 
-        if _device.is_device_array(self.data):
+        Else it stays on the host and each trainer streams it. Where trainers have fills of their own, each has a copy.
+        """
+        from gradfold.cuda import arrays, stream
+
+        if _device.is_device_array(self.data) or self._on_gpu is not None:
+            return self.data if self._on_gpu is None else self._on_gpu
+        if not stream.check(int(self.data.nbytes / _SHARE_OF_X)):
             return self.data
-        hint = "X has to fit beside the models; wanted fewer rows, float32, or device='cpu'"
-        if self.filled is not None and self.filled.any:
-            return to_device(self.data, hint=hint)
-        if self._on_gpu is None:
-            self._on_gpu = to_device(self.data, hint=hint)
-        return self._on_gpu
+        copy = arrays.PaddedRows(self.data)
+        if self.filled is None or not self.filled.any:
+            self._on_gpu = copy
+        return copy
 
     @property
     def outputs(self) -> tuple[int, ...]:

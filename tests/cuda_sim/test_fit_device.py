@@ -29,7 +29,8 @@ class StandIn:
 
     def __init__(self, *, X: Any, **arguments: Any) -> None:
         self.X, self.arguments = X, arguments
-        self.trainer = _core.train.Trainer(X=X.numpy(), **arguments)
+        host = X.host if isinstance(X, arrays.PaddedRows) else X.numpy() if isinstance(X, arrays.DeviceArray) else X
+        self.trainer = _core.train.Trainer(X=host, **arguments)
         self.made.append(self)
 
     @property
@@ -58,7 +59,13 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.append(values.nbytes)
         plain(self, values)
 
+    class Padded(arrays.PaddedRows):
+        def __init__(self, X: Any, *rest: Any) -> None:
+            sizes.append(X.nbytes)
+            super().__init__(X, *rest)
+
     monkeypatch.setattr(arrays.DeviceArray, "write", write)
+    monkeypatch.setattr(arrays, "PaddedRows", Padded)
     return sizes
 
 
@@ -238,16 +245,15 @@ def test_what_is_not_built_raises(monkeypatch: pytest.MonkeyPatch) -> None:
         gf.fit(X, y, folds=2, average=3, device="cuda")
 
 
-def test_memory_that_is_not_there(made: list[StandIn], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_do_not_fit_are_left_to_the_trainer(made: list[StandIn], monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = labels(60)
     with monkeypatch.context() as patch:
         patch.setattr(arrays, "free_memory", lambda: 1000)
-        with pytest.raises(
-            MemoryError, match="^the GPU has 1 kB free, wanted 2.4 kB; X has to fit beside the models; wanted fewer"
-        ):
-            gf.fit(X, y, folds=2, device="cuda")
-        assert gf.fit(X, y, folds=2, epochs=1).device == "cpu"
-    assert gf.fit(X, y, folds=2, epochs=1, device="cuda").device == "cuda"
+        assert gf.fit(X, y, folds=2, epochs=1, device="cuda").device == "cuda"
+        assert made and all(isinstance(trainer.X, np.ndarray) for trainer in made)  # which streams them
+    made.clear()
+    gf.fit(X, y, folds=2, epochs=1, device="cuda")
+    assert len({id(trainer.X) for trainer in made}) == 1 and isinstance(made[0].X, arrays.PaddedRows)
 
 
 # -- loss_gradient -----------------------------------------------------------------------------------------------------

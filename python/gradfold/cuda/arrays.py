@@ -198,6 +198,39 @@ def to_device(array: Array, stream: Any = 0, hint: str = "") -> DeviceArray:
     return out
 
 
+class PaddedRows:
+    """A copy on the GPU of a matrix of the host, whose rows begin at multiples of 16 bytes; the gaps hold zeros.
+
+    Attributes
+    ----------
+    flat, shape, dtype, stride
+        Row i begins at ``flat[i * stride]``.
+    host : ndarray
+        What it is a copy of.
+    """
+
+    def __init__(self, X: Array, stream: Any = 0, hint: str = "") -> None:
+        n_rows, n_features = X.shape
+        vector = max(1, 16 // X.itemsize)
+        self.host, self.shape, self.dtype = X, X.shape, X.dtype
+        self.stride = -(-n_features // vector) * vector
+        self.flat = empty(n_rows * self.stride, X.dtype, stream, hint).flat
+        step = max(1, _COPY_BYTES // (self.stride * X.itemsize))
+        for a in range(0, n_rows, step):
+            rows = X[a : a + step]
+            if self.stride != n_features:
+                rows = np.concatenate([rows, np.zeros((len(rows), self.stride - n_features), X.dtype)], axis=1)
+            part = self.flat[a * self.stride : (a + len(rows)) * self.stride]
+            part.copy_to_device(np.ascontiguousarray(rows).reshape(-1), stream=stream)
+            if stream and not SIMULATED:
+                stream.synchronize()  # it reads memory that is about to go
+
+
+def on_gpu(X: object) -> bool:
+    """Whether a matrix is one of ours on the GPU."""
+    return isinstance(X, (DeviceArray, PaddedRows))
+
+
 def overlap(a: DeviceArray, b: DeviceArray) -> bool:
     """Whether two arrays share a byte."""
     return bool(a.nbytes and b.nbytes and a.pointer < b.pointer + b.nbytes and b.pointer < a.pointer + a.nbytes)

@@ -30,9 +30,9 @@ def every_kernel() -> dict[str, Kernel]:
         found[f"gradient.zero/{dtype}"] = gradient.zero(dtype)
     found |= {"roofline.read": roofline.READ, "roofline.copy": roofline.COPY}
     found |= {f"index.{kernel.name.lstrip('_')}": kernel for kernel in index.KERNELS}
-    for module, kernels in (("maths", maths.KERNELS), ("loss", loss.KERNELS), ("arrays", arrays.kernels().items())):
+    for family_, kernels in (("maths", maths.KERNELS), ("loss", loss.KERNELS), ("arrays", arrays.kernels().items())):
         for each in kernels:
             name, kernel = each if isinstance(each, tuple) else (each.name, each)
             function, _, dtype = name.rpartition("_")
-            found[f"{module}.{function}/{dtype}"] = kernel
+            found[f"{family_}.{function}/{dtype}"] = kernel
     return found

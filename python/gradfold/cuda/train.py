@@ -308,7 +308,6 @@ class Trainer:
             raise ValueError("loss: got 'multinomial' with device='cuda', wanted a loss of one output; use device='cpu'")
         if "average" in hyper and np.any(hyper["average"] > 0):
             raise ValueError("average: got averaged weights with device='cuda', wanted 0; use device='cpu'")
-        on_device = isinstance(X, arrays.DeviceArray)
         n_rows, n_features = map(int, X.shape)
         if n_rows > MOST_ROWS:
             raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted fewer than 2^31")
@@ -316,7 +315,9 @@ class Trainer:
         # The CPU's trainer checks the arguments and says what every model begins with, moments of standardising included. It
         # reads X for nothing else, so where no moments are wanted it gets memory that is never touched.
         reads = standardize and moments is None and state is None
-        host = X if not on_device else X.numpy() if reads else np.empty((n_rows, n_features), self._dtype)
+        host = X.host if isinstance(X, arrays.PaddedRows) else X
+        if isinstance(X, arrays.DeviceArray):
+            host = X.numpy() if reads else np.empty((n_rows, n_features), self._dtype)
         beginning = _core.train.Trainer(
             X=host, y=y, sample_weight=sample_weight, ids=ids, conditions=conditions, split_of_model=split_of_model, loss=loss,
             solver=solver, l1=l1, l2=l2, learning_rate=learning_rate, schedule=schedule, epochs=epochs, batch_size=batch_size,
@@ -698,7 +699,7 @@ class _Data:
     def plan(self, n_threads: int, limit: int | None) -> _stream.Windows | None:
         """How X is to stream, None where it fits."""
         self.n_threads = n_threads
-        if isinstance(self.X_given, arrays.DeviceArray):
+        if arrays.on_gpu(self.X_given):
             return None
         t = self.trainer
         n_words, size = -(-len(t._splits) // 32), t._dtype.itemsize
@@ -716,7 +717,7 @@ class _Data:
     def _row_bytes(self, X: Any) -> int:
         """Of a row of X on the device, with y and a weight."""
         size, p, vector = int(self.trainer._dtype.itemsize), int(X.shape[1]), self.shape.vector
-        return size * (2 + (0 if isinstance(X, arrays.DeviceArray) else -(-p // vector) * vector))
+        return size * (2 + (0 if arrays.on_gpu(X) else -(-p // vector) * vector))
 
     def load(self) -> None:
         """X, y, weights and roles on the device, once; where X streams, memory for its windows."""
@@ -782,11 +783,11 @@ class _Data:
             self.score_weight = None if weight is None else _driver.to_device(weight, stream)
             self.score_roles, self.score_words = _roles.everybody(stream)
             if weight is not None:
-                whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)
-                words, _ = _roles.words(
+                # Rows of weight 0 are nobody's; the others are everybody's, whatever split a model is of.
+                whole = np.repeat(np.array([[[0, 0, 0, 0, 1]]], np.int64), len(t._splits), axis=0)
+                self.score_roles, self.score_words = _roles.words(
                     np.zeros((1, len(y)), np.uint8), whole, self.score_weight, dtype, scores=False, stream=stream
                 )
-                self.score_roles, self.score_words = words, 1
         moments = np.zeros(1)
         if t._standardize:
             first = np.zeros(len(t._splits), np.int64)
@@ -797,21 +798,13 @@ class _Data:
 
     def _matrix(self, X: Any) -> tuple[Any, int, bool]:
         """(X on the device, values from row to row, whether rows begin at multiples of 16 bytes)."""
-        n, p = X.shape
-        vector = self.shape.vector
+        p = X.shape[1]
         if isinstance(X, arrays.DeviceArray):
             X.synchronize()  # whatever its owner has queued
-            return X.flat, p, p % vector == 0 and _driver.address(X.flat) % 16 == 0
-        stride = -(-p // vector) * vector
-        flat = arrays.empty(n * stride, X.dtype, self.stream, "train on fewer rows, or in float32").flat
-        step = max(1, (64 << 20) // (stride * X.dtype.itemsize))
-        for a in range(0, n, step):
-            rows = X[a : a + step]
-            if stride != p:
-                rows = np.concatenate([rows, np.zeros((len(rows), stride - p), X.dtype)], axis=1)
-            flat[a * stride : (a + len(rows)) * stride].copy_to_device(np.ascontiguousarray(rows).reshape(-1), stream=self.stream)
-            _wait(self.stream)
-        return flat, stride, True
+            return X.flat, p, p % self.shape.vector == 0 and _driver.address(X.flat) % 16 == 0
+        if not isinstance(X, arrays.PaddedRows):
+            X = arrays.PaddedRows(X, self.stream, "train on fewer rows, or in float32")
+        return X.flat, X.stride, True
 
     # -- models -------------------------------------------------------------------------------------------------------
 
