@@ -40,20 +40,21 @@ from typing import Any
 from gradfold import _check, _storage
 from gradfold._device import DeviceError, require_cuda
 
-# Section -> seconds that it may take at most.
+# Section -> seconds that it may take at most. What is worth most comes first; the sanitizers need the kernels that the section
+# before has compiled, and nothing is timed beside them.
 SECTIONS = {
     "machine": 40,
     "bits": 120,
-    "peaks": 45,
-    "speed": 170,
     "sanitizer": 90,
-    "more": 900,
-    "errors": 45,
+    "peaks": 45,
+    "speed": 80,
     "fit": 150,
+    "errors": 45,
+    "peers": 150,
+    "more": 900,
 }
 _QUICK = ("machine", "bits", "peaks", "speed", "errors")
 _LEAST = {"fit": 40}  # seconds without which a section is not begun
-_AFTER_MORE = 110  # seconds that "more" leaves for what follows it
 _PEER_SECONDS = 45
 _STALLED = 100  # seconds without a sign of life, compilation included
 _GRACE = 10
@@ -310,8 +311,6 @@ class _Run:
     def run(self) -> None:
         for name in self.chosen:
             left = self.end - time.time()
-            if name == "more" and any(later in self.chosen for later in ("errors", "fit")):
-                left -= _AFTER_MORE
             seconds = min(float(SECTIONS[name]), left)
             if seconds < _LEAST.get(name, 8):
                 self._record(name, {"status": "skipped: time"}, 0.0)
@@ -323,18 +322,12 @@ class _Run:
             except Exception:
                 found = {"status": "failed", "problem": traceback.format_exc()}
             self._record(name, found, time.time() - began)
-        if self._sanitizers:
-            self._record("sanitizer", self._sanitized(), time.time() - self.began)
         self.write()
 
     def _record(self, name: str, found: dict[str, Any], seconds: float) -> None:
-        if name == "sanitizer" and self._sanitizers and "status" not in found:
-            return  # still running beside the next section
         self.report["sections"][name] = {**found, "seconds": round(seconds, 2)}
         if found["status"] == "failed":
             self.report["status"] = "failed"
-        if name == "more" and self._sanitizers:
-            self._record("sanitizer", self._sanitized(), seconds)
         self.write()
 
     def write(self) -> None:
@@ -371,29 +364,33 @@ class _Run:
         return self._simple("peaks", seconds)
 
     def _speed(self, seconds: float) -> dict[str, Any]:
-        end = time.time() + seconds
         found = self._simple("speed", seconds, quick=self.options.quick)
-        if not self.options.quick:
-            from gradfold.cuda import _peers
+        self._share(found["results"])
+        return found
 
-            found["peers"] = []
-            for name in _peers.PEERS:
-                left = min(end - time.time(), _PEER_SECONDS)
-                if left < 10:
-                    found["peers"].append({"name": name, "skipped": "time"})
-                    continue
-                peer = _task(self.folder, "peer", {"name": name}, left)
-                if peer["results"]:
-                    found["peers"] += peer["results"]
-                else:  # another library's failure is none of ours
-                    found["peers"].append({"name": name, "skipped": peer.get("problem", "time")[-400:]})
-        peaks = {
-            r["name"]: r["tflops"] for r in self.report["sections"].get("peaks", {}).get("results", []) if "tflops" in r
-        }
-        for result in found["results"] + found.get("peers", []):
+    def _peers(self, seconds: float) -> dict[str, Any]:
+        from gradfold.cuda import _peers
+
+        end = time.time() + seconds
+        results: list[dict[str, Any]] = []
+        for name in _peers.PEERS:
+            left = min(end - time.time(), _PEER_SECONDS)
+            if left < 10:
+                results.append({"name": name, "skipped": "time"})
+                continue
+            peer = _task(self.folder, "peer", {"name": name}, left)
+            # Another library's failure is none of ours.
+            results += peer["results"] or [{"name": name, "skipped": peer.get("problem", "time")[-400:]}]
+        self._share(results)
+        return {"status": "ok", "results": results}
+
+    def _share(self, results: list[dict[str, Any]]) -> None:
+        """Of the peaks that were measured."""
+        section = self.report["sections"].get("peaks", {})
+        peaks = {r["name"]: r["tflops"] for r in section.get("results", []) if "tflops" in r}
+        for result in results:
             if result.get("peak") in peaks and "tflops" in result:
                 result["of_peak"] = result["tflops"] / peaks[result["peak"]]
-        return found
 
     def _errors(self, seconds: float) -> dict[str, Any]:
         return self._simple("errors", seconds)
@@ -402,7 +399,7 @@ class _Run:
         return self._simple("large_fit", seconds)
 
     def _sanitizer(self, seconds: float) -> dict[str, Any]:
-        """Starts both tools; they run beside section "more" if that follows."""
+        """Both tools, side by side, around a handful of cases."""
         tool = _sanitizer_path()
         if tool is None:
             return {"status": "skipped: compute-sanitizer is not installed"}
@@ -421,7 +418,7 @@ class _Run:
                 "tiny",
             ]
             self._sanitizers[name] = (_start(command, log), log, time.time() + seconds)
-        return {} if "more" in self.chosen else self._sanitized()
+        return self._sanitized()
 
     def _sanitized(self) -> dict[str, Any]:
         """What both tools found, when they are done or their time is."""
@@ -487,7 +484,7 @@ def table(report: dict[str, Any]) -> str:
     lines = []
     for name, found in report["sections"].items():
         lines.append(f"{name:<10} {found['status']:<8} {found['seconds']:6.1f} s  {_headline(name, found)}".rstrip())
-        for result in [*found.get("results", []), *found.get("peers", [])]:
+        for result in found.get("results", []):
             if name != "machine":
                 lines.append(f"{'':10} {_result(result)}")
             for record in result.get("records", [])[:2]:
