@@ -58,7 +58,7 @@ def machine(emit: Emit) -> None:
             **out,
             "gradfold": gf.__version__,
             "python": platform.python_version(),
-            "platform": platform.platform(),
+            "platform": f"{platform.system()} {platform.machine()}",
             "cpu_level": _core.levels.current(),
             "cpu_cores": _check.threads(None),
             "versions": versions,

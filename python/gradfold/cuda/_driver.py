@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-INSTALL = "pip install 'gradfold[cuda13]' for a driver of CUDA 13, 'gradfold[cuda12]' for one of CUDA 12"
+from gradfold._device import INSTALL
 
 # numba-cuda 0.30 asks NumPy for `row_stack`, an old name of vstack that NumPy 2.5 no longer has, while it imports its arrays.
 _LACKS_ROW_STACK = not hasattr(np, "row_stack")
 if _LACKS_ROW_STACK:
-    np.row_stack = np.vstack
+    np.row_stack = np.vstack  # noqa: NPY201
 try:
     from numba import cuda, types
 
@@ -41,9 +41,9 @@ except ImportError as error:  # not installed, or a broken installation: its own
 
 finally:
     if _LACKS_ROW_STACK:
-        del np.row_stack
+        del np.row_stack  # noqa: NPY201
 
-from numba import config as _config
+from numba import config as _config  # noqa: E402
 
 SIMULATED = bool(_config.ENABLE_CUDASIM)
 

@@ -21,7 +21,7 @@ from gradfold.cuda import _driver, tiles
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import roles as _roles
 from gradfold.cuda._driver import Kernel, cuda, device, float64, int32, int64, uint32
-from gradfold.cuda.tiles import RAW, ROW_CHUNK, SHAPES, Shape
+from gradfold.cuda.tiles import ROW_CHUNK, SHAPES, Shape
 
 Array = npt.NDArray[Any]
 u64 = np.uint64
@@ -44,15 +44,15 @@ def kernels(shape: Shape) -> SimpleNamespace:
     place, feature_of, loss_sums, chain_of, model_of = (
         tile.place, tile.feature_of, tile.loss_sums, tile.chain_of, tile.model_of,
     )  # fmt: skip
-    T, fma, add, mul = A.T, A.fma, A.add, A.mul
+    T, mul = A.T, A.mul
     kind = A.type
     D = _driver.F64
-    fma64, add64, div64 = D.fma, D.add, D.div
+    add64, div64 = D.add, D.div
     canonical = tiles.canonical(shape.dtype)
     MODELS, ROWS, FEATURES, THREADS = shape.models, shape.rows, shape.features, shape.threads
     TM, TF, STAGE = shape.thread_models, shape.thread_features, shape.stage
     GT = TF * TM
-    ZERO, ONE, NAN64 = T(0), T(1), np.float64(np.nan)
+    ZERO, NAN64 = T(0), np.float64(np.nan)
     ZERO64, ONE64 = np.float64(0), np.float64(1)
 
     @device

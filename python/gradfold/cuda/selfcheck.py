@@ -5,12 +5,13 @@ Sections, in this order, each a child process of its own, so that a crash or a l
 =========  =======================================================================================================
 machine    what is measured: GPU, driver, versions
 bits       the bytes of a sample of cases on both sides (`_check_cases.few`)
-peaks      FLOP/s of FMAs in registers, bytes/s of memory (`roofline`)
-speed      times of our kernels, and of other libraries' for the same work (`_check_speed`, `_peers`)
 sanitizer  compute-sanitizer's memcheck and racecheck over section tiny, where it is installed
-more       many more cases, for as long as there is time
-errors     requests that the GPU's memory cannot hold
+peaks      FLOP/s of FMAs in registers, bytes/s of memory (`roofline`)
+speed      times of our kernels (`_check_speed`)
 fit        one large search
+errors     requests that the GPU's memory cannot hold
+peers      other libraries' times for the same gradient (`_peers`)
+more       many more cases, for as long as there is time
 tiny       only if it is named: a handful of small cases in this process
 =========  =======================================================================================================
 

@@ -203,7 +203,8 @@ def of(shape: Shape) -> SimpleNamespace:
     # Steps of an inner loop that are unrolled: about 128 FMAs to one set of addresses.
     UF = max(1, min(KF // VECTOR, 128 // (Z * VECTOR)))
     UR = max(2, min(KR, 128 // GT))
-    assert THREADS % MODELS == 0 and TM <= 8 and TR < 256 and FEATURE_CHUNK % KF == 0 and KF % VECTOR == 0 and MODELS % VECTOR == 0 and KR % UR == 0 and KF % (UF * VECTOR) == 0
+    assert THREADS % MODELS == 0 and MODELS % VECTOR == 0 and TM <= 8 and TR < 256
+    assert FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
 
     @device
     def place(tid):  # type: ignore[no-untyped-def]
@@ -545,5 +546,6 @@ def of(shape: Shape) -> SimpleNamespace:
         return i // RUN * (GROUPS * RUN) + fg * RUN + i % RUN
 
     return SimpleNamespace(
-        A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, loss_sums=loss_sums, chain_of=chain_of, model_of=model_of,
+        A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, loss_sums=loss_sums,
+        chain_of=chain_of, model_of=model_of,
     )  # fmt: skip

@@ -31,7 +31,6 @@ from gradfold.cuda.gradient import Inputs, Totals, Window, blocks_of
 from gradfold.cuda.tiles import ROW_CHUNK, SHAPES, Shape
 from gradfold.cuda.update import (
     ALIVE,
-    EPOCH,
     N_FLAGS,
     N_SCALARS,
     N_TRAINING,
@@ -53,7 +52,6 @@ from gradfold.cuda.update import (
     T_WORDS,
     F,
 )
-
 from gradfold.index import Permutation
 
 Array = npt.NDArray[Any]
@@ -73,7 +71,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
     )  # fmt: skip
     step = updater.step
     A, D64 = tile.A, _driver.F64
-    T, add64 = A.T, D64.add
+    add64 = D64.add
     kind = A.type
     key_of, row_at = index.permutation_key32, index.forward32
     MODELS, THREADS, ROWS, FEATURES, STAGE = shape.models, shape.threads, shape.rows, shape.features, shape.stage

@@ -63,10 +63,10 @@ N_FLAGS = 3
 def schedules() -> SimpleNamespace:
     """Device functions of float64: ``rate(D, L, lane, schedule, updates, steps, horizon)``, the rate of the next update."""
     A = _driver.F64
-    add, sub, mul, div, sqrt, fma = A.add, A.sub, A.mul, A.div, A.sqrt, A.fma
+    add, sub, mul, div, sqrt = A.add, A.sub, A.mul, A.div, A.sqrt
     maths = _maths.of("float64")
     exp, log, cos = maths.exp, maths.log, maths.cos
-    ONE, ZERO, HALF, PI = np.float64(1), np.float64(0), np.float64(0.5), np.float64(float.fromhex("0x1.921fb54442d18p+1"))
+    ONE, HALF, PI = np.float64(1), np.float64(0.5), np.float64(float.fromhex("0x1.921fb54442d18p+1"))
     BIG, WHOLE = np.float64(float.fromhex("0x1.8p52")), np.float64(2.0**51)
     LR, L2, T0, POWER, DECAY, DECAY_EPOCHS = F["learning_rate"], F["l2"], F["t0"], F["power_t"], F["decay"], F["decay_epochs"]
     COSINE, INVERSE, EXPONENTIAL, STEP, OPTIMAL = (
