@@ -37,8 +37,9 @@ class Breakage:
     why: str  # what a programmer might have been thinking
     file: str
     edits: tuple[tuple[str, str], ...]
-    tests: str  # of tests/test_promises.py, as a -k expression
+    tests: str  # a -k expression
     x86_only: bool = False
+    at: str = "test_promises.py"  # the tests' file
 
 
 BREAKAGES = (
@@ -197,6 +198,29 @@ BREAKAGES = (
         "no_leak",
     ),
     Breakage(
+        "the GPU rounds the product",
+        "4 CPU = CUDA",
+        "Numba will contract it",
+        "python/gradfold/cuda/tiles.py",
+        (
+            (
+                "acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])",
+                "acc[i * TM + j] = add(mul(x[k], w[k * TM + j]), acc[i * TM + j])",
+            ),
+        ),
+        "simulator",
+        at="test_cuda_gradient.py",
+    ),
+    Breakage(
+        "the GPU's gradient never selects",
+        "5 no leak",
+        "a residual of 0 cannot add anything",
+        "python/gradfold/cuda/tiles.py",
+        (("poisoned[0] = 1", "poisoned[0] = 0"),),
+        "simulator",
+        at="test_cuda_gradient.py",
+    ),
+    Breakage(
         "the caller's floating-point environment stays",
         "1 to 5",
         "nobody switches flush-to-zero on",
@@ -234,9 +258,9 @@ class Copy:
         (module,) = (self.at / "build").glob("_core*.so")
         shutil.copy2(module, self.at / "python" / "gradfold" / module.name)
 
-    def tests_pass(self, chosen: str) -> tuple[bool, str]:
-        """Whether the chosen promise tests pass, and the first that fails. Red is red: nothing is shrunk."""
-        command = [sys.executable, "-m", "pytest", "tests/test_promises.py", "-x", "-q", "--tb=no", "-k", chosen]
+    def tests_pass(self, at: str, chosen: str) -> tuple[bool, str]:
+        """Whether the chosen tests of a file pass, and the first that fails. Red is red: nothing is shrunk."""
+        command = [sys.executable, "-m", "pytest", f"tests/{at}", "-x", "-q", "--tb=no", "-k", chosen]
         command += ["-p", "no:cacheprovider", "--hypothesis-profile=gradfold-unshrunk"]
         environment = {**os.environ, "PYTHONPATH": str(self.at / "python")}
         try:
@@ -245,7 +269,7 @@ class Copy:
             return False, "did not end"
         if done.returncode not in (0, 1) and done.returncode > 0:
             raise SystemExit(f"pytest could not run:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
-        mark = "FAILED tests/test_promises.py::"
+        mark = f"FAILED tests/{at}::"
         failed = [line.removeprefix(mark) for line in done.stdout.splitlines() if line.startswith(mark)]
         return done.returncode == 0, failed[0].split(" - ")[0] if failed else f"ended with {done.returncode}"
 
@@ -276,16 +300,16 @@ def main() -> int:
         for b in chosen:  # all anchors are checked before the first, long build
             (copy.at / b.file).write_text(copy.edit(b))
         copy.build()
-        for tests in sorted({b.tests for b in chosen}):
-            passes, first = copy.tests_pass(tests)
-            print(f"unbroken        -k '{tests}': {'green' if passes else 'RED, ' + first}", flush=True)
+        for at, tests in sorted({(b.at, b.tests) for b in chosen}):
+            passes, first = copy.tests_pass(at, tests)
+            print(f"unbroken        {at} -k '{tests}': {'green' if passes else 'RED, ' + first}", flush=True)
             if not passes:
                 return 1
         for b in chosen:
             start = time.monotonic()
             before = copy.edit(b)
             copy.build()
-            passes, first = copy.tests_pass(b.tests)
+            passes, first = copy.tests_pass(b.at, b.tests)
             (copy.at / b.file).write_text(before)
             unnoticed += passes
             verdict = "GREEN: nobody noticed" if passes else f"red: {first}"
