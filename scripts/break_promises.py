@@ -258,13 +258,22 @@ class Copy:
         (module,) = (self.at / "build").glob("_core*.so")
         shutil.copy2(module, self.at / "python" / "gradfold" / module.name)
 
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(self.at / "python")}
+
+    def check_import(self) -> None:
+        """An editable installation comes before PYTHONPATH, and then every breakage would stay unnoticed."""
+        command = [sys.executable, "-c", "import gradfold; print(gradfold.__file__)"]
+        found = run(command, cwd=self.at, env=self.environment(), check=True).stdout.strip()
+        if not Path(found).is_relative_to(self.at):
+            raise SystemExit(f"python imports {found} instead of the copy: run this where gradfold is not installed editable")
+
     def tests_pass(self, at: str, chosen: str) -> tuple[bool, str]:
         """Whether the chosen tests of a file pass, and the first that fails. Red is red: nothing is shrunk."""
         command = [sys.executable, "-m", "pytest", f"tests/{at}", "-x", "-q", "--tb=no", "-k", chosen]
         command += ["-p", "no:cacheprovider", "--hypothesis-profile=gradfold-unshrunk"]
-        environment = {**os.environ, "PYTHONPATH": str(self.at / "python")}
         try:
-            done = run(command, cwd=self.at, env=environment, timeout=600)
+            done = run(command, cwd=self.at, env=self.environment(), timeout=600)
         except subprocess.TimeoutExpired:
             return False, "did not end"
         if done.returncode not in (0, 1) and done.returncode > 0:
@@ -300,6 +309,7 @@ def main() -> int:
         for b in chosen:  # all anchors are checked before the first, long build
             (copy.at / b.file).write_text(copy.edit(b))
         copy.build()
+        copy.check_import()
         for at, tests in sorted({(b.at, b.tests) for b in chosen}):
             passes, first = copy.tests_pass(at, tests)
             print(f"unbroken        {at} -k '{tests}': {'green' if passes else 'RED, ' + first}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -109,15 +110,14 @@ def test_reason() -> None:
 
 
 def _driver(
-    monkeypatch: pytest.MonkeyPatch, *, version: Any = (13, 0), cc: Any = (9, 0), error: Exception | None = None
+    monkeypatch: pytest.MonkeyPatch, *, version: Any = (13, 0), cc: Any = (9, 0), error: Exception | None = None, number: int = 0
 ) -> None:
     """A driver and a GPU as described, in the place of Numba's."""
 
     def context() -> Any:
         if error is not None:
             raise error
-        device = SimpleNamespace(compute_capability=cc, name=b"GPU of a test")
-        return SimpleNamespace(device=device, get_memory_info=lambda: (60_000_000_000, 80_000_000_000))
+        return SimpleNamespace(device=SimpleNamespace(compute_capability=cc, name=b"GPU of a test", id=number))
 
     driver = SimpleNamespace(driver=SimpleNamespace(get_version=lambda: version))
     cuda = SimpleNamespace(
@@ -126,7 +126,27 @@ def _driver(
         cudadrv=SimpleNamespace(driver=driver),
     )
     monkeypatch.setattr(_device.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setitem(sys.modules, "gradfold.cuda._driver", SimpleNamespace(SIMULATED=False, cuda=cuda))  # type: ignore[arg-type]
+    made = SimpleNamespace(SIMULATED=False, cuda=cuda, memory_info=lambda: (60_000_000_000, 80_000_000_000))
+    monkeypatch.setitem(sys.modules, "gradfold.cuda._driver", made)  # type: ignore[arg-type]
+    monkeypatch.setattr(_device, "_first_used", None)
+
+
+def test_a_second_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels and memory are of the first one."""
+    _driver(monkeypatch)
+    assert isinstance(_device.gpu(), dict)
+    used = _device._first_used
+    _driver(monkeypatch, number=1)
+    monkeypatch.setattr(_device, "_first_used", used)
+    with pytest.raises(gf.DeviceError, match="the current GPU is 1, and this process has used GPU 0"):
+        _device.require_cuda()
+
+
+def test_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    _driver(monkeypatch, error=RuntimeError("the context is not to be asked"))
+    monkeypatch.setattr(_device, "_first_used", (os.getpid() + 1, 0))
+    with pytest.raises(gf.DeviceError, match="forked .*spawn"):
+        _device.require_cuda()
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

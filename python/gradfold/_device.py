@@ -17,6 +17,8 @@ INSTALL = "pip install 'gradfold[cuda13]' for a driver of CUDA 13, 'gradfold[cud
 # Kernels copy from global to shared memory while they compute (cp.async), which began with this compute capability.
 _OLDEST = (8, 0)
 
+_first_used: tuple[int, int] | None = None  # the process and the GPU that kernels and memory of this process are of
+
 CUDA_DLPACK = (2, 13)  # DLPack's device types of memory that a GPU reads: its own, and managed
 
 
@@ -142,12 +144,12 @@ def gpu() -> dict[str, Any] | str:
     why = _why_not_imported() or _why_not_usable()
     if why is not None:
         return why
-    from gradfold.cuda._driver import SIMULATED, cuda
+    from gradfold.cuda._driver import SIMULATED, cuda, memory_info
 
     if SIMULATED:
         return "Numba's simulator (NUMBA_ENABLE_CUDASIM=1)"
     context = cuda.current_context()
-    free, total = context.get_memory_info()
+    free, total = memory_info()
     name = context.device.name
     return {
         "name": name.decode() if isinstance(name, bytes) else str(name),
@@ -170,15 +172,19 @@ def _why_not_imported() -> str | None:
 
 def _why_not_usable() -> str | None:
     """Why kernels cannot run here; None if they can."""
+    global _first_used
     from gradfold.cuda._driver import SIMULATED, cuda
 
     if SIMULATED:
         return None
+    if _first_used is not None and _first_used[0] != os.getpid():
+        return "this process was forked from one that uses the GPU, which CUDA does not survive (start it by spawn)"
     try:
         wanted = tuple(cuda.runtime.get_version())
         context = cuda.current_context()
         found = _driver_version(cuda)
         able = tuple(context.device.compute_capability)
+        number = int(context.device.id)
     except (
         Exception
     ) as error:  # a missing driver is an ImportError, a broken one a CudaDriverError, no GPU an IndexError
@@ -191,6 +197,10 @@ def _why_not_usable() -> str | None:
         )
     if able < _OLDEST:
         return "the GPU is too old: it has compute capability {}.{}, and kernels need {}.{}".format(*able, *_OLDEST)
+    if _first_used is None:
+        _first_used = os.getpid(), number
+    if number != _first_used[1]:
+        return f"the current GPU is {number}, and this process has used GPU {_first_used[1]} (CUDA_VISIBLE_DEVICES chooses one)"
     return None
 
 

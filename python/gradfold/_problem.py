@@ -87,7 +87,8 @@ class Problem:
 
         if _device.is_device_array(self.data) or self._on_gpu is not None:
             return self.data if self._on_gpu is None else self._on_gpu
-        if not stream.check(int(self.data.nbytes / _SHARE_OF_X)):
+        nbytes = len(self.data) * arrays.PaddedRows.stride_of(self.data) * self.data.itemsize
+        if not stream.check(int(nbytes / _SHARE_OF_X)):
             return self.data
         copy = arrays.PaddedRows(self.data)
         if self.filled is None or not self.filled.any:

@@ -156,6 +156,8 @@ def loss_gradient(
             _check.finite("intercept", intercept.reshape((n_outputs * n_models,)), threads)
         _target.check_domain(y.numpy() if _device.is_device_array(y) else y, name, threads, n_outputs)
 
+    if where == "cuda" and n_rows >= 2**31:  # row numbers are int32 in shared memory
+        raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted fewer than 2^31")
     inputs = {"X": X, "y": y, "W": W, "intercept": intercept, "rows": rows, "sample_weight": sample_weight}
     inputs |= {"folds": ids, "split_of_model": split_of_model}
     loss_out, grad_W, grad_intercept = _outputs(out, with_loss, W, intercept, inputs)
@@ -246,6 +248,8 @@ def _on_gpu(values: dict[str, Any], loss: str, mean: bool) -> None:
     for name in outputs:
         if isinstance(values[name], np.ndarray):
             values[name][...] = there[name].numpy()
+        elif values[name] is not None:
+            arrays.join(values[name].stream, [values["X"]])
 
 
 def _handed_back(result: Any, model: Any) -> Any:
@@ -341,9 +345,9 @@ def _outputs(
     n_models = W.shape[-1]
     if out is None:
         return (
-            _new((n_models,), np.float64, W) if with_loss else None,
-            _new(W.shape, W.dtype, W),
-            None if intercept is None else _new(intercept.shape, W.dtype, W),
+            _new((n_models,), np.float64, inputs["X"]) if with_loss else None,
+            _new(W.shape, W.dtype, inputs["X"]),
+            None if intercept is None else _new(intercept.shape, W.dtype, inputs["X"]),
         )
     if not isinstance(out, tuple) or len(out) != 3:
         raise TypeError(f"out: got {_check.describe(out)}, wanted a tuple (loss, grad_W, grad_intercept)")

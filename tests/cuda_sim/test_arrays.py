@@ -194,11 +194,12 @@ def test_sides_of_one_may_have_any_stride() -> None:
         ),
         (lambda: Foreign(matrix().astype(complex)), TypeError, "got dtype complex128"),
         (lambda: Foreign(matrix().astype(">f8")), TypeError, "got dtype >f8"),
+        (lambda: Foreign(matrix(), data=(matrix().ctypes.data + 1, False)), ValueError, "got float64 numbers at the address"),
         (lambda: Foreign(matrix(), mask=object()), TypeError, "got a masked array"),
         (lambda: np.zeros(3), TypeError, r"got an array of float64, shape \(3,\), wanted an array on the GPU"),
         (lambda: 3, TypeError, "got 3, wanted an array on the GPU"),
     ],
-    ids=["fortran", "rows", "columns", "float16", "complex", "big endian", "masked", "numpy", "int"],
+    ids=["fortran", "rows", "columns", "float16", "complex", "big endian", "misaligned", "masked", "numpy", "int"],
 )
 def test_refused(value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as caught:

@@ -6,7 +6,9 @@ own, and two here run with them.
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -445,3 +447,45 @@ def test_fit_with_its_kernels() -> None:
     same(run, host)
     assert run.device_reason.startswith("cuda: where the data lives; "), run.device_reason
     same(gf.fit(X, y, **options, device="cuda"), host)
+
+
+def test_roles_that_could_not_be_made_leave_no_others_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call trains on its own split's rows, and not on those of the call before the failure."""
+    from gradfold.cuda import arrays, roles
+
+    problem = {name: a[:24] if len(a) > 5 else a for name, a in _problem(np.float32).items() if name != "sample_weight"}
+    options: dict[str, Any] = dict(**problem, loss="log_loss", folds=gf.index.kfold(24, 4))
+    first, second = np.zeros(4, np.int64), np.ones(4, np.int64)
+    gf.gradient.loss_gradient(**options, split_of_model=first, device="cuda")
+
+    def fails(*_: object, **__: object) -> None:
+        raise arrays.DeviceMemoryError("the GPU has nothing free")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(roles, "words", fails)
+        with pytest.raises(arrays.DeviceMemoryError):
+            gf.gradient.loss_gradient(**options, split_of_model=second, device="cuda")
+    found = gf.gradient.loss_gradient(**options, split_of_model=second, device="cuda")
+    assert _bytes(found) == _bytes(gf.gradient.loss_gradient(**options, split_of_model=second))
+
+
+def test_a_finished_fit_holds_nothing_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even until the next collection of garbage: the next fit wants the memory."""
+    from gradfold.cuda import arrays
+
+    made: list[weakref.ref[Any]] = []
+    plain = arrays.PaddedRows.__init__
+
+    def noted(self: Any, *given: Any, **named: Any) -> None:
+        plain(self, *given, **named)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(arrays.PaddedRows, "__init__", noted)
+    X, y = labels(24, 3)
+    gc.collect()
+    gc.disable()
+    try:
+        gf.fit(X, y, folds=2, epochs=1, batch_size=24, solver="sgd", device="cuda")
+        assert made and not any(ref() for ref in made)
+    finally:
+        gc.enable()

@@ -82,8 +82,8 @@ def test_same_bits_as_the_cpu(at):
     solver, options, arguments = CASES[at]
     q = problem(at, **options)
     path = PATHS[(at // 2 + at) % 2]
-    t = assert_same(q, path, solver=solver, epochs=2, batch_size=[6, 7][at % 2], **arguments)
-    assert t.steps().max() > 2 and len(t.history()) == 2
+    t = assert_same(q, path, solver=solver, epochs=[2, 1][at % 2], batch_size=[7, 5][at % 2], **arguments)
+    assert t.steps().max() >= 2
 
 
 def test_the_cases_cover_what_they_should():
@@ -121,14 +121,14 @@ def test_more_than_32_splits():
     n = 35
     q = problem(22, n=n, p=1, m=n, kind="leave_one_out", weights="none")
     q = calls.replace(q, split_of_model=np.random.default_rng(0).permutation(n).astype(np.int64))
-    assert_same(q, "tiled", epochs=1, batch_size=20)
+    assert_same(q, "persistent", epochs=1, batch_size=n)
 
 
 def test_more_than_256_features():
-    """Two chunks in forward, in the norm that clips, and in the intercept on the scale of X."""
-    q = problem(23, n=6, p=258, m=2, kind="holdout", weights="none", hyper={"clip_norm": (0.01, 0.02)})
-    q = calls.replace(q, loss="squared_error", learning_rate=np.array([0.001, 0.002]))
-    assert_same(q, "persistent", solver="momentum", epochs=1, batch_size=6, standardize=True)
+    """Two chunks in forward, in the norm that clips, and in the intercept on the scale of X; doubles, so that it shows."""
+    q = problem(23, n=5, p=290, m=4, dtype=F64, kind="holdout", weights="none", hyper={"clip_norm": (0.01, 0.02)})
+    q = calls.replace(q, X=q.X + 3, loss="squared_error", learning_rate=np.array([0.1, 0.2, 0.3, 0.4]))
+    assert_same(q, "persistent", solver="momentum", epochs=1, batch_size=3, standardize=True)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -156,16 +156,18 @@ def test_models_that_diverge(path, solver):
     q = problem(26, n=12, m=7, loss="squared_error", weights="ones")
     huge = float(np.finfo(F32).max) / 16
     q = calls.replace(q, learning_rate=np.array([0.01, huge, 0.02, 1e8, 0.03, huge, 1e4]), l1=np.zeros(7))
-    t = assert_same(q, path, solver=solver, epochs=3, batch_size=6, track_train_loss=True)
+    t = assert_same(q, path, solver=solver, epochs=2, batch_size=6, track_train_loss=True)
     assert (t.diverged_epoch >= 0).sum() >= 2 and (t.diverged_epoch < 0).sum() >= 2
     assert np.isfinite(t.coef()).all()
 
 
-def test_models_that_diverge_on_the_scale_of_x():
+@pytest.mark.parametrize(("scale", "shift", "rates"), [(1e-30, 0, [0.01, 1e6, 1e9, 1e20]), (1, 1e5, [0.01, 1e34, 1e35, 1e36])])
+def test_models_that_diverge_on_the_scale_of_x(scale, shift, rates):
+    """Where only a weight divided by the scale is not finite, or only the intercept less mean times weight."""
     q = problem(27, n=12, m=4, dtype=F32, loss="squared_error", weights="ones")
-    q = calls.replace(q, X=q.X * np.float32(1e-30), learning_rate=np.array([0.01, 1e6, 1e9, 1e20]), l1=np.zeros(4))
+    q = calls.replace(q, X=q.X * F32(scale) + F32(shift), learning_rate=np.array(rates), l1=np.zeros(4), schedule=["constant"] * 4)
     t = assert_same(q, "persistent", epochs=3, batch_size=6, standardize=True)
-    assert (t.diverged_epoch >= 0).any() and np.isfinite(t.coef()).all() and np.isfinite(t.intercept()).all()
+    assert (t.diverged_epoch[1:] >= 0).any() and np.isfinite(t.coef()).all() and np.isfinite(t.intercept()).all()
 
 
 def test_gradients_that_are_not_finite_diverge_before_they_are_clipped():
@@ -178,7 +180,7 @@ def test_gradients_that_are_not_finite_diverge_before_they_are_clipped():
 @pytest.mark.parametrize(("path", "standardize"), [("persistent", False), ("tiled", True)])
 def test_no_leak(path, standardize):
     """Rows that one model does not train on hold what is not finite; models of its split never notice."""
-    q = problem(29, n=12, m=6, kind="kfold")
+    q = problem(29, n=12, m=6, kind="kfold", weights="zeros" if standardize else "none")
     q = calls.replace(q, split_of_model=np.array([1, 0, 1, 2, 1, 4]))
     options = dict(solver="adam", epochs=1, batch_size=5, standardize=standardize)
     clean = on_device.trainer(q, path=path, **options)

@@ -83,6 +83,8 @@ def tiny() -> list[Case]:
         {**trained, "solver": "sgd", "batch_size": 64, "seed": 4, "l1": True},
         {**trained, "solver": "adam", "batch_size": 64, "seed": 5},
         {**trained, "solver": "adam", "n": 1200, "batch_size": 1100, "epochs": 1, "seed": 6},
+        # Two chunks to a batch, in both of which the gradient selects.
+        {**trained, "kind": "train_poison", "fill": "nan", "n": 2048, "batch_size": 2048, "epochs": 1, "path": "persistent", "seed": 7},
     ]
 
 
@@ -348,10 +350,10 @@ def _train_poisons(seed: int) -> list[Case]:
         "fill": ("nan", "inf", "1e30"),
         "folds": ("kfold", "time_series", "holdout"),
         "weights": ("none", "zeros"),
-        "batch_size": (7, 256, 1025),
+        "batch_size": (7, 256, 2048),
         "standardize": (False, True),
     }
-    return [{**_PLAIN_TRAINING, "kind": "train_poison", "m": 33, **row} for row in pairwise(factors, seed)]
+    return [{**_PLAIN_TRAINING, "kind": "train_poison", "n": 2048, "m": 33, **row} for row in pairwise(factors, seed)]
 
 
 def _resumes(seed: int) -> list[Case]:

@@ -462,12 +462,16 @@ class Kernel:
         from numba.cuda.dispatcher import LaunchConfig, launch
 
         cc = properties().compute_capability
-        cubin = _cache.read(_cache_key(self, cc))
-        if cubin is None:
+        key = _cache_key(self, cc)
+        cubin = _cache.read(key)
+        try:
+            code, kernel = _loaded(cubin) if cubin is not None else (None, None)
+        except Exception:  # a damaged file
+            code = None
+        if code is None:
             cubin = _linked(self.ptx(cc), cc)
-            _cache.write(_cache_key(self, cc), cubin)
-        code = _object_code(cubin)
-        kernel = code.get_kernel(_entry_name(cubin))
+            _cache.write(key, cubin)
+            code, kernel = _loaded(cubin)
         flatten, threads = _flattener(self.signature), self.threads
 
         configurations: dict[Any, Any] = {}
@@ -484,12 +488,15 @@ class Kernel:
         return start
 
 
-def _object_code(cubin: bytes) -> Any:
+def _loaded(cubin: bytes) -> tuple[Any, Any]:
+    """The module of machine code, and its one kernel."""
     try:
         from cuda.core import ObjectCode
     except ImportError:
         from cuda.core.experimental import ObjectCode
-    return ObjectCode.from_cubin(cubin)
+    name = _entry_name(cubin)
+    code = ObjectCode.from_cubin(cubin)
+    return code, code.get_kernel(name)
 
 
 _core_streams: dict[int, tuple[Any, Any]] = {}  # by the stream's id; the stream is kept so that the id stays its own
@@ -581,7 +588,7 @@ class _Cache:
         if named is not None:
             return Path(named) if named else None
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        return Path(base) / "gradfold"
+        return None if base.startswith("~") else Path(base) / "gradfold"  # nobody's home
 
     def read(self, key: str) -> bytes | None:
         folder = self.folder()
@@ -600,6 +607,7 @@ class _Cache:
                 try:
                     file.write(cubin)
                     file.close()
+                    os.chmod(file.name, 0o644)  # a folder may be shared
                     os.replace(file.name, folder / f"{key}.cubin")
                 except OSError:
                     os.unlink(file.name)
@@ -617,7 +625,8 @@ def _sources() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    for name in ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink", "cuda-bindings"):
+    compilers = ("nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12", "nvidia-nvjitlink-cu12")  # of CUDA 13, of 12
+    for name in ("numba", "numba-cuda", "llvmlite", "cuda-bindings", *compilers):
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -644,6 +653,9 @@ def _identity(value: Any) -> Any:
     return str(value)
 
 
+_compiling = threading.Lock()  # what it changes is Numba's, of the whole process
+
+
 @contextlib.contextmanager
 def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
     """Device functions ask the current GPU for its compute capability; here there may be none."""
@@ -652,12 +664,13 @@ def _compiling_for(cc: tuple[int, int]) -> Iterator[None]:
     class Described:
         compute_capability = cc
 
-    plain = dispatcher.get_current_device
-    dispatcher.get_current_device = lambda: Described
-    try:
-        yield
-    finally:
-        dispatcher.get_current_device = plain
+    with _compiling:
+        plain = dispatcher.get_current_device
+        dispatcher.get_current_device = lambda: Described
+        try:
+            yield
+        finally:
+            dispatcher.get_current_device = plain
 
 
 def numba_type(dtype: Any) -> Any:
@@ -672,9 +685,18 @@ class DeviceMemoryError(MemoryError):
     """The GPU's memory does not hold what was asked for. Nothing was allocated, and the process goes on."""
 
 
+def memory_info() -> tuple[int, int]:
+    """Bytes that can be allocated now, and all; without end in the simulator, and in memory pools, which do not say."""
+    try:
+        free, total = (1 << 62,) * 2 if SIMULATED else cuda.current_context().get_memory_info()
+    except NotImplementedError:
+        free = total = 1 << 62
+    return int(free), int(total)
+
+
 def free_memory() -> int:
     """Bytes of the GPU's memory that can be allocated now; without end in the simulator."""
-    return 1 << 62 if SIMULATED else int(cuda.current_context().get_memory_info()[0])
+    return memory_info()[0]
 
 
 def too_much(nbytes: float, hint: str = "", free: float | None = None) -> DeviceMemoryError:
@@ -757,6 +779,6 @@ def properties() -> Properties:
     if SIMULATED:
         return Properties("simulator", (9, 0), 2, 1 << 34, 1 << 34)
     device_ = cuda.get_current_device()
-    free, total = cuda.current_context().get_memory_info()
+    free, total = memory_info()
     name = device_.name.decode() if isinstance(device_.name, bytes) else str(device_.name)
     return Properties(name, tuple(device_.compute_capability), int(device_.MULTIPROCESSOR_COUNT), int(total), int(free))

@@ -134,6 +134,8 @@ class DeviceArray(OnDevice):
     ) -> Any:
         if copy:
             raise BufferError("no copies are made here")
+        if self.readonly:
+            raise BufferError("this memory is read-only, which DLPack before version 1.0 cannot say")
         if stream != -1 and (stream or _LEGACY) != (_handle(self.stream) or _LEGACY):
             self.synchronize()
         return _export(self)
@@ -150,11 +152,8 @@ class DeviceArray(OnDevice):
 
 def free_memory() -> int | float:
     """Bytes of the GPU's memory that can be allocated now; infinity where nobody knows (simulator, memory pools)."""
-    try:
-        free = cuda.current_context().get_memory_info()[0]
-    except NotImplementedError:
-        return math.inf
-    return math.inf if SIMULATED else int(free)
+    free = _driver.free_memory()
+    return math.inf if free >= 1 << 62 else free
 
 
 def check_memory(nbytes: int, hint: str = "") -> None:
@@ -212,9 +211,8 @@ class PaddedRows:
 
     def __init__(self, X: Array, stream: Any = 0, hint: str = "") -> None:
         n_rows, n_features = X.shape
-        vector = max(1, 16 // X.itemsize)
         self.host, self.shape, self.dtype = X, X.shape, X.dtype
-        self.stride = -(-n_features // vector) * vector
+        self.stride = self.stride_of(X)
         self.flat = empty(n_rows * self.stride, X.dtype, stream, hint).flat
         step = max(1, _COPY_BYTES // (self.stride * X.itemsize))
         for a in range(0, n_rows, step):
@@ -225,6 +223,12 @@ class PaddedRows:
             part.copy_to_device(np.ascontiguousarray(rows).reshape(-1), stream=stream)
             if stream and not SIMULATED:
                 stream.synchronize()  # it reads memory that is about to go
+
+    @staticmethod
+    def stride_of(X: Array) -> int:
+        """Values from one row of X's copy to the next."""
+        vector = max(1, 16 // X.itemsize)
+        return int(-(-X.shape[1] // vector) * vector)
 
 
 def on_gpu(X: object) -> bool:
@@ -344,7 +348,7 @@ def _from_interface(argument: str, value: object, interface: dict[str, Any]) -> 
     stream = interface.get("stream")
     if stream is None:
         stream = _callers_stream(value)
-    return _wrap(int(pointer or 0), shape, dtype, stream_of(stream), value, bool(readonly))
+    return _wrap(argument, int(pointer or 0), shape, dtype, stream_of(stream), value, bool(readonly))
 
 
 def _readable(argument: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -368,9 +372,11 @@ def _check_order(argument: str, shape: tuple[int, ...], strides: Any, unit: int)
 
 
 def _wrap(
-    pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: Any, owner: object, readonly: bool
+    argument: str, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], stream: Any, owner: object, readonly: bool
 ) -> DeviceArray:
     n = math.prod(shape)
+    if n and pointer % dtype.itemsize:
+        raise ValueError(f"{argument}: got {dtype} numbers at the address {pointer:#x}, wanted one that {dtype.itemsize} divides")
     if n == 0:
         flat = cuda.device_array(0, dtype)
     elif SIMULATED:  # device memory is the host's there
@@ -480,13 +486,13 @@ def _from_dlpack(argument: str, value: Any) -> DeviceArray:
         raise TypeError(
             f"{argument}: got DLPack memory of device type {tensor.device_type}, wanted that of an NVIDIA GPU"
         )
-    if tensor.lanes != 1 or tensor.code not in _CODES:
-        raise TypeError(f"{argument}: got a DLPack type of code {tensor.code}, wanted float32, float64 or integers")
+    if tensor.lanes != 1 or tensor.code not in _CODES or tensor.bits not in (8, 16, 32, 64):
+        raise TypeError(f"{argument}: got a DLPack type of code {tensor.code} and {tensor.bits} bits, wanted float32, float64 or integers")
     dtype = _readable(argument, np.dtype(f"{_CODES[tensor.code]}{tensor.bits // 8}"))
     shape = tuple(tensor.shape[k] for k in range(tensor.ndim))
     strides = tuple(tensor.strides[k] for k in range(tensor.ndim)) if tensor.strides else None
     _check_order(argument, shape, strides, 1)
-    return _wrap((tensor.data or 0) + tensor.byte_offset, shape, dtype, stream_of(pointer), owner, False)
+    return _wrap(argument, (tensor.data or 0) + tensor.byte_offset, shape, dtype, stream_of(pointer), owner, False)
 
 
 # -- looking for bad values --------------------------------------------------------------------------------------------

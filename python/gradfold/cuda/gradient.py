@@ -417,8 +417,9 @@ class _Workspace:
         same = known is not None and known[0].dtype == ids.dtype and np.array_equal(known[0], ids)
         _, new = self.send("conditions", conditions)
         if self.roles is None or new or not same or weight is not None:
-            self.roles = _roles.words(ids, conditions, weight, dtype, scores=False, stream=self.stream)
+            self.roles = None  # so that roles which cannot be made leave none of others behind
             self.sent.pop("ids", None)
+            self.roles = _roles.words(ids, conditions, weight, dtype, scores=False, stream=self.stream)
             if weight is None:
                 self.sent["ids"] = ids.copy(), None
         return self.roles

@@ -495,7 +495,8 @@ def _device_array(name: str, value: Any) -> Any:
     """`value` as Numba's device array; its memory is the caller's."""
     if not (hasattr(value, "copy_to_host") if SIMULATED else cuda.is_cuda_array(value)):
         raise TypeError(f"{name}: got {_check.describe(value)}, wanted an int64 array on the device")
-    array = value if SIMULATED else cuda.as_cuda_array(value)
+    # Numba's own array is taken as it is: to read the interface of one would wait for its stream.
+    array = value if hasattr(value, "copy_to_host") else cuda.as_cuda_array(value)
     if array.dtype != np.int64:
         raise TypeError(f"{name}: got dtype {array.dtype}, wanted int64")
     if array.ndim != 1 or not array.flags["C_CONTIGUOUS"]:

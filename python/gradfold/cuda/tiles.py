@@ -40,7 +40,6 @@ from gradfold.cuda._driver import (
 
 ROW_CHUNK = 1024  # part of the format, as in csrc/gradient/gradient.h
 FEATURE_CHUNK = 256
-RAW = -1  # in the place of a loss: the tile stores raw predictions
 
 
 @dataclass(frozen=True)
@@ -164,12 +163,11 @@ def canonical(dtype: Any) -> Any:
 
 @cache
 def of(shape: Shape) -> SimpleNamespace:
-    """The device functions of a shape: ``forward``, ``residual``, ``gradient``, ``place``, ``feature_of``, ``uses``."""
+    """The device functions of a shape: ``forward``, ``residual``, ``gradient`` and what places their threads."""
     A = arithmetic(shape.dtype)
     T, fma, add, mul = A.T, A.fma, A.add, A.mul
     kind = A.type
     evaluate, slope = _loss.of(shape.dtype).evaluate, _loss.of(shape.dtype).gradient
-    canonical = _maths.of(shape.dtype).canonical
     ZERO, ONE = T(0), T(1)
     MODELS, THREADS, TM, TR, TF = (
         shape.models, shape.threads, shape.thread_models, shape.thread_rows, shape.thread_features,
@@ -407,30 +405,26 @@ def of(shape: Shape) -> SimpleNamespace:
                 for j in range(TM):
                     m = model_of(mg, j)
                     z_j = add(stage[u64(i * MODELS + m)], W[u64(b_at + m)])
-                    if loss == RAW:
-                        R[u64(at + m)] = canonical(z_j)
+                    use = uses(roles, row, n_words, splits[u64(s_at + m)])
+                    eps = epsilon[u64(e_at + m)]
+                    slope_j = ZERO
+                    if want_loss:
+                        value, slope_j = evaluate(loss, z_j, y_row, eps)
+                        L[u64(at + m)] = value if use else UNUSED
                     else:
-                        use = uses(roles, row, n_words, splits[u64(s_at + m)])
-                        eps = epsilon[u64(e_at + m)]
-                        slope_j = ZERO
-                        if want_loss:
-                            value, slope_j = evaluate(loss, z_j, y_row, eps)
-                            L[u64(at + m)] = value if use else UNUSED
-                        else:
-                            slope_j = slope(loss, z_j, y_row, eps)
-                        if want_gradient:
-                            if has_weight:
-                                slope_j = mul(weight[u64(row)], slope_j)
-                            R[u64(at + m)] = slope_j if use else ZERO
-                            bad = fma(ZERO if use else z_j, ZERO, bad)
-                        counted = u64(counted + (u64(1) << u64(8 * j) if use else u64(0)))
-        if loss != RAW:
-            for j in range(TM):
-                total = used[j] + int32(counted >> u64(8 * j) & u64(255))
-                if total > 0:
-                    cuda.atomic.add(count, model_of(mg, j), int32(total))
-            if bad != bad:
-                poisoned[0] = 1
+                        slope_j = slope(loss, z_j, y_row, eps)
+                    if want_gradient:
+                        if has_weight:
+                            slope_j = mul(weight[u64(row)], slope_j)
+                        R[u64(at + m)] = slope_j if use else ZERO
+                        bad = fma(ZERO if use else z_j, ZERO, bad)
+                    counted = u64(counted + (u64(1) << u64(8 * j) if use else u64(0)))
+        for j in range(TM):
+            total = used[j] + int32(counted >> u64(8 * j) & u64(255))
+            if total > 0:
+                cuda.atomic.add(count, model_of(mg, j), int32(total))
+        if bad != bad:
+            poisoned[0] = 1
 
     @device
     def loss_sums(stage, tid, ids, n, L, z_at, weight, has_weight):  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ once a batch, which is nothing beside the batch's products, and so no number of 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def kernels(shape: Shape) -> SimpleNamespace:
                 return
             for c0 in range(begin, end, ROW_CHUNK):
                 n = int32(min(ROW_CHUNK, end - c0))
+                if c0 > begin:
+                    cuda.syncthreads()  # the last chunk's gradient may still look up rows in ids
                 for i in range(tid, n, THREADS):
                     row = c0 + i - offset
                     if order == MIXED:
@@ -506,6 +509,8 @@ class Trainer:
         """Data and models on the device, if they are not there."""
         begins = self._lanes is None
         try:
+            if not self._data.loaded and self._data.windows is None:  # others may have taken memory since
+                self._data.windows = self._data.plan(self._data.n_threads, self._data.limit)
             self._data.load()
             if begins:
                 self._lay_out(np.flatnonzero(self.alive()))
@@ -634,6 +639,12 @@ def _split_weights(ids: Array, conditions: Array, weight: Array | None) -> tuple
     return count, total
 
 
+def _place(values: Array, bound: int) -> int:
+    """How many of the sorted ids are below a bound. In their own type: NumPy would convert all of them to the bound's."""
+    most = int(np.iinfo(values.dtype).max)
+    return len(values) if bound > most else int(np.searchsorted(values, values.dtype.type(max(0, bound))))
+
+
 def _rows_of(ids: Array, conditions: Array, *, scored: bool) -> Any:
     """The rows that each split trains on, or scores, ascending, one split after another."""
     n_conditions = conditions.shape[1]
@@ -646,7 +657,7 @@ def _rows_of(ids: Array, conditions: Array, *, scored: bool) -> Any:
                 orders[id_row] = order, ids[id_row][order]
             order, values = orders[id_row]
             bounds = [(score_lo, score_hi)] if scored else [(train_lo, min(train_hi, score_lo)), (max(train_lo, score_hi), train_hi)]
-            parts = [order[slice(*np.searchsorted(values, pair))] for pair in bounds if pair[0] < pair[1]]
+            parts = [order[_place(values, low) : _place(values, high)] for low, high in bounds if low < high]
             rows = np.concatenate(parts) if parts else np.zeros(0, np.int64)
             rows.sort()
             yield rows
@@ -678,10 +689,12 @@ class _Data:
     """
 
     def __init__(self, trainer: Trainer, X: Any) -> None:
-        self.trainer, self.X_given = trainer, X
+        # Weakly: in a cycle, X would stay on the device until somebody collects garbage.
+        self._trainer, self.X_given = weakref.ref(trainer), X
         self.windows: _stream.Windows | None = None
         self.feed: _stream.Feed | None = None
         self.n_threads = 1
+        self.limit: int | None = None
         self.n_panels = trainer._path.n_panels
         self.changed = self.walked = False
         self.stream = trainer._stream
@@ -692,11 +705,17 @@ class _Data:
         self.N: Any = None
         self.Z: Any = None
 
+    @property
+    def trainer(self) -> Trainer:
+        found = self._trainer()
+        assert found is not None
+        return found
+
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def plan(self, n_threads: int, limit: int | None) -> _stream.Windows | None:
         """How X is to stream, None where it fits."""
-        self.n_threads = n_threads
+        self.n_threads, self.limit = n_threads, limit
         if arrays.on_gpu(self.X_given):
             return None
         t = self.trainer
@@ -737,7 +756,7 @@ class _Data:
     def emptied(self) -> _Data:
         """The same before anything was loaded; this one lets go of all memory."""
         out = _Data(self.trainer, self.X_given)
-        out.windows, out.n_threads = self.windows, self.n_threads
+        out.windows, out.n_threads, out.limit = self.windows, self.n_threads, self.limit
         vars(self).clear()
         return out
 

@@ -42,11 +42,11 @@ EPOCH, BATCH = range(2)
 
 # Fixed parameters of a training, int64.
 (
-    T_FEATURES, T_STRIDE, T_ROWS, T_BATCH, T_LANES, T_SOLVER, T_FIT_INTERCEPT, T_STANDARDIZE, T_ANY_L1, T_ANY_CLIP,
+    T_FEATURES, T_STRIDE, T_ROWS, T_BATCH, T_LANES, T_SOLVER, T_FIT_INTERCEPT, T_STANDARDIZE, T_ANY_CLIP,
     T_ANY_CLIP_NORM, T_ANY_WARMUP, T_HAS_WEIGHT, T_WORDS, T_LOSS, T_TRACK, T_ORDER, T_SEED, T_HORIZON, T_STEPS, T_FIRST, T_SECOND,
     T_SEEN, T_OLD, T_PANEL, T_FIRST_EPOCH,
-) = range(26)  # fmt: skip
-N_TRAINING = 26
+) = range(25)  # fmt: skip
+N_TRAINING = 25
 
 # Scalars of a step in shared memory, [scalar][MODELS].
 (
