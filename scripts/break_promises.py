@@ -270,7 +270,7 @@ class Copy:
 
     def tests_pass(self, at: str, chosen: str) -> tuple[bool, str]:
         """Whether the chosen tests of a file pass, and the first that fails. Red is red: nothing is shrunk."""
-        command = [sys.executable, "-m", "pytest", f"tests/{at}", "-x", "-q", "--tb=no", "-k", chosen]
+        command = [sys.executable, "-m", "pytest", f"tests/{at}", "-x", "-q", "--tb=no", "-rfp", "-k", chosen]
         command += ["-p", "no:cacheprovider", "--hypothesis-profile=gradfold-unshrunk"]
         try:
             done = run(command, cwd=self.at, env=self.environment(), timeout=600)
@@ -278,6 +278,8 @@ class Copy:
             return False, "did not end"
         if done.returncode not in (0, 1) and done.returncode > 0:
             raise SystemExit(f"pytest could not run:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        if done.returncode == 0 and "\nPASSED " not in done.stdout:
+            raise SystemExit(f"tests/{at} -k '{chosen}' skipped everything; is the `test` extra installed?\n{done.stdout[-1000:]}")
         mark = f"FAILED tests/{at}::"
         failed = [line.removeprefix(mark) for line in done.stdout.splitlines() if line.startswith(mark)]
         return done.returncode == 0, failed[0].split(" - ")[0] if failed else f"ended with {done.returncode}"

@@ -144,14 +144,15 @@ def test_blocks_fit_on_a_multiprocessor(found) -> None:
     kernels = catalogue.every_kernel()
     for (name, cc), facts in found.items():
         kernel, used = kernels[name], facts.resources
-        assert kernel.min_blocks * kernel.threads * -(-used.registers // 8) * 8 <= 65536, name
-        assert kernel.min_blocks * (used.shared + 1024) <= (164 << 10 if cc == (8, 0) else 228 << 10), name
+        blocks = kernel.blocks_for(cc)
+        assert blocks * kernel.threads * -(-used.registers // 8) * 8 <= 65536, name
+        assert blocks * (used.shared + 1024) <= (164 << 10 if cc == (8, 0) else 228 << 10), name
 
 
 @pytest.mark.parametrize("cc", CAPABILITIES, ids=str)
 def test_products(found, cc: tuple[int, int]) -> None:
-    """The loops that the time goes into: FMAs and vectors from shared memory, nothing else that goes to memory; while they
-    run, copies of 16 bytes are on their way."""
+    """The loops that the time goes into: FMAs and vectors from shared memory, and hardly anything else that goes to memory;
+    while they run, copies of 16 bytes are on their way."""
     seen = 0
     for (name, own), facts in found.items():
         kernel, _, variant = name.partition("/")
@@ -163,8 +164,9 @@ def test_products(found, cc: tuple[int, int]) -> None:
         for depth, opcodes in facts.products:
             assert depth >= 1, name
             loads, fmas = of(opcodes, "ld.shared.v"), opcodes[f"fma.rn.{vector}"]
-            assert fmas == of(opcodes, "fma.") and loads == of(opcodes, "ld.") - of(opcodes, "ld.param"), (name, opcodes)
-            assert not of(opcodes, "st.") and not of(opcodes, "bar"), (name, opcodes)
+            assert fmas == of(opcodes, "fma.") and loads == of(opcodes, "ld.shared"), (name, opcodes)
+            # An unrolled loop is one block with what follows it, which may read the sums so far.
+            assert 8 * of(opcodes, "ld.global") <= loads and not of(opcodes, "st.") and not of(opcodes, "bar"), (name, opcodes)
             assert fmas >= 2 * loads, (name, fmas, loads)
             if tiles != "narrow":
                 assert loads == opcodes["ld.shared.v4.f32" if dtype == "float32" else "ld.shared.v2.f64"], (name, opcodes)

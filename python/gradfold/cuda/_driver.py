@@ -425,7 +425,7 @@ class Kernel:
     threads : int
         Of a block; all launches have it.
     min_blocks : int
-        Blocks that should fit on a multiprocessor: limits registers.
+        Blocks that should fit on a multiprocessor: limits registers. `blocks_for` says how many are asked for.
     """
 
     def __init__(self, function: Callable[..., Any], signature: tuple[Any, ...], threads: int, min_blocks: int = 1) -> None:
@@ -445,12 +445,16 @@ class Kernel:
         """Launch on `stream` (of `new_stream` or `stream_of`; 0 is the default stream). Returns at once."""
         (self._launch or self.compile())(blocks, stream, arguments)
 
+    def blocks_for(self, cc: tuple[int, int]) -> int:
+        """`min_blocks`, or one fewer before compute capability 9.0, for which the same kernel takes more registers."""
+        return self.min_blocks if cc >= (9, 0) else max(1, self.min_blocks - 1)
+
     def ptx(self, cc: tuple[int, int]) -> str:
         """The PTX for a compute capability, made without a GPU."""
         with _compiling_for(cc):
             text, _ = cuda.compile(
                 self.function, self.signature, device=False, abi="numba", cc=cc, output="ptx",
-                launch_bounds=(self.threads, self.min_blocks),
+                launch_bounds=(self.threads, self.blocks_for(cc)),
             )  # fmt: skip
         return str(text)
 
