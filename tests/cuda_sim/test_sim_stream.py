@@ -212,11 +212,24 @@ def test_a_batch_that_is_too_large() -> None:
     assert train.Trainer(**a | {"batch_size": 10}, memory_limit=700).reason.endswith("windows of 10 rows")
 
 
+def test_memory_that_others_took_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """X fitted when the trainer was made, and streams when it begins."""
+    a = arguments(n=200, p=2, m=3)
+    trainer = train.Trainer(**a, path="persistent")
+    assert trainer._data.windows is None
+    models, X = trainer._data._model_bytes(trainer._data.n_panels), 200 * trainer._data._row_bytes(a["X"])
+    monkeypatch.setattr(arrays, "free_memory", lambda: int((models + 0.7 * X) / (1 - stream.SPARE)))
+    host = _core.train.Trainer(**a)
+    host.advance()
+    assert trainer.advance() == "done" and state(trainer) == state(host)
+    assert "; X streams in windows of " in trainer.reason
+
+
 def test_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     a = arguments(n=20, p=2, m=9)
     trainer = train.Trainer(**a, path="tiled")
     for free, message in (
-        (100, "the GPU has 100 bytes free, wanted 640 bytes; train on fewer rows$"),
+        (100, "the GPU has 100 bytes free, wanted .* kB; wanted fewer candidates at a time, or a smaller batch_size$"),
         (
             20_000,
             r"the GPU has 20 kB free, wanted .* kB; wanted fewer candidates at a time.*, or a smaller batch_size$",
