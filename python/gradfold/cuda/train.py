@@ -337,7 +337,6 @@ class Trainer:
         self._seed, self._fit_intercept = seed, fit_intercept
         self._natural = not shuffle or batch_size >= n_rows
         self._splits, self._slot = np.unique(split_of_model, return_inverse=True)
-        self._split_of_model = split_of_model
         self._settings = {"learning_rate": learning_rate, "l1": l1, "l2": l2}
         for name in update.HYPER:
             usual = 1e-10 if name == "epsilon" and solver == "adagrad" else update.DEFAULTS[name]
@@ -1119,7 +1118,3 @@ class _Data:
 def _window_bytes(slots: int, each: int) -> int:
     """Of a `Window` for so many chunks of panels."""
     return each * max(1, min(slots, gradient.WINDOW_BYTES // each))
-
-
-def _wait(stream: Any) -> None:
-    _stream.wait_for(_stream.mark(stream))

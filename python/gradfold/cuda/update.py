@@ -18,8 +18,6 @@ from gradfold.cuda.tiles import FEATURE_CHUNK, Shape
 
 SOLVERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
 SCHEDULES = ("constant", "cosine", "inverse_scaling", "exponential", "step", "optimal", "adaptive")
-HAS_FIRST = ("momentum", "nesterov", "adam", "adamw")
-HAS_SECOND = ("adagrad", "rmsprop", "adam", "adamw")
 
 # Float64 numbers of a model, [field][lane].
 FIELDS = (
