@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 _FLOAT = r"(?:f16|f16x2|bf16|bf16x2|f32|f32x2|f64)"
 # (what an opcode must not match, why)
@@ -117,3 +118,12 @@ def resources(ptx: str) -> dict[str, Resources]:
         name: Resources(int(registers), int(shared), int(local), int(spilled[name]))
         for name, registers, local, shared in used
     }
+
+
+def assert_lean(kernel: Any, cc: tuple[int, int], registers: int, foreign: tuple[str, ...]) -> None:
+    """A kernel of functions over arrays: the CPU's bits, few registers, no memory of its own, no type that is none of its own."""
+    text = kernel.ptx(cc)
+    assert check(text) == [], kernel.name
+    (used,) = resources(text).values()
+    assert used.registers <= registers and used.local == used.spilled == 0, (kernel.name, used)
+    assert not [opcode for opcode in opcodes(text) if opcode.endswith(foreign)], kernel.name

@@ -18,11 +18,7 @@ def test_same_integers_in_the_simulator():
 @pytest.mark.parametrize("cc", [(8, 0), (9, 0)], ids=str)
 def test_compiles(cc):
     for kernel in index.KERNELS:
-        text = kernel.ptx(cc)
-        assert ptx.check(text) == [], kernel.name
-        (used,) = ptx.resources(text).values()
-        assert used.registers <= 40 and used.local == used.spilled == 0, (kernel.name, used)
-        assert not [opcode for opcode in ptx.opcodes(text) if opcode.endswith((".f32", ".f64"))], kernel.name
+        ptx.assert_lean(kernel, cc, 40, (".f32", ".f64"))
 
 
 def test_a_round_is_short():

@@ -36,12 +36,7 @@ def test_same_bits_in_the_simulator():
 @pytest.mark.parametrize("cc", [(8, 0), (9, 0)], ids=str)
 def test_compiles(cc):
     for kernel in loss.KERNELS:
-        text = kernel.ptx(cc)
-        assert ptx.check(text) == [], kernel.name
-        (used,) = ptx.resources(text).values()
-        assert used.registers <= 32 and used.local == used.spilled == 0, (kernel.name, used)
-        other = "f64" if kernel.name.endswith("float32") else "f32"
-        assert not [opcode for opcode in ptx.opcodes(text) if opcode.endswith(other)], kernel.name
+        ptx.assert_lean(kernel, cc, 32, ("f64",) if kernel.name.endswith("float32") else ("f32",))
 
 
 def test_the_gradient_alone_costs_less():

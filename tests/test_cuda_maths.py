@@ -67,13 +67,8 @@ def test_compiles(cc):
         f"{name}_{dtype}" for name in maths.NAMES for dtype in ("float32", "float64")
     )
     for kernel in maths.KERNELS:
-        text = kernel.ptx(cc)
-        assert ptx.check(text) == [], kernel.name
-        (used,) = ptx.resources(text).values()
-        assert used.registers <= 32 and used.local == used.spilled == 0, (kernel.name, used)
         # Each rounds as it is written: neither type leaks into the other.
-        other = "f64" if kernel.name.endswith("float32") else "f32"
-        assert not [opcode for opcode in ptx.opcodes(text) if opcode.endswith(other)], kernel.name
+        ptx.assert_lean(kernel, cc, 32, ("f64",) if kernel.name.endswith("float32") else ("f32",))
 
 
 def test_the_check_of_ptx_sees_what_it_must():
