@@ -18,6 +18,7 @@ _LAZY = {
     "Candidates": "gradfold.candidates",
     "ChoiceWarning": "gradfold._choose",
     "DeviceError": "gradfold._device",
+    "DeviceMemoryError": "gradfold._device",
     "Epoch": "gradfold._callbacks",
     "Run": "gradfold.run",
     "load": "gradfold.run",

@@ -26,6 +26,10 @@ class DeviceError(RuntimeError):
     """A GPU was asked for that cannot be used; the message says why, and what to install."""
 
 
+class DeviceMemoryError(MemoryError):
+    """The GPU's memory does not hold what was asked for. Nothing was allocated, and the process goes on."""
+
+
 class OnDevice:
     """What `gradfold.cuda.arrays.DeviceArray` is; to recognise one without Numba."""
 

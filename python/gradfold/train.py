@@ -223,10 +223,10 @@ def fit(
         None is where X, y and sample_weight live: "cuda" if one of them lies on an NVIDIA GPU. X on the GPU (of torch,
         CuPy or another library with ``__cuda_array_interface__`` or DLPack; float32 or float64, C-contiguous) is used
         where it lies; a NumPy X is copied there once. Else what is on the GPU (y, sample_weight, validation_data) is
-        copied to the host, where folds, scores and metrics are computed; these fetch the rows they need, and the moments of
-        `standardize` all of X, once for each trainer. The Run holds
-        NumPy arrays, and they have the bits of a fit on the CPU. What is not built for GPUs raises: nothing falls back
-        in silence. `Run.device_reason` says what ran where, and how.
+        copied to the host, where folds, scores and metrics are computed; these fetch the rows they need, and the moments
+        of `standardize` all of X, once for each trainer. The Run holds NumPy arrays, and they have the bits of a fit on
+        the CPU. What is not built for GPUs raises: nothing falls back in silence. `Run.device_reason` says what ran
+        where, and how.
     n_threads : int, optional
         Default: the processors this process may use.
     dtype : {float32, float64}, optional

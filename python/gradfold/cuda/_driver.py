@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from gradfold._device import INSTALL
+from gradfold._device import INSTALL, DeviceMemoryError
 
 # numba-cuda 0.30 asks NumPy for `row_stack`, an old name of vstack that NumPy 2.5 no longer has, while it imports its arrays.
 _LACKS_ROW_STACK = not hasattr(np, "row_stack")
@@ -683,10 +683,6 @@ def numba_type(dtype: Any) -> Any:
 
 
 # -- memory and streams -------------------------------------------------------------------------------------------------
-
-
-class DeviceMemoryError(MemoryError):
-    """The GPU's memory does not hold what was asked for. Nothing was allocated, and the process goes on."""
 
 
 def memory_info() -> tuple[int, int]:
