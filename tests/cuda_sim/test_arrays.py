@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradfold._device import DeviceMemoryError
 from gradfold.cuda import _driver, arrays
 from gradfold.cuda._driver import SIMULATED
 
@@ -131,8 +132,8 @@ def test_what_does_not_fit_is_said_and_the_process_goes_on(monkeypatch: pytest.M
     monkeypatch.setattr(arrays, "free_memory", lambda: 1_500_000)
     with pytest.raises(MemoryError, match=r"^the GPU has 1\.5 MB free, wanted 8 MB; wanted fewer models$") as caught:
         arrays.empty(1_000_000, np.float64, hint="wanted fewer models")
-    assert isinstance(caught.value, arrays.DeviceMemoryError)
-    with pytest.raises(arrays.DeviceMemoryError, match="wanted 1.6 MB$"):
+    assert isinstance(caught.value, DeviceMemoryError)
+    with pytest.raises(DeviceMemoryError, match="wanted 1.6 MB$"):
         arrays.to_device(np.zeros(200_000))
     assert arrays.to_device(np.zeros(100_000)).nbytes == 800_000
 
@@ -142,7 +143,7 @@ def test_memory_that_goes_between_the_check_and_the_allocation(monkeypatch: pyte
         raise RuntimeError("Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
 
     monkeypatch.setattr(_driver, "cuda", SimpleNamespace(device_array=fail))
-    with pytest.raises(arrays.DeviceMemoryError, match="wanted 800 bytes; hint"):
+    with pytest.raises(DeviceMemoryError, match="wanted 800 bytes; hint"):
         arrays.empty(100, np.float64, hint="hint")
 
 

@@ -19,6 +19,7 @@ from test_arrays import Foreign
 import gradfold as gf
 from fits import labels, numbers
 from gradfold import _core
+from gradfold._device import DeviceMemoryError
 from gradfold.cuda import arrays
 
 CANDIDATES = {"l2": [1e-3, 1.0], "batch_size": [16, 64]}
@@ -451,7 +452,7 @@ def test_fit_with_its_kernels() -> None:
 
 def test_roles_that_could_not_be_made_leave_no_others_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next call trains on its own split's rows, and not on those of the call before the failure."""
-    from gradfold.cuda import arrays, roles
+    from gradfold.cuda import roles
 
     problem = {name: a[:24] if len(a) > 5 else a for name, a in _problem(np.float32).items() if name != "sample_weight"}
     options: dict[str, Any] = dict(**problem, loss="log_loss", folds=gf.index.kfold(24, 4))
@@ -459,11 +460,11 @@ def test_roles_that_could_not_be_made_leave_no_others_behind(monkeypatch: pytest
     gf.gradient.loss_gradient(**options, split_of_model=first, device="cuda")
 
     def fails(*_: object, **__: object) -> None:
-        raise arrays.DeviceMemoryError("the GPU has nothing free")
+        raise DeviceMemoryError("the GPU has nothing free")
 
     with monkeypatch.context() as patch:
         patch.setattr(roles, "words", fails)
-        with pytest.raises(arrays.DeviceMemoryError):
+        with pytest.raises(DeviceMemoryError):
             gf.gradient.loss_gradient(**options, split_of_model=second, device="cuda")
     found = gf.gradient.loss_gradient(**options, split_of_model=second, device="cuda")
     assert _bytes(found) == _bytes(gf.gradient.loss_gradient(**options, split_of_model=second))

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradfold import _core, index
+from gradfold import DeviceMemoryError, _core, index
 from gradfold.cuda import arrays, roles, stream, train
-from gradfold.cuda.arrays import DeviceMemoryError
 
 
 def arguments(

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _check
-from gradfold._device import CUDA_DLPACK, DeviceMemoryError, OnDevice, lives_on_gpu
+from gradfold._device import CUDA_DLPACK, OnDevice, lives_on_gpu
 from gradfold.cuda import _driver
 from gradfold.cuda._driver import SIMULATED, Kernel, cuda, float32, float64, int64
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gradfold._device import DeviceMemoryError
 from gradfold.cuda import _driver, arrays, gradient
 from gradfold.cuda import roles as _roles
 from gradfold.cuda._driver import SIMULATED, cuda
@@ -83,7 +84,7 @@ def check(nbytes: int) -> bool:
         try:
             arrays.check_memory(nbytes)
             return True
-        except arrays.DeviceMemoryError:
+        except DeviceMemoryError:
             if attempt == 0:
                 gradient.release()
     return False
@@ -94,9 +95,9 @@ def guard(wanted: int, hint: Callable[[], str]) -> Iterator[None]:
     """Allocations of `wanted` bytes: a `DeviceMemoryError` before the first if they do not fit, or where one fails."""
     try:
         if not check(wanted):
-            raise arrays.DeviceMemoryError
+            raise DeviceMemoryError
         yield
-    except arrays.DeviceMemoryError:
+    except DeviceMemoryError:
         raise _driver.too_much(wanted, hint(), arrays.free_memory()) from None
 
 
@@ -109,7 +110,7 @@ def _pinned(size: int, dtype: Any) -> Array:
         if "MEMORY" not in str(error).upper():
             raise
         wanted = _driver._size(size * kind.itemsize)
-        raise arrays.DeviceMemoryError(f"the host has no {wanted} of pinned memory to stream X; free some") from error
+        raise DeviceMemoryError(f"the host has no {wanted} of pinned memory to stream X; free some") from error
     out[:] = 0
     return out
 
@@ -169,7 +170,7 @@ def plan(
             if rows > 0
             else "not even rows one by one fit beside the models: train fewer"
         )
-        raise arrays.DeviceMemoryError(
+        raise DeviceMemoryError(
             "X does not fit into the GPU's memory and streams in windows of at least one batch; two windows of "
             f"{batch} rows want {_driver._size(2 * batch * row_bytes)}, and there are {_driver._size(limit)} for them; "
             f"{fits}"
