@@ -153,7 +153,7 @@ def test_no_leak(how, dtype):
     Those that others train on make those others' sums NaN, and the whole block goes by select; on a GPU as on the CPU.
     """
     at = sorted(POISONS).index(how)
-    usual = how == "inf"  # log_loss without weights and losses has residuals of its own
+    usual = how == "inf"  # the plainest of log loss's branches
     q = calls.problem(
         11 + at, n=14, p=[3, 4][at % 2], m=5, dtype=dtype, loss=["log_loss", "squared_error"][at // 2],
         kind=["kfold", "overlapping"][at // 2], weights="none" if usual else "zeros",

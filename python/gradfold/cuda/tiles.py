@@ -190,7 +190,7 @@ def of(shape: Shape) -> SimpleNamespace:
     EVEN_GX, EVEN_GR = KR * GX_WIDTH % THREADS == 0, KR * GR_WIDTH % THREADS == 0
     FX, FW = -(-ROWS * FX_WIDTH // THREADS), -(-KF * FW_WIDTH // THREADS)
     GX, GR = -(-KR * GX_WIDTH // THREADS), -(-KR * GR_WIDTH // THREADS)
-    LOG_LOSS, UNUSED = _loss.CODES["log_loss"], T(-1)  # no loss is negative
+    LOG_LOSS, UNUSED, ALL = _loss.CODES["log_loss"], T(-1), np.uint32(0xFFFFFFFF)  # no loss is negative
     KL, LOSS_WIDTH = min(64, shape.stage // (MODELS + 1) // 4 * 4), MODELS // VECTOR  # rows of losses staged at a time
     fma64, add64, ZERO64, ONE64 = F64.fma, F64.add, np.float64(0), np.float64(1)
     write_run = vector_writer(MRUN)
@@ -201,7 +201,7 @@ def of(shape: Shape) -> SimpleNamespace:
     # Steps of an inner loop that are unrolled: about 128 FMAs to one set of addresses.
     UF = max(1, min(KF // VECTOR, 128 // (Z * VECTOR)))
     UR = max(2, min(KR, 128 // GT))
-    assert THREADS % MODELS == 0 and MODELS % VECTOR == 0 and TM <= 8 and TR < 256
+    assert THREADS % MODELS == 0 and MODELS % VECTOR == 0 and TM <= 32
     assert FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
 
     @device
@@ -372,7 +372,7 @@ def of(shape: Shape) -> SimpleNamespace:
         tid = opaque(tid)
         mg, rg = place(tid)
         bias = cuda.local.array(TM, kind)
-        bit = cuda.local.array(TM, uint32)  # in the one word of a row, where there is but one
+        bit = cuda.local.array(TM, uint32)  # of its split in a row's word, where there is but one
         used = cuda.local.array(TM, int32)
         z = cuda.local.array(TM, kind)
         g = cuda.local.array(TM, kind)
@@ -381,31 +381,46 @@ def of(shape: Shape) -> SimpleNamespace:
             split = splits[u64(s_at + model_of(mg, j))]
             bit[j] = u32(u32(1) << u32(split & 31)) if split >= 0 else u32(0)
             used[j] = 0
-        counted = u64(0)  # of the general case: 8 bits a model, since its loop indexes no register
         bad = ZERO  # becomes NaN: 0 times a value that is not finite
-        # The usual case without the choice among losses, so that the models of a row are computed side by side.
-        plain = loss == LOG_LOSS and want_gradient and not want_loss and not has_weight and n_words == 1
         last = min(ROWS, n - r0)
         for i in range(rg, last, GROUPS):
             row = int64(ids[u64(r0 + i)])
             at = z_at + (r0 + i) * MODELS
             y_row = y[u64(row)]
-            if plain:
-                word = roles[u64(row)]
+            w_row = weight[u64(row)] if has_weight else ONE
+            word = roles[u64(row)] if n_words == 1 else ALL
+            on = u32(0)  # bit j: the j-th model uses the row
+            if n_words > 1:
+                for j in range(TM):
+                    on = u32(on | (u32(1) << u32(j) if uses(roles, row, n_words, splits[u64(s_at + model_of(mg, j))]) else u32(0)))
+            else:
+                for j in range(TM):
+                    on = u32(on | (u32(1) << u32(j) if word & bit[j] != u32(0) else u32(0)))
+            for j in range(TM):
+                used[j] += int32(on >> u32(j) & u32(1))
+            if loss == LOG_LOSS:  # the usual one without the choice among losses, so that models are computed side by side
                 read_models(z, 0, stage, i * MODELS, mg)
                 for j in range(TM):
-                    z_j = add(z[j], bias[j])
-                    use = (word & bit[j]) != u32(0)
-                    slope_j = slope(LOG_LOSS, z_j, y_row, ONE)
-                    g[j] = slope_j if use else ZERO
-                    used[j] += int32(1) if use else int32(0)
-                    bad = fma(ZERO if use else z_j, ZERO, bad)
-                write_models(R, at, g, 0, mg)
+                    z[j] = add(z[j], bias[j])
+                    bad = fma(ZERO if on >> u32(j) & u32(1) != u32(0) else z[j], ZERO, bad)
+                if want_loss:
+                    for j in range(TM):
+                        use = on >> u32(j) & u32(1) != u32(0)
+                        value, slope_j = evaluate(LOG_LOSS, z[j], y_row, ONE)
+                        z[j] = value if use else UNUSED
+                        g[j] = mul(w_row, slope_j) if use else ZERO
+                    write_models(L, at, z, 0, mg)
+                else:
+                    for j in range(TM):
+                        slope_j = mul(w_row, slope(LOG_LOSS, z[j], y_row, ONE))
+                        g[j] = slope_j if on >> u32(j) & u32(1) != u32(0) else ZERO
+                if want_gradient:
+                    write_models(R, at, g, 0, mg)
             else:
                 for j in range(TM):
                     m = model_of(mg, j)
                     z_j = add(stage[u64(i * MODELS + m)], W[u64(b_at + m)])
-                    use = uses(roles, row, n_words, splits[u64(s_at + m)])
+                    use = on >> u32(j) & u32(1) != u32(0)
                     eps = epsilon[u64(e_at + m)]
                     slope_j = ZERO
                     if want_loss:
@@ -414,16 +429,12 @@ def of(shape: Shape) -> SimpleNamespace:
                     else:
                         slope_j = slope(loss, z_j, y_row, eps)
                     if want_gradient:
-                        if has_weight:
-                            slope_j = mul(weight[u64(row)], slope_j)
-                        R[u64(at + m)] = slope_j if use else ZERO
+                        R[u64(at + m)] = mul(w_row, slope_j) if use else ZERO
                         bad = fma(ZERO if use else z_j, ZERO, bad)
-                    counted = u64(counted + (u64(1) << u64(8 * j) if use else u64(0)))
         for j in range(TM):
-            total = used[j] + int32(counted >> u64(8 * j) & u64(255))
-            if total > 0:
-                cuda.atomic.add(count, model_of(mg, j), int32(total))
-        if bad != bad:
+            if used[j] > 0:
+                cuda.atomic.add(count, model_of(mg, j), used[j])
+        if want_gradient and bad != bad:
             poisoned[0] = 1
 
     @device
