@@ -15,6 +15,7 @@
 #include "gradient/gradient.h"
 #include "index/permutation.h"
 #include "levels/levels.h"
+#include "problems.h"
 #include "roofline/roofline.h"
 #include "simd/simd.h"
 #include "threads/team.h"
@@ -53,118 +54,21 @@ void same_on_all_levels(const std::string& what, const std::function<Bytes()>& r
 }
 
 template <class T>
-struct Problem {
-  std::int64_t n, p, m;
-  std::int64_t outputs = 1;  // of a training
-  std::vector<T> X, y, w, W, b;
-  std::vector<std::uint8_t> ids;
-  std::vector<FoldCondition> conditions;
-  std::vector<std::int64_t> split_of_model;
-  FoldsView folds;
-
-  Problem(std::int64_t n_, std::int64_t p_, std::int64_t m_, unsigned seed) : n(n_), p(p_), m(m_) {
-    std::mt19937 random(seed);
-    // Not std::normal_distribution: its bits depend on the library, and the digest is compared between machines.
-    auto normal = [](std::mt19937& r) { return (static_cast<double>(r() % 4001) - 2000.0) / 700.0; };
-    for (std::int64_t i = 0; i < n * p; ++i) X.push_back(static_cast<T>(normal(random)));
-    for (std::int64_t i = 0; i < n; ++i) {
-      y.push_back(static_cast<T>(random() % 2));
-      w.push_back(static_cast<T>(random() % 4));
-      ids.push_back(static_cast<std::uint8_t>(i % 5 == 4 && i % 7 == 0 ? 255 : i % 5));
-    }
-    for (std::int64_t i = 0; i < p * m; ++i) W.push_back(static_cast<T>(normal(random)));
-    for (std::int64_t i = 0; i < m; ++i) {
-      b.push_back(static_cast<T>(normal(random)));
-      split_of_model.push_back(i % 5);
-    }
-    for (std::int64_t k = 0; k < 5; ++k) conditions.push_back({0, k, k + 1, 0, 5});
-    folds = {ids.data(), 1, 1, n, conditions.data(), 5, 1};
-  }
-};
-
-template <class T>
 Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_folds, bool poison, int n_threads, std::int64_t outputs = 1) {
-  std::vector<T> X = q.X;
-  if (poison)  // the skipped rows and fold 3's rows
-    for (std::int64_t i = 0; i < q.n; ++i)
-      if (q.ids[i] == 255) X[i * q.p] = std::numeric_limits<T>::quiet_NaN();
-  // Of several outputs the weights are those of one, turned around for each next output.
-  std::vector<T> W, b, y = q.y;
-  for (std::int64_t f = 0; f < q.p; ++f)
-    for (std::int64_t k = 0; k < outputs; ++k)
-      for (std::int64_t i = 0; i < q.m; ++i) W.push_back(q.W[f * q.m + (i + k) % q.m] * static_cast<T>(1 - k % 3));
-  for (std::int64_t k = 0; k < outputs; ++k) b.insert(b.end(), q.b.begin(), q.b.end());
-  if (outputs > 1)  // class codes, and out of range on the skipped rows
-    for (std::int64_t i = 0; i < q.n; ++i) y[i] = static_cast<T>(q.ids[i] == 255 && with_folds ? outputs + 5 : i * 7 % outputs);
-  const std::vector<double> epsilon(q.m, 0.25);
-  std::vector<double> loss_out(q.m, -1);
-  std::vector<T> grad(q.p * outputs * q.m, T(-1)), grad_b(outputs * q.m, T(-1));
-  LossGradientArgs<T> args{};
-  args.X = {X.data(), q.n, q.p};
-  args.y = y.data();
-  args.weight = weighted ? q.w.data() : nullptr;
-  args.n_positions = q.n;
-  args.folds = with_folds ? &q.folds : nullptr;
-  args.split_of_model = q.split_of_model.data();
-  args.n_models = q.m;
-  args.n_outputs = outputs;
-  args.W = W.data();
-  args.intercept = b.data();
-  args.loss = loss;
-  args.loss_epsilon = weighted ? epsilon.data() : nullptr;
-  args.mean = true;
-  args.loss_out = loss_out.data();
-  args.grad_W = grad.data();
-  args.grad_intercept = grad_b.data();
-  args.n_threads = n_threads;
-  loss_gradient(args);
+  GradientCall<T> call(q, loss, outputs);
+  if (weighted) call.weigh(q);
+  if (with_folds) call.split(q);
+  if (poison) call.poison(q);
+  call.args.n_threads = n_threads;
+  loss_gradient(call.args);
   std::vector<T> z(q.n * outputs * q.m);
-  raw_prediction(DenseRows<T>{X.data(), q.n, q.p}, W.data(), b.data(), outputs * q.m, z.data(), n_threads);
+  raw_prediction(call.args.X, call.W.data(), call.b.data(), outputs * q.m, z.data(), n_threads);
   Bytes out;
-  append(out, loss_out);
-  append(out, grad);
-  append(out, grad_b);
+  append(out, call.loss);
+  append(out, call.grad);
+  append(out, call.grad_b);
   append(out, z);
   return out;
-}
-
-template <class T>
-TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_size, bool standardize, bool shuffle, int n_threads,
-                        bool rich) {
-  TrainArgs<T> a{};
-  a.X = {q.X.data(), q.n, q.p};
-  a.y = q.y.data();
-  a.weight = q.w.data();
-  a.folds = q.folds;
-  a.split_of_model = q.split_of_model;
-  a.l1.assign(q.m, 1e-3);
-  a.l2.assign(q.m, 1e-2);
-  a.learning_rate.assign(q.m, 0.05);
-  for (std::int64_t i = 0; i < q.m; ++i) a.schedule.push_back(i % kSchedules);
-  auto hyper = [&](Hyper h, double even, double odd) {
-    for (std::int64_t i = 0; i < q.m; ++i) a.hyper[static_cast<int>(h)].push_back(i % 2 == 0 ? even : odd);
-  };
-  if (rich) {
-    hyper(Hyper::momentum, 0.9, 0.5);
-    hyper(Hyper::beta1, 0.9, 0);
-    hyper(Hyper::rho, 0.99, 0.5);
-    hyper(Hyper::clip_norm, HUGE_VAL, 0.05);
-    hyper(Hyper::clip_value, 0.01, HUGE_VAL);
-    hyper(Hyper::average, 2, 0);
-    hyper(Hyper::warmup, 0, 1.5);
-    hyper(Hyper::decay_epochs, 10, 0.5);
-  }
-  a.loss = q.outputs > 1 ? Loss::multinomial : Loss::log_loss;
-  a.n_outputs = q.outputs;
-  a.solver = solver;
-  a.epochs = 2;
-  a.batch_size = batch_size;
-  a.shuffle = shuffle;
-  a.seed = 7;
-  a.fit_intercept = true;
-  a.standardize = standardize;
-  a.n_threads = n_threads;
-  return a;
 }
 
 template <class T>
@@ -243,44 +147,30 @@ constexpr Solver kSolvers[] = {Solver::sgd,     Solver::momentum, Solver::nester
 // A panel of two whole vectors of models, stepped three times on made-up gradient sums: at once, or in its parts.
 template <class T>
 Bytes parts_bytes(const Problem<T>& q, Solver solver) {
-  const int of_vector = gradient_kernels<T>(current_level()).lanes;
-  const int n_vectors = 2;
-  const std::int64_t lanes = panel_lanes(n_vectors, of_vector), p = q.p;
   auto run = [&](bool in_parts) {
-    auto zeros = [](std::int64_t n) { return std::vector<T>(n, T(0)); };
-    auto numbers = [&](std::int64_t n, double v) { return std::vector<double>(n, v); };
-    auto W = zeros(p * lanes), first = W, second = W, average = W, grad = W;
-    auto b = zeros(lanes), b_first = b, b_second = b, b_average = b, grad_b = b;
-    auto lr = numbers(lanes, 0.1), scale = numbers(lanes, 1), l1 = numbers(lanes, 1e-3), l2 = numbers(lanes, 1e-2), weight = scale;
-    auto updates = numbers(lanes, 0), power1 = scale, power2 = scale, count = numbers(lanes, 5);
-    std::vector<std::int64_t> schedule(lanes, 0);
-    std::vector<double> hyper;
-    for (int h = 0; h < kHypers; ++h) hyper.insert(hyper.end(), lanes, hyper_default(solver, static_cast<Hyper>(h)));
+    PanelProblem<T> panel(q, solver, 2);
+    const std::int64_t lanes = panel.lanes;
     for (std::int64_t l = 0; l < lanes; l += 2) {
-      hyper[static_cast<int>(Hyper::clip_norm) * lanes + l] = 0.5;
-      hyper[static_cast<int>(Hyper::average) * lanes + l] = 1;
+      panel.set(Hyper::clip_norm, l, 0.5);
+      panel.set(Hyper::average, l, 1);
     }
-    const PanelState<T> state{p, n_vectors, static_cast<int>(lanes), W.data(), first.data(), second.data(), b.data(), b_first.data(),
-                              b_second.data(), average.data(), b_average.data(), lr.data(), scale.data(), schedule.data(), l1.data(),
-                              l2.data(), hyper.data(), weight.data(), updates.data(), power1.data(), power2.data(),
-                              nullptr, nullptr, nullptr, nullptr, nullptr};
+    const PanelState<T> state = panel.state();
     const SolverSettings settings{solver, true, true, true, true, false, 10, 5};
     const UpdateKernels<T>& kernels = update_kernels<T>(current_level());
-    const std::uint64_t all = lanes == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
-    std::vector<T> replaced(step_memory(p, kMostLanes<T>), T(7));
+    const std::uint64_t all = panel.all();
+    std::vector<T> replaced(step_memory(q.p, kMostLanes<T>), T(7));
     std::uint64_t lost = 0;
     for (int step = 0; step < 3; ++step) {
-      for (std::int64_t f = 0; f < p; ++f)
-        for (std::int64_t l = 0; l < lanes; ++l) grad[f * lanes + l] = q.W[(f * 7 + l + step) % (q.p * q.m)];
-      for (std::int64_t l = 0; l < lanes; ++l) grad_b[l] = q.b[(l + step) % q.m];
-      if (step == 1) grad[3 % lanes] = std::numeric_limits<T>::infinity();
-      const BatchSums<T> sums{grad.data(), grad_b.data(), nullptr, nullptr, count.data()};
+      panel.draw(q, step);
+      if (step == 1) panel.grad[3 % lanes] = std::numeric_limits<T>::infinity();
+      const BatchSums<T> sums = panel.sums();
       if (!in_parts) {
         lost |= kernels.step(settings, state, sums, all & ~lost, replaced.data());
       } else {
         std::vector<double> squares(lanes), squares_b(lanes);
         kernels.norms(settings, state, sums, squares.data(), squares_b.data());
-        clip_factors(squares.data(), squares_b.data(), hyper.data() + static_cast<int>(Hyper::clip_norm) * lanes, lanes, 1, squares.data());
+        clip_factors(squares.data(), squares_b.data(), panel.hyper.data() + static_cast<int>(Hyper::clip_norm) * lanes, lanes, 1,
+                     squares.data());
         const std::uint64_t now = kernels.probe(settings, state, sums, all & ~lost, squares.data());
         lost |= now;
         kernels.commit(settings, state, sums, all & ~lost, squares.data());
@@ -288,8 +178,9 @@ Bytes parts_bytes(const Problem<T>& q, Solver solver) {
     }
     check(lost == (std::uint64_t{1} << 3 % lanes), "the lane of an infinite gradient diverges, and no other");
     Bytes bytes;
-    for (const auto* array : {&W, &first, &second, &average, &b, &b_first, &b_second, &b_average}) append(bytes, *array);
-    for (const auto* array : {&updates, &power1, &power2}) append(bytes, *array);
+    for (const auto* array : {&panel.W, &panel.first, &panel.second, &panel.average, &panel.b, &panel.b_first, &panel.b_second, &panel.b_average})
+      append(bytes, *array);
+    for (const auto* array : {&panel.updates, &panel.power1, &panel.power2}) append(bytes, *array);
     return bytes;
   };
   check(run(true) == run(false), "norms, probe and commit are a step");
