@@ -188,23 +188,23 @@ void add_gradients() {
   // Models of a vector depend on the level, so a case that is about the width of panels counts vectors.
   for (int n = 1; n <= kMaxPanelVectors; ++n) add_gradient<T>("vectors" + std::to_string(n) + "/loss", 1100, 100, vectors(n));
   for (int m : {1, 4}) add_gradient<T>("models" + std::to_string(m) + "/loss", 3000, 100, models(m));
-  add_gradient<T>("models100/loss", 1100, 100, models(100));
+  add_gradient<T>("models100/loss", 400, 100, models(100));
   if (sizeof(T) == 8) return;
-  add_gradient<T>("models100", 1100, 100, models(100), without_loss);
+  add_gradient<T>("models100", 400, 100, models(100), without_loss);
   add_gradient<T>("half/loss", 1100, 100, [] { return std::int64_t{vector_lanes<T>() / 2}; });
   for (int m : {1, 2, 3, 4}) add_gradient<T>("models" + std::to_string(m), 3000, 100, models(m), without_loss);
   add_gradient<T>("models1/features1000", 1100, 1000, models(1), without_loss);
-  add_gradient<T>("models100/features1000", 500, 1000, models(100), without_loss);
+  add_gradient<T>("models100/features1000", 100, 1000, models(100), without_loss);
   add_gradient<T>("models100/features30/loss", 1100, 30, models(100));
-  add_gradient<T>("models100/loss_only", 1100, 100, models(100), [](const Q&, C& c) { c.args.grad_W = c.args.grad_intercept = nullptr; });
-  add_gradient<T>("models100/folds/loss", 1100, 100, models(100), [](const Q& q, C& c) { c.split(q); });
-  add_gradient<T>("models100/weights/loss", 1100, 100, models(100), [](const Q& q, C& c) { c.weigh(q); });
+  add_gradient<T>("models100/loss_only", 400, 100, models(100), [](const Q&, C& c) { c.args.grad_W = c.args.grad_intercept = nullptr; });
+  add_gradient<T>("models100/folds/loss", 400, 100, models(100), [](const Q& q, C& c) { c.split(q); });
+  add_gradient<T>("models100/weights/loss", 400, 100, models(100), [](const Q& q, C& c) { c.weigh(q); });
   for (int m : {1, 100})
-    add_gradient<T>("models" + std::to_string(m) + "/folds/select/loss", 1100, 100, models(m), [](const Q& q, C& c) {
+    add_gradient<T>("models" + std::to_string(m) + "/folds/select/loss", 400, 100, models(m), [](const Q& q, C& c) {
       c.split(q);
       c.poison(q);
     });
-  add_gradient<T>("models100/rows/loss", 1100, 100, models(100), [](const Q& q, C& c) {
+  add_gradient<T>("models100/rows/loss", 400, 100, models(100), [](const Q& q, C& c) {
     static std::vector<std::int64_t> rows;  // of the one case that a run sets up
     rows.clear();
     for (std::int64_t i = 0; i < q.n; ++i) rows.push_back(i * 7 % q.n);
@@ -375,20 +375,20 @@ void add_epoch(const std::string& name, std::int64_t n, std::int64_t p, std::int
 void add_epochs() {
   for (Solver solver : {Solver::sgd, Solver::adam}) {
     const std::string name = solver == Solver::sgd ? "sgd" : "adam";
-    add_epoch<float>(name + "/models100", 1500, 100, 100, solver, 256);
-    add_epoch<double>(name + "/models100", 1500, 60, 50, solver, 256);
-    add_epoch<float>(name + "/models100/standardize", 1500, 60, 100, solver, 256, [](auto&, auto& a) { a.standardize = true; });
+    add_epoch<float>(name + "/models100", 500, 100, 100, solver, 256);
+    add_epoch<double>(name + "/models100", 500, 60, 50, solver, 256);
+    add_epoch<float>(name + "/models100/standardize", 500, 60, 100, solver, 256, [](auto&, auto& a) { a.standardize = true; });
     add_epoch<float>(name + "/models1", 3000, 100, 1, solver, 256);
   }
   add_epoch<float>("sgd/models1/features1000", 1500, 1000, 1, Solver::sgd, 256);
-  add_epoch<float>("sgd/models100/batch1", 300, 60, 100, Solver::sgd, 1);
-  add_epoch<float>("sgd/models100/batch1100", 2200, 60, 100, Solver::sgd, 1100);
-  add_epoch<float>("sgd/models100/in_order", 1500, 60, 100, Solver::sgd, 256, [](auto&, auto& a) { a.shuffle = false; });
-  add_epoch<float>("sgd/models100/train_loss", 1500, 60, 100, Solver::sgd, 256, [](auto&, auto& a) { a.track_train_loss = true; });
-  add_epoch<float>("adam/models20/outputs5", 1100, 60, 20, Solver::adam, 256, {}, 5);
+  add_epoch<float>("sgd/models100/batch1", 100, 60, 100, Solver::sgd, 1);
+  add_epoch<float>("sgd/models20/batch1100", 2200, 60, 20, Solver::sgd, 1100);
+  add_epoch<float>("sgd/models100/in_order", 500, 60, 100, Solver::sgd, 256, [](auto&, auto& a) { a.shuffle = false; });
+  add_epoch<float>("sgd/models100/train_loss", 500, 60, 100, Solver::sgd, 256, [](auto&, auto& a) { a.track_train_loss = true; });
+  add_epoch<float>("adam/models20/outputs5", 500, 60, 20, Solver::adam, 256, {}, 5);
   // Many rows to score and few to train on.
   add_epoch<float>("score/models100", 256, 60, 100, Solver::sgd, 256, [](auto&, auto& a) {
-    static Problem<float> rows(1500, 60, 1, 13);  // of the one case that a run sets up
+    static Problem<float> rows(1000, 60, 1, 13);  // of the one case that a run sets up
     a.validation_X = {rows.X.data(), rows.n, rows.p};
     a.validation_y = rows.y.data();
   });
