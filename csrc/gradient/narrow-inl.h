@@ -18,14 +18,19 @@ inline double scalar_fma(double a, double b, double c) { return __builtin_fma(a,
 // second-level cache: the first level's queue of misses is too short to cover the latency of memory (measured: half the speed).
 class Ahead {
  public:
-  // The memory four blocks after these n rows, if they lie without gaps. It may be past the data: fetching never faults, and where the
+#ifdef GRADFOLD_PLANT_STRIDE  // so far that lines are gone before they are used: for the proof of the performance gate alone
+  static constexpr std::uint64_t kBlocks = 1024;
+#else
+  static constexpr std::uint64_t kBlocks = 4;
+#endif
+  // The memory kBlocks blocks after these n rows, if they lie without gaps. It may be past the data: fetching never faults, and where the
   // next chunk follows in memory its first rows are there in time.
   template <class T>
   void aim(const T* const* rows, std::int64_t n, std::int64_t n_features) {
     at_ = end_ = 0;
     if (rows[n - 1] - rows[0] != (n - 1) * n_features) return;
     const std::uint64_t bytes = static_cast<std::uint64_t>(n * n_features) * sizeof(T);
-    at_ = reinterpret_cast<std::uint64_t>(rows[0]) + 4 * bytes;
+    at_ = reinterpret_cast<std::uint64_t>(rows[0]) + kBlocks * bytes;
     end_ = at_ + bytes;
   }
   template <int LINES>
