@@ -1,0 +1,137 @@
+"""``python -m gradfold.perfgate``: compare two builds, hold one against the committed counts, renew those."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from gradfold.perfgate import baseline, counts, objects, report, sides, timing
+from gradfold.perfgate.baseline import Baseline
+from gradfold.perfgate.config import Config, ConfigError, read
+from gradfold.perfgate.loops import Loop
+from gradfold.perfgate.results import DID_NOT_RUN, Result, exit_code
+
+_CODES = "exit codes: 0 nothing is slower, 1 something is, 2 something did not run, 3 both"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = read(Path(options.config))
+        return int(options.run(config, options))
+    except (ConfigError, counts.DidNotRun) as error:
+        print(f"perfgate: {error}", file=sys.stderr)
+        return DID_NOT_RUN
+    except KeyboardInterrupt:
+        print("perfgate: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m gradfold.perfgate", description=__doc__, epilog=_CODES)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, what: str, run: Callable[[Config, argparse.Namespace], int]) -> argparse.ArgumentParser:
+        own = commands.add_parser(name, help=what, description=what, epilog=_CODES)
+        own.set_defaults(run=run)
+        own.add_argument("--config", default="perfgate.toml", metavar="FILE", help="what is measured (default: %(default)s)")
+        own.add_argument("--head", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what {NAME} stands for in head")
+        own.add_argument("--jobs", type=int, metavar="N", help="programs that are counted at once (default: one for each core)")
+        return own
+
+    def reports(own: argparse.ArgumentParser) -> None:
+        own.add_argument("--markdown", type=Path, metavar="FILE")
+        own.add_argument("--junit", type=Path, metavar="FILE")
+        own.add_argument("--json", type=Path, metavar="FILE")
+
+    compare = command("compare", "measure two builds, the stages in turn", _compare)
+    compare.add_argument("--base", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what {NAME} stands for in base")
+    compare.add_argument("--revision", metavar="REV", help="build base from this revision, and head from the tree as it is")
+    where = "where --revision builds (default: %(default)s)"
+    compare.add_argument("--builds", type=Path, default=Path("build/perfgate"), metavar="FOLDER", help=where)
+    compare.add_argument("--stages", nargs="+", choices=("counts", "loops", "time"), help="only these")
+    reports(compare)
+    reports(command("check", "count one build, and hold it against the baseline", _check))
+    renew = command("renew", "count one build, and make that the baseline", _renew)
+    renew.add_argument("--reason", required=True, help="why; it is kept in the file")
+    return parser
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _compare(config: Config, options: argparse.Namespace) -> int:
+    stages = options.stages or list(config.stages)
+    for stage in stages:
+        if stage not in config.stages:
+            raise ConfigError(f"--stages: got {stage!r}, and the configuration has no [{stage}]")
+    results: list[Result] = []
+    with ExitStack() as opened:
+        if options.revision is not None:
+            if options.base:
+                raise ConfigError("--base: cannot be given with --revision, which builds base")
+            base, head = opened.enter_context(sides.built(config, options.revision, options.head, options.builds, _tell))
+        else:
+            if not options.base:
+                raise ConfigError("--base NAME=VALUE or --revision REV is wanted")
+            base, head = sides.named("base", options.base, config.root), sides.named("head", options.head, config.root)
+        if config.counts is not None and "counts" in stages:
+            found = []
+            for side in (base, head):
+                _tell(f"counting {side.name}")
+                found.append(counts.measure(config.counts, side, config.root, options.jobs))
+            results += counts.compare(found[0], found[1], config.counts.threshold, config.counts.minimum)
+        if config.loops is not None and "loops" in stages:
+            results += objects.compare(config.loops, *(objects.measure(config.loops, side, config.root) for side in (base, head)))
+        if config.time is not None and "time" in stages:
+            results += timing.run(config.time, base, head, config.root, _tell)
+    return _reported(results, options)
+
+
+def _head(config: Config, options: argparse.Namespace) -> tuple[dict[str, str], dict[str, counts.Count | str], dict[str, Loop]]:
+    head = sides.named("head", options.head, config.root)
+    tools = baseline.toolchain(config.toolchain, head, config.root)
+    counted = {} if config.counts is None else counts.measure(config.counts, head, config.root, options.jobs)
+    return tools, counted, {} if config.loops is None else objects.measure(config.loops, head, config.root)
+
+
+def _check(config: Config, options: argparse.Namespace) -> int:
+    before = baseline.load(baseline.path_of(config))
+    tools, counted, looped = _head(config, options)
+    if tools != before.toolchain:
+        differ = [f"{name}: {before.toolchain.get(name)!r} then, {tools.get(name)!r} now" for name in sorted({*tools, *before.toolchain})]
+        raise ConfigError("counts of other compilers cannot be compared; renew the baseline, or compare two builds\n" + "\n".join(differ))
+    results: list[Result] = []
+    if config.counts is not None:
+        results += counts.compare(before.counts, counted, config.counts.threshold, config.counts.minimum)
+    if config.loops is not None:
+        results += objects.compare(config.loops, before.loops, looped)
+    return _reported(results, options)
+
+
+def _renew(config: Config, options: argparse.Namespace) -> int:
+    path = baseline.path_of(config)
+    tools, counted, looped = _head(config, options)
+    baseline.save(path, Baseline(options.reason, tools, counted, looped))
+    print(f"{path}: {len(counted)} counts, {len(looped)} loops")
+    return 0
+
+
+def _reported(results: list[Result], options: argparse.Namespace) -> int:
+    for path, make in ((options.markdown, report.markdown), (options.junit, report.junit), (options.json, report.as_json)):
+        if path is not None:
+            report.write(path, make(results))
+    for result in results:
+        if result.state in ("slower", "did not run"):
+            print(f"{result.state}: {result.stage}: {result.name}: {result.what}")
+    print(report.summary(results))
+    return exit_code(results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The counts that a project commits, so that its head can be held against them without building the past."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradfold.perfgate import counts, report
+from gradfold.perfgate.config import Config, ConfigError, Side, Words
+from gradfold.perfgate.counts import Count
+from gradfold.perfgate.loops import Loop
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What was counted, by which compilers, and why it was renewed."""
+
+    reason: str
+    toolchain: dict[str, str]
+    counts: dict[str, Count | str] = field(default_factory=dict)
+    loops: dict[str, Loop] = field(default_factory=dict)
+
+
+def toolchain(commands: Sequence[Words], side: Side, root: Path) -> dict[str, str]:
+    """The first line that each command prints: counts of different compilers cannot be compared."""
+    out = {}
+    for words in commands:
+        filled = side.fill(words)
+        try:
+            done = subprocess.run(filled, cwd=root, capture_output=True, text=True)
+        except OSError as error:
+            raise ConfigError(f"toolchain: {error}") from None
+        if done.returncode != 0 or not done.stdout.strip():
+            raise ConfigError(f"toolchain: {' '.join(filled)} ended with {done.returncode} and said nothing")
+        out[" ".join(words)] = done.stdout.strip().splitlines()[0]
+    return out
+
+
+def path_of(config: Config) -> Path:
+    if config.baseline is None:
+        raise ConfigError("the configuration names no baseline: a path under `baseline`")
+    return config.baseline
+
+
+def load(path: Path) -> Baseline:
+    """Raises ConfigError where there is none, or none of this format."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if values["format"] != FORMAT:
+            raise ConfigError(f"{path}: format {values['format']!r}, wanted {FORMAT}; renew it")
+        loops = {name: Loop(**loop) for name, loop in values["loops"].items()}
+        return Baseline(values["reason"], values["toolchain"], counts.from_json(values["counts"]), loops)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: no baseline can be read from it: {error!r}") from None
+
+
+def save(path: Path, baseline: Baseline) -> None:
+    values = {
+        "format": FORMAT,
+        "reason": baseline.reason,
+        "toolchain": baseline.toolchain,
+        "counts": counts.to_json(baseline.counts),
+        "loops": {name: asdict(loop) for name, loop in sorted(baseline.loops.items())},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report.write(path, json.dumps(values, indent=1) + "\n")
