@@ -34,7 +34,7 @@
 using Run = std::function<void()>;
 
 // What is counted. A C name, so that it is the same under every compiler; the barrier keeps the call from becoming a jump.
-extern "C" __attribute__((noinline, noclone, used, visibility("default"))) void gradfold_counted(const Run* run) {
+extern "C" __attribute__((noinline, used, visibility("default"))) void gradfold_counted(const Run* run) {
   (*run)();
   asm volatile("" ::: "memory");
 }
@@ -64,7 +64,8 @@ int vector_lanes() {
 void add_permutations() {
   add("permutation/table", [] {
     return [out = std::vector<std::int64_t>(1000)]() mutable {
-      for (std::uint32_t epoch = 0; epoch < 40; ++epoch) permutation_fill(make_permutation(1000, 5, epoch, kStreamBatches), 0, 1000, out.data());
+      for (std::uint32_t epoch = 0; epoch < 40; ++epoch)
+        permutation_fill(make_permutation(1000, 5, epoch, kStreamBatches), 0, 1000, out.data());
     };
   });
   struct Mixer {
@@ -86,8 +87,8 @@ void add_permutations() {
     });
   }
   add("permutation/rounds8/at", [] {
-    return [p = make_permutation(100'000, 5, 1, kStreamBatches), sum = std::int64_t{0}]() mutable {
-      for (std::int64_t i = 0; i < 10'000; ++i) sum += permutation_at(p, i) + permutation_inverse(p, i);
+    return [p = make_permutation(100'000, 5, 1, kStreamBatches), out = std::vector<std::int64_t>(10'000)]() mutable {
+      for (std::int64_t i = 0; i < 10'000; ++i) out[i] = permutation_at(p, i) + permutation_inverse(p, i);
     };
   });
 }
@@ -188,7 +189,7 @@ void add_gradients() {
   // Models of a vector depend on the level, so a case that is about the width of panels counts vectors.
   for (int n = 1; n <= kMaxPanelVectors; ++n) add_gradient<T>("vectors" + std::to_string(n) + "/loss", 1100, 100, vectors(n));
   for (int m : {1, 4}) add_gradient<T>("models" + std::to_string(m) + "/loss", 3000, 100, models(m));
-  add_gradient<T>("models100/loss", 400, 100, models(100));
+  add_gradient<T>("models100/loss", sizeof(T) == 4 ? 400 : 200, 100, models(100));
   if (sizeof(T) == 8) return;
   add_gradient<T>("models100", 400, 100, models(100), without_loss);
   add_gradient<T>("half/loss", 1100, 100, [] { return std::int64_t{vector_lanes<T>() / 2}; });
@@ -217,7 +218,7 @@ void add_outputs() {
   struct Shape {
     std::int64_t outputs, n, models;
   };
-  for (const Shape& s : {Shape{3, 1100, 20}, Shape{10, 1100, 7}, Shape{101, 400, 2}}) {
+  for (const Shape& s : {Shape{3, 1100, 20}, Shape{10, 500, 7}, Shape{101, 400, 2}}) {
     const std::string name = "outputs" + std::to_string(s.outputs);
     const auto models = [m = s.models] { return m; };
     if (sizeof(T) == 4 || s.outputs == 10) add_gradient<T>(name + "/loss", s.n, 60, models, {}, s.outputs);
@@ -300,7 +301,8 @@ void add_scans() {
 
 // Steps of a panel of three vectors of models.
 template <class T>
-void add_steps(const std::string& name, std::int64_t p, Solver solver, const std::function<void(PanelProblem<T>&, SolverSettings&)>& change = {}) {
+void add_steps(const std::string& name, std::int64_t p, Solver solver,
+               const std::function<void(PanelProblem<T>&, SolverSettings&)>& change = {}) {
   add("update" + kType<T> + "/" + name, [=]() -> Run {
     auto q = std::make_shared<const Problem<T>>(1, p, 100, 11);
     auto panel = std::make_shared<PanelProblem<T>>(*q, solver, 3);
@@ -310,7 +312,8 @@ void add_steps(const std::string& name, std::int64_t p, Solver solver, const std
     return [=, replaced = std::vector<T>(step_memory(p, kMostLanes<T>))]() mutable {
       const FloatingPointGuard guard;
       const UpdateKernels<T>& kernels = update_kernels<T>(current_level());
-      for (std::int64_t turn = 0; turn < 2000 / p; ++turn) kernels.step(settings, panel->state(), panel->sums(), panel->all(), replaced.data());
+      for (std::int64_t turn = 0; turn < 2000 / p; ++turn)
+        kernels.step(settings, panel->state(), panel->sums(), panel->all(), replaced.data());
     };
   });
 }
@@ -381,19 +384,19 @@ void add_epochs() {
     add_epoch<float>(name + "/models1", 3000, 100, 1, solver, 256);
   }
   add_epoch<float>("sgd/models1/features1000", 1500, 1000, 1, Solver::sgd, 256);
-  add_epoch<float>("sgd/models100/batch1", 100, 60, 100, Solver::sgd, 1);
-  add_epoch<float>("sgd/models20/batch1100", 2200, 60, 20, Solver::sgd, 1100);
+  add_epoch<float>("sgd/models100/batch1", 70, 60, 100, Solver::sgd, 1);
+  add_epoch<float>("sgd/models10/batch1100", 2200, 60, 10, Solver::sgd, 1100);
   add_epoch<float>("sgd/models100/in_order", 500, 60, 100, Solver::sgd, 256, [](auto&, auto& a) { a.shuffle = false; });
   add_epoch<float>("sgd/models100/train_loss", 500, 60, 100, Solver::sgd, 256, [](auto&, auto& a) { a.track_train_loss = true; });
   add_epoch<float>("adam/models20/outputs5", 500, 60, 20, Solver::adam, 256, {}, 5);
   // Many rows to score and few to train on.
   add_epoch<float>("score/models100", 256, 60, 100, Solver::sgd, 256, [](auto&, auto& a) {
-    static Problem<float> rows(1000, 60, 1, 13);  // of the one case that a run sets up
+    static Problem<float> rows(700, 60, 1, 13);  // of the one case that a run sets up
     a.validation_X = {rows.X.data(), rows.n, rows.p};
     a.validation_y = rows.y.data();
   });
   add("trainer/float32/set_up", [] {
-    return [q = std::make_shared<const Problem<float>>(2000, 60, 100, 12)] {
+    return [q = std::make_shared<const Problem<float>>(1000, 60, 100, 12)] {
       const auto trainer = make_trainer(train_args(*q, Solver::adam, 64, true, true, 1, true));
       trainer->advance(1, -1, {});
     };
@@ -431,7 +434,7 @@ struct Scored {  // rows that are scored
   MetricJob job{1, {}, &stop};
 
   Scored(std::int64_t n, std::int64_t n_outputs, std::int64_t n_models)
-      : problem(n, n_outputs * n_models, 1, 11), threshold(n_models, 0.25), out(n * n_outputs * n_models + n_models * n_outputs * n_outputs * 4),
+      : problem(n, n_outputs * n_models, 1, 11), threshold(n_models, 0.25), out(4 * n_models * (1 + n_outputs) * (1 + n_outputs)),
         invalid(n_models), raw{problem.X.data(), n, n_outputs, n_models, n_outputs * n_models, n_models, 1} {
     for (std::int64_t i = 0; i < n; ++i) {
       y.push_back(problem.y[i]);
@@ -458,9 +461,15 @@ void add_metric(const std::string& name, std::int64_t n, std::int64_t n_outputs,
 
 void add_metrics() {
   add_metric("regression", 2000, 1, 100, [](Scored& s) { regression_sums(s.raw, s.y.data(), s.weight.data(), s.out.data(), s.job); });
-  add_metric("logistic", 500, 1, 100, [](Scored& s) { probability_sums(s.raw, s.codes.data(), s.weight.data(), Link::logistic, s.out.data(), s.job); });
-  add_metric("clipped", 500, 1, 100, [](Scored& s) { probability_sums(s.raw, s.codes.data(), s.weight.data(), Link::clipped, s.out.data(), s.job); });
-  add_metric("softmax", 500, 5, 20, [](Scored& s) { probability_sums(s.raw, s.codes.data(), s.weight.data(), Link::softmax, s.out.data(), s.job); });
+  add_metric("logistic", 500, 1, 100, [](Scored& s) {
+    probability_sums(s.raw, s.codes.data(), s.weight.data(), Link::logistic, s.out.data(), s.job);
+  });
+  add_metric("clipped", 500, 1, 100, [](Scored& s) {
+    probability_sums(s.raw, s.codes.data(), s.weight.data(), Link::clipped, s.out.data(), s.job);
+  });
+  add_metric("softmax", 500, 5, 20, [](Scored& s) {
+    probability_sums(s.raw, s.codes.data(), s.weight.data(), Link::softmax, s.out.data(), s.job);
+  });
   add_metric("labels", 2000, 1, 100, [](Scored& s) {
     label_counts(s.raw, s.codes.data(), s.weight.data(), s.threshold.data(), 1, s.counts(), s.job);
   });
@@ -468,13 +477,13 @@ void add_metrics() {
     label_counts(s.raw, s.codes.data(), s.weight.data(), s.threshold.data(), 2, s.counts(), s.job);
   });
   for (std::int64_t n : {300, 3000})  // a comparison sort, and a radix sort
-    add_metric("ranking/rows" + std::to_string(n), n, 1, 20, [](Scored& s) {
+    add_metric("ranking/rows" + std::to_string(n), n, 1, 8, [](Scored& s) {
       ranking(s.raw, 0, s.items(), s.out.data(), s.out.data() + s.raw.n_models, s.job);
     });
-  add_metric("calibrate/accuracy", 3000, 1, 20, [](Scored& s) {
+  add_metric("calibrate/accuracy", 3000, 1, 8, [](Scored& s) {
     calibrate(s.raw, s.items(), Calibrate::accuracy, 0, 1, s.out.data(), s.out.data() + s.raw.n_models, s.job);
   });
-  add_metric("calibrate/precision_at_recall", 3000, 1, 20, [](Scored& s) {
+  add_metric("calibrate/precision_at_recall", 3000, 1, 8, [](Scored& s) {
     calibrate(s.raw, s.items(), Calibrate::precision_at_recall, 0.8, 1, s.out.data(), s.out.data() + s.raw.n_models, s.job);
   });
 }
