@@ -1,0 +1,122 @@
+"""Proves that the performance gate measures: it must say nothing of a build against itself, and must see three slower ones.
+
+    python scripts/prove_gate.py [--runs 20] [--builds build/proof] [--report benchmarks/results/gate-proof.md]
+
+Needs what docs/perfgate.md lists, and the extras `bench`. The builds are made with GRADFOLD_PLANT, an option of CMake that is there
+for this alone: an instruction more in the inner loops, memory fetched too far ahead (as many instructions, a worse pattern of
+memory), and a lock around what a thread of the pool does. Runs of the four kinds are taken in turn, and each is a whole run of
+`python -m gradfold.perfgate compare` with benchmarks/gate/proof.toml. The report is written anew after every turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gradfold.perfgate import report, results
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "benchmarks/gate/proof.toml"
+
+
+@dataclass
+class Kind:
+    """One head that base is compared with."""
+
+    name: str
+    what: str
+    plant: str | None  # None: base itself, in another folder
+    codes: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    seen: Counter[str] = field(default_factory=Counter)  # how often each benchmark was called slower
+
+    @property
+    def right(self) -> int:
+        """Runs that said what they had to."""
+        return sum(code == (0 if self.plant is None else results.SLOWER) for code in self.codes)
+
+
+KINDS = [
+    Kind("A/A", "the same build twice", None),
+    Kind("instruction", "one instruction more in the inner loops of the gradient", "instruction"),
+    Kind("stride", "memory fetched 1,024 blocks ahead instead of 4, by as many instructions", "stride"),
+    Kind("lock", "a lock around what each thread of the pool does", "lock"),
+]
+
+
+def build(folder: Path) -> None:
+    for plant in ("", *(kind.plant for kind in KINDS if kind.plant)):
+        side = str(folder / (plant or "base"))
+        subprocess.run([sys.executable, ROOT / "scripts/build_side.py", ROOT, side, f"-DGRADFOLD_PLANT={plant}"], check=True)
+    shutil.rmtree(folder / "same", ignore_errors=True)
+    shutil.copytree(folder / "base", folder / "same")
+
+
+def run(kind: Kind, folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary, "found.json")
+        words = [
+            sys.executable, "-m", "gradfold.perfgate", "compare", "--config", str(CONFIG), "--json", str(out),
+            "--base", f"build={folder / 'base'}", "--head", f"build={folder / (kind.plant or 'same')}",
+        ]  # fmt: skip
+        start = time.monotonic()
+        done = subprocess.run(words, capture_output=True, text=True)
+        kind.seconds.append(time.monotonic() - start)
+        kind.codes.append(done.returncode)
+        if out.exists():
+            for result in json.loads(out.read_text(encoding="utf-8"))["results"]:
+                if result["state"] == "slower":
+                    kind.seen[f"{result['stage']}: {result['name']}"] += 1
+        if done.returncode & results.DID_NOT_RUN:
+            print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
+
+
+def text(load: str) -> str:
+    lines = [
+        "# Does the gate measure?",
+        "",
+        "Written by `python scripts/prove_gate.py`; what each kind is, and that the runs are whole ones, stands there.",
+        "",
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}; load before: {load}.",
+        "",
+        "| head | what is different | runs | said what they had to | slower, in how many runs | seconds a run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        seen = "<br>".join(f"`{name}` {n}" for name, n in kind.seen.most_common()) or "nothing"
+        middle = f"{sorted(kind.seconds)[len(kind.seconds) // 2]:.0f}" if kind.seconds else "-"
+        lines.append(f"| {kind.name} | {kind.what} | {len(kind.codes)} | {kind.right} | {seen} | {middle} |")
+    missing = sum(code & results.DID_NOT_RUN != 0 for kind in KINDS for code in kind.codes)
+    lines += ["", f"Runs in which something did not run: {missing}."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--builds", type=Path, default=ROOT / "build/proof")
+    parser.add_argument("--report", type=Path, default=ROOT / "benchmarks/results/gate-proof.md")
+    options = parser.parse_args()
+    folder = options.builds.resolve()
+    build(folder)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    for turn in range(options.runs):
+        for kind in KINDS:
+            run(kind, folder)
+        report.write(options.report, text(load))
+        print(f"{turn + 1}/{options.runs}: " + ", ".join(f"{kind.name} {kind.right}" for kind in KINDS), flush=True)
+    sys.exit(any(kind.right != options.runs for kind in KINDS))
+
+
+if __name__ == "__main__":
+    main()
