@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradfold
-from gradfold.perfgate import config, counts, report, results, timing
+from gradfold.perfgate import baseline, config, counts, report, results, timing
 from gradfold.perfgate.__main__ import main
 from gradfold.perfgate.config import ConfigError, Side, Time
 from gradfold.perfgate.counts import Count
+from gradfold.perfgate.loops import Loop
 from gradfold.perfgate.results import Result
 from gradfold.perfgate.runners import Failed, Seconds, Skipped
 
@@ -145,7 +146,8 @@ totals: 1234
         counts.parse(iter(["events: Ir\n"]))
 
 
-COUNTS = st.dictionaries(st.sampled_from("abcdef"), st.builds(Count, st.integers(1, 10**9), st.integers(0, 1000)) | st.just("broke"))
+COUNT = st.builds(Count, st.integers(1, 10**9), st.integers(0, 1000))
+COUNTS = st.dictionaries(st.sampled_from("abcdef"), COUNT | st.just("broke"))
 
 
 @given(COUNTS, COUNTS)
@@ -563,6 +565,20 @@ def test_a_baseline(tmp_path, capsys):
     for text in ("", "[]", "{}", '{"format": 99}'):
         (tmp_path / "base.json").write_text(text)
         assert main(["check", *arguments]) == results.DID_NOT_RUN
+
+
+LOOPS = st.builds(Loop, *[st.integers(0, 99)] * 6)
+
+
+@given(st.dictionaries(st.text(), COUNT), st.dictionaries(st.text(), st.lists(LOOPS, min_size=1, max_size=12), max_size=5))
+def test_a_baseline_is_read_as_it_was_written(tmp_path_factory, found, functions):
+    loops = {f"{function}#{k}": loop for function, own in functions.items() for k, loop in enumerate(own)}
+    path = tmp_path_factory.mktemp("baseline") / "counts.json"
+    written = baseline.Baseline('why "LOOPS"', {"cc": "12"}, found, loops)
+    baseline.save(path, written)
+    read = baseline.load(path)
+    assert (read.reason, read.toolchain, read.counts) == (written.reason, written.toolchain, written.counts)
+    assert sorted(read.loops.values()) == sorted(loops.values()) and set(read.loops) == set(loops)
 
 
 # -- a revision ----------------------------------------------------------------------------------------------------------
