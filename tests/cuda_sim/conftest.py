@@ -11,3 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
     collect_ignore_glob = ["*"]
+else:
+    from numba.cuda.simulator import kernel
+
+    import blocks
+
+    kernel.BlockManager = blocks.Block
