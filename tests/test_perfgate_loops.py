@@ -148,6 +148,15 @@ def test_folders_and_patterns_name_their_objects_alike(build, tmp_path):
 
 
 @needs_compiler
+def test_another_machine_is_refused(tmp_path):
+    (tmp_path / "k.c").write_text("int f(void) { return 0; }")
+    if subprocess.run(["gcc", "-m32", "-c", "-o", tmp_path / "k.o", tmp_path / "k.c"], capture_output=True).returncode != 0:
+        pytest.skip("gcc here does not compile for a second machine")
+    with pytest.raises(ValueError, match=r"k\.o' in format elf32-i386, wanted elf64-x86-64"):
+        loops_of([tmp_path / "k.o"])
+
+
+@needs_compiler
 def test_what_is_no_object_is_refused(tmp_path):
     (tmp_path / "text.o").write_text("not an object")
     with pytest.raises(ValueError, match=r"text\.o'"):
@@ -180,6 +189,7 @@ def test_demangled_names_survive(name):
         ("vmovups (%rdi),%zmm0", 1, 0, 0),
         ("vmovups %zmm0,(%rdi)", 0, 1, 0),
         ("vmovups %zmm0,(%rdi){%k1}", 0, 1, 0),
+        ("vmovups %zmm0,0x40(%rdi,%rax,4)", 0, 1, 0),
         ("vmovaps 0x40(%rsp),%zmm0", 1, 0, 1),
         ("vmovaps %ymm0,-0x20(%rsp)", 0, 1, 1),
         ("vmulps 0x80(%rsp),%zmm1,%zmm2", 1, 0, 1),
@@ -242,6 +252,12 @@ def test_the_loop_that_changed_is_found_wherever_it_stands():
     worse = Loop(26, 12, 8, 0, 0, 0)
     found = compare(keyed(A, B, C), keyed(worse, C, A), 0.03)
     assert [(d.what, d.base, d.head) for d in found] == [("instructions", 23 / 12, 26 / 12), ("loads", 7 / 12, 8 / 12)]
+
+
+def test_loops_that_stayed_are_paired_with_nothing():
+    worse = Loop(240, 48, 80, 0, 0, 0)  # C unrolled, now larger than A
+    found = compare(keyed(A, C), keyed(A, worse), 0.03)
+    assert [(d.what, d.base, d.head) for d in found] == [("instructions", 9 / 2, 240 / 48), ("loads", 3 / 2, 80 / 48)]
 
 
 @pytest.mark.parametrize(("field", "what"), [(4, "spills"), (5, "calls")])

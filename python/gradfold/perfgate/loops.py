@@ -7,7 +7,7 @@ What this cannot see: how often a loop runs (the remainder loops of a tile weigh
 memory, the latency of instructions and the chains they form, and caches. An *innermost loop* is the span of a backward jump that holds the
 span of no other; blocks that the compiler moves out of a loop are not counted in it, and a jump back from such a block may look like a
 loop of its own. A *spill* is a vector read from or written to a fixed place on the stack; small local arrays whose index the compiler knows
-look the same. Padding (``nop``) is not counted.
+look the same. Padding (``nop``) is not counted. A function whose loops lost all their FMAs is only listed, as vanished.
 
 Only x86-64 objects are read, in the AT&T syntax of GNU ``objdump``; an object of another machine is refused.
 """
@@ -122,7 +122,7 @@ class _Instruction:
 
 def _operands(text: str) -> tuple[str, ...]:
     """The operands, split at the commas that stand in no parentheses."""
-    return tuple(re.split(r",(?![^(]*\))", text)) if text else ()
+    return tuple(re.split(r",(?![^(]*\))", text))
 
 
 def _instruction(address: int, text: str) -> _Instruction | None:
@@ -132,8 +132,7 @@ def _instruction(address: int, text: str) -> _Instruction | None:
         words.pop(0)
     if not words:
         return None
-    operands = words[1] if len(words) > 1 and not words[1].startswith(("<", "#")) else ""
-    return _Instruction(address, words[0], _operands(operands))
+    return _Instruction(address, words[0], _operands(words[1]) if len(words) > 1 else ())
 
 
 def _functions(disassembly: str) -> Iterator[tuple[str, list[_Instruction]]]:
