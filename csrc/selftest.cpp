@@ -339,8 +339,21 @@ void threads() {
   check(thrown, "run_team rethrows");
   for (Level level : supported_levels()) {
     check(fma_peak(level, 4, 1, 0.001) > 0 && fma_peak(level, 8, 2, 0.001) > 0, "fma_peak");
-    const std::vector<double> memory(10000, 1.0);
-    check(read_bandwidth(level, memory.data(), 80000, 2, 2) > 0, "read_bandwidth");
+    std::vector<double> memory(1003), copied(1003, -1.0);
+    std::vector<float> table(1003 * 3);
+    std::vector<std::int64_t> rows;
+    double sum = 0, gathered = 0;
+    for (int i = 0; i < 1003; ++i) {
+      sum += memory[i] = i;
+      for (int j = 0; j < 3; ++j) table[3 * i + j] = static_cast<float>(i);
+      if (i % 5) rows.push_back(1002 - i), gathered += 3.0 * (1002 - i);
+    }
+    const auto n_rows = static_cast<std::int64_t>(rows.size());
+    check(read_bandwidth(level, memory.data(), 1003, 2, 2).sum == sum, "read_bandwidth");
+    check(copy_bandwidth(level, memory.data(), copied.data(), 1003, 2, 2) > 0 && copied == memory, "copy_bandwidth");
+    check(gather_bandwidth(level, table.data(), 3, rows.data(), n_rows, 2, 2).sum == gathered, "gather_bandwidth of rows");
+    gathered /= 3;
+    check(gather_bandwidth(level, memory.data(), 1, rows.data(), n_rows, 2, 2).sum == gathered, "gather_bandwidth of elements");
   }
 }
 

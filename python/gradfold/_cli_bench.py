@@ -1,45 +1,33 @@
-"""`gradfold bench`: the dense gradient of 1 to 8,192 models on the CPU and the GPU, beside what they can do at best."""
+"""`gradfold bench`: kernels beside the machine's limits and other libraries, and the crossover of CPU and GPU over models."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 import gradfold
-from gradfold import _check, _core, _device, _storage, gradient, index
-
-Array = npt.NDArray[Any]
+from gradfold import _bench_peers, _bench_table, _check, _core, _device, _limits, _storage, gradient
+from gradfold._bench_problems import N_SPLITS, Rows
 
 MODELS = tuple(2**k for k in range(14))
-N_SPLITS = 5
 _CALLS, _MOST_CALLS = 3, 25  # of one size: at least, at most
 _ENOUGH = 0.15  # seconds of one size, once there are enough calls
 _KERNEL = "gradient"
 _NOT_ASKED = "not asked for"
 
-
-class _Problem:
-    """Random rows, two classes, five folds; made by seed."""
-
-    def __init__(self, n_rows: int, n_features: int, dtype: str) -> None:
-        self.rng = np.random.default_rng(0)
-        self.X = self.rng.standard_normal((n_rows, n_features), np.float32).astype(dtype, copy=False)
-        self.y = (self.rng.random(n_rows) < 0.5).astype(dtype)
-        self.folds = index.kfold(n_rows, N_SPLITS)
-
-    def weights(self, n_models: int) -> tuple[Array, Array]:
-        """W and the intercepts."""
-        shape = (self.X.shape[1], n_models)
-        W = self.rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(shape[0]))
-        return W.astype(self.X.dtype, copy=False), np.zeros(n_models, self.X.dtype)
+# The crossover's options and their defaults; whoever gives one wants the crossover alone.
+_CROSSOVER: dict[str, Any] = {"rows": 20_000, "features": 100, "dtype": "float32", "models": None, "seconds": 10.0, "device": None}
+_TABLE = ("quick", "filter", "peers")  # options that are of the table alone
+_SECONDS_BESIDE = {False: 4.0, True: 1.5}  # of the crossover for each device, beside the table; whether --quick
+_MOST_QUICK = 128 << 20  # bytes of the working set that stands for memory
 
 
 class _Side(Protocol):
@@ -57,12 +45,11 @@ class _Side(Protocol):
 class _Cpu:
     name = "cpu"
 
-    def __init__(self, problem: _Problem, n_threads: int) -> None:
+    def __init__(self, problem: Rows, n_threads: int) -> None:
         self._problem, self._n_threads = problem, n_threads
 
     def peak(self) -> float:
-        itemsize = self._problem.X.itemsize
-        return float(max(_core.roofline.fma_peak(itemsize, self._n_threads, 0.05) for _ in range(5)))
+        return _limits.fma_peak(self._problem.X.itemsize, self._n_threads)
 
     def gradient(self, n_models: int) -> Callable[[], Any]:
         q = self._problem
@@ -86,7 +73,7 @@ class _Cuda:
 
     name = "cuda"
 
-    def __init__(self, problem: _Problem) -> None:
+    def __init__(self, problem: Rows) -> None:
         self._driver = _device.require_cuda()
         from gradfold.cuda import arrays
 
@@ -112,46 +99,127 @@ class _Cuda:
 
 def run(options: argparse.Namespace) -> int:
     """Do what `gradfold bench` was asked to; returns the exit code."""
-    n_models = _models(options.models)
-    for name in ("rows", "features"):
-        value = getattr(options, name)
-        if value < (N_SPLITS if name == "rows" else 1):
-            raise ValueError(f"--{name}: got {value}, wanted at least {N_SPLITS if name == 'rows' else 1}")
-    if not options.seconds > 0:
-        raise ValueError(f"--seconds: got {options.seconds}, wanted a number above 0")
+    given = [name for name in _CROSSOVER if getattr(options, name) is not None]
+    for name in _TABLE if given else ():
+        if getattr(options, name):
+            raise ValueError(f"--{name}: is of the table, and --{given[0]} asks for the crossover alone")
     threads = _check.threads(options.threads)
-    problem = _Problem(options.rows, options.features, options.dtype)
-    gpu = _NOT_ASKED if options.device == "cpu" else _device.gpu()
-    sides: list[_Side] = []
-    if options.device != "cuda":
-        sides.append(_Cpu(problem, threads))
-    if options.device == "cuda" or isinstance(gpu, dict):
-        sides.append(_Cuda(problem))
+    if options.level is None:
+        return _run(options, threads, bool(given))
+    _core.levels._force(_check.choice("--level", options.level, _core.levels.supported()))
+    try:
+        return _run(options, threads, bool(given))
+    finally:
+        _core.levels._force("")
+
+
+def _run(options: argparse.Namespace, threads: int, alone: bool) -> int:
+    """`alone`: the crossover without the table."""
     report: dict[str, Any] = {
         "gradfold": gradfold.__version__,
-        "kernel": _KERNEL,
-        "rows": options.rows,
-        "features": options.features,
-        "dtype": options.dtype,
-        "splits": N_SPLITS,
         "level": _core.levels.current(),
         "threads": threads,
-        "gpu": gpu["name"] if isinstance(gpu, dict) else None,
-        "no_gpu": gpu if isinstance(gpu, str) else None,
+        "limits": None,
+        "table": [],
+        "peers_left_out": {},
+    }
+    limits = None
+    if not alone:
+        limits = _measure_table(options, threads, report)
+    gpu = _NOT_ASKED if options.device == "cpu" else _device.gpu()
+    report["gpu"] = gpu["name"] if isinstance(gpu, dict) else None
+    report["no_gpu"] = gpu if isinstance(gpu, str) else None
+    if alone or options.plot is not None or options.json is not None or (isinstance(gpu, dict) and not options.filter):
+        _measure_crossover(options, threads, alone, isinstance(gpu, dict), report)
+    if options.plot is not None:
+        from gradfold import _bench_plot
+
+        _bench_plot.save(options.plot, report, limits, _title(report))
+    if options.json is not None:
+        text = json.dumps(report, indent=2)
+        if options.json == "-":
+            print(text)
+            return 0
+        with _storage.atomic(options.json) as file:
+            file.write(f"{text}\n".encode())
+    if limits is not None:
+        _print_table(report, limits)
+    if "peaks" in report:
+        _print_crossover(report, whole=alone)
+    for path in (options.plot, options.json):
+        if path is not None:
+            print(f"wrote {path}")
+    return 0
+
+
+def _measure_table(options: argparse.Namespace, threads: int, report: dict[str, Any]) -> _limits.Limits:
+    """Fills in "limits", "table" and "peers_left_out"."""
+    sizes = _bench_table.QUICK if options.quick else _bench_table.FULL
+    cases = _bench_table.chosen(_bench_table.cases(sizes, threads), options.filter)
+    names, skipped = _bench_table.peers_of(options.peers)
+    with _bench_peers.blas_threads(threads) as held:
+        if threads != _check.threads(None):  # a peer that cannot be told so would be compared unfairly
+            if "numpy" in names and not held:
+                skipped["numpy"] = "needs threadpoolctl to run on as many threads as --threads says"
+            if "jax" in names:
+                skipped["jax"] = "takes no number of threads, so it is measured without --threads alone"
+        names = [name for name in names if name not in skipped]
+        say = _Progress(1 + len(cases))
+        say("the limits")
+        limits = _limits.measure(threads, most=_MOST_QUICK if options.quick else _limits.MOST)
+        for case in cases:
+            say(case.name)
+            report["table"].append(_bench_table.measure(case, limits, names, sizes))
+        say("")
+    report["limits"], report["peers_left_out"] = limits.to_dict(), skipped
+    return limits
+
+
+class _Progress:
+    """One line on a terminal that says what is being measured."""
+
+    def __init__(self, n: int) -> None:
+        self._n, self._at = n, 0
+
+    def __call__(self, what: str) -> None:
+        if sys.stderr.isatty():
+            self._at += 1
+            text = f"{self._at} of {self._n}: {what}" if what else ""
+            print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
+
+
+def _measure_crossover(
+    options: argparse.Namespace, threads: int, alone: bool, has_gpu: bool, report: dict[str, Any]
+) -> None:
+    """Fills in what the crossover is of, "peaks", "results", "left_out" and "gpu_is_faster_from"."""
+    defaults = _CROSSOVER if alone else {**_CROSSOVER, "seconds": _SECONDS_BESIDE[options.quick]}
+    chosen = {name: default if getattr(options, name) is None else getattr(options, name) for name, default in defaults.items()}
+    n_models = _models(chosen["models"])
+    for name in ("rows", "features"):
+        least = N_SPLITS if name == "rows" else 1
+        if chosen[name] < least:
+            raise ValueError(f"--{name}: got {chosen[name]}, wanted at least {least}")
+    if not chosen["seconds"] > 0:
+        raise ValueError(f"--seconds: got {chosen['seconds']}, wanted a number above 0")
+    problem = Rows(chosen["rows"], chosen["features"], chosen["dtype"])
+    sides: list[_Side] = []
+    if chosen["device"] != "cuda":
+        sides.append(_Cpu(problem, threads))
+    if chosen["device"] == "cuda" or has_gpu:
+        sides.append(_Cuda(problem))
+    report |= {
+        "kernel": _KERNEL,
+        "rows": chosen["rows"],
+        "features": chosen["features"],
+        "dtype": chosen["dtype"],
+        "splits": N_SPLITS,
         "peaks": {},
         "results": [],
         "left_out": [],
     }
     for side in sides:
-        _measure(side, problem, n_models, options.seconds, report)
+        _measure(side, problem, n_models, chosen["seconds"], report)
     report["gpu_is_faster_from"] = crossover(report["results"])
-    if options.plot is not None:
-        _plot(options.plot, report)
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print(report, options.plot)
-    return 0
 
 
 def _models(text: str | None) -> list[int]:
@@ -168,7 +236,7 @@ def _models(text: str | None) -> list[int]:
     return chosen
 
 
-def _measure(side: _Side, problem: _Problem, n_models: list[int], seconds: float, report: dict[str, Any]) -> None:
+def _measure(side: _Side, problem: Rows, n_models: list[int], seconds: float, report: dict[str, Any]) -> None:
     """Ascending sizes, until the next one would not fit into the time."""
     report["peaks"][side.name] = peak = side.peak()
     end = time.perf_counter() + seconds
@@ -219,15 +287,60 @@ def crossover(results: list[dict[str, Any]]) -> int | None:
     return found
 
 
-def _print(report: dict[str, Any], plot: str | None) -> None:
+def _where(report: dict[str, Any]) -> str:
+    where = [f"cpu {report['level']}, {report['threads']} threads"] if "cpu" in report.get("peaks", {"cpu": 0}) else []
+    where.append(report["gpu"] or f"GPU: {report['no_gpu']}")
+    return "; ".join(where)
+
+
+def _print_table(report: dict[str, Any], limits: _limits.Limits) -> None:
+    rows = report["table"]
+    print(_where(report))
+    print("limits, measured just now, the best of several:")
+    for line in _bench_table.limit_lines(limits):
+        print(f"  {line}")
+    print()
+    if importlib.util.find_spec("rich") is None:
+        print("\n".join(_bench_table.lines(rows)))
+    else:
+        _print_rich(_bench_table.rich_table(rows))
+    for line in _bench_table.legend(report["peers_left_out"]):
+        print(line)
+    print()
+    for line in _bench_table.losing(rows):
+        print(line)
+
+
+def _print_rich(table: Any) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, width=200)  # as wide as it needs: a narrow one would lose the ends of cells
+    # rich ends the process when a pipe is closed; Python's own stream raises, and `cli` answers.
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write("\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n")
+
+
+def _print_crossover(report: dict[str, Any], whole: bool) -> None:
+    """`whole`: with a table of all numbers of models."""
+    if whole:
+        _print_models(report)
+    for name in report["peaks"]:
+        rest = [r["models"] for r in report["left_out"] if r["device"] == name]
+        if rest and whole:
+            print(f"no time for {', '.join(f'{m:,}' for m in rest)} models on {name}: --seconds")
+    if "cuda" in report["peaks"] and "cpu" in report["peaks"]:
+        found = report["gpu_is_faster_from"]
+        print("the GPU is not faster" if found is None else f"the GPU is faster from {found:,} models on")
+
+
+def _print_models(report: dict[str, Any]) -> None:
     shape = f"{report['rows']:,} × {report['features']}"
     print(
         f"gradient of the log loss, {report['dtype']}, {shape} rows × features, {N_SPLITS}-fold masks; medians; "
         "useful operations are 4 × rows × features × models"
     )
-    where = [f"cpu {report['level']}, {report['threads']} threads"] if "cpu" in report["peaks"] else []
-    where.append(report["gpu"] or f"GPU: {report['no_gpu']}")
-    print("; ".join(where))
+    print(_where(report))
     for name, peak in report["peaks"].items():
         print(f"FMA peak of {name}: {peak / 1e9:,.0f} GFLOP/s, measured")
     print()
@@ -245,48 +358,14 @@ def _print(report: dict[str, Any], plot: str | None) -> None:
         )
         for r in report["results"]
     ]
-    widths = [max(len(row[k]) for row in (head, *body)) for k in range(len(head))]
-    for row in (head, *body):
-        cells = (
-            f"{cell:<{w}}" if k in (0, 1, 3) else f"{cell:>{w}}"
-            for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        print("  ".join(cells).rstrip())
-    for name in report["peaks"]:
-        rest = [r["models"] for r in report["left_out"] if r["device"] == name]
-        if rest:
-            print(f"no time for {', '.join(f'{m:,}' for m in rest)} models on {name}: --seconds")
-    if "cuda" in report["peaks"] and "cpu" in report["peaks"]:
-        found = report["gpu_is_faster_from"]
-        print("the GPU is not faster" if found is None else f"the GPU is faster from {found:,} models on")
-    if plot is not None:
-        print(f"wrote {plot}")
+    for line in _bench_table.aligned([head, *body], left=(0, 1, 3)):
+        print(line)
 
 
-def _plot(path: str, report: dict[str, Any]) -> None:
-    """Time of one gradient over the number of models, both devices."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")  # without pyplot: no global state, no display
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
-    names = {"cpu": f"CPU, {report['level']}, {report['threads']} threads", "cuda": report["gpu"] or "GPU"}
-    for name in report["peaks"]:
-        own = [r for r in report["results"] if r["device"] == name]
-        ax.plot([r["models"] for r in own], [1e3 * r["seconds"] for r in own], "o-", markersize=4, label=names[name])
-    found = report["gpu_is_faster_from"]
-    if found is not None:
-        ax.axvline(found, color="grey", linewidth=0.8, linestyle="--", label=f"the GPU is faster from {found:,} on")
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    ax.set_xlabel("models")
-    ax.set_ylabel("ms for one gradient")
+def _title(report: dict[str, Any]) -> str:
+    """Of the crossover's picture."""
     alone = {("cpu",): "the CPU alone", ("cuda",): "the GPU alone"}.get(tuple(report["peaks"]))
     if alone == "the CPU alone":
         alone += ", as asked for" if report["no_gpu"] == _NOT_ASKED else ": no GPU here"
     title = f"Gradient of many models, {report['rows']:,} × {report['features']}, {report['dtype']}"
-    ax.set_title(title + (f"\n({alone})" if alone else ""), fontsize="medium")
-    ax.legend(fontsize="small")
-    with _storage.atomic(path) as file:
-        figure.savefig(file, format="png", dpi=150)
+    return title + (f"\n({alone})" if alone else "")

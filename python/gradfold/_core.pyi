@@ -132,8 +132,29 @@ class train:
             carry is (n_models, height), the rest (n_models,), and "history" (n_models, epochs_done). After an interrupt in
             mid-epoch without "position" and "history", since each model is then at a batch of its own."""
 
+class roofline:
+    """Rates of this machine. `level` None is the one in use; a sum is of all elements read, and is there to be checked."""
+
+    @staticmethod
+    def fma_peak(sizeof_type: int, n_threads: int, seconds: float = 0.2, level: str | None = None) -> float:
+        """Operations a second of independent FMAs in registers; an FMA is two."""
+    @staticmethod
+    def read_bandwidth(
+        memory: _Float64, n_threads: int, repeats: int = 3, level: str | None = None
+    ) -> tuple[float, float]:
+        """Bytes a second, and the sum of `memory` (n,)."""
+    @staticmethod
+    def copy_bandwidth(
+        source: _Float64, target: _Float64, n_threads: int, repeats: int = 3, level: str | None = None
+    ) -> float:
+        """Bytes a second, read and written, from (n,) to (n,), which may not overlap."""
+    @staticmethod
+    def gather_bandwidth(
+        table: _Array, rows: _Int64, n_threads: int, repeats: int = 3, level: str | None = None
+    ) -> tuple[float, float]:
+        """Bytes a second of ``table[rows]``, and its sum; the row numbers (n,) are not counted. The table is (n_rows, width)."""
+
 # Their callers write their stubs as they need them.
 index: Any
 metrics: Any
-roofline: Any
 simd: Any

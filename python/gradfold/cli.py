@@ -118,6 +118,8 @@ examples:
 _BENCH_EXAMPLES = """
 examples:
   gradfold bench
+  gradfold bench --quick --plot roofline.png
+  gradfold bench --filter 'gradient.* 100 ×' --peers numpy,torch --threads 1
   gradfold bench --rows 200000 --features 128 --models 100,4096 --plot crossover.png
 """
 _SHOW_EXAMPLES = """
@@ -265,21 +267,31 @@ def _add_bench(commands: Any) -> None:
     parser = _command(
         commands,
         "bench",
-        "measure the gradient of 1 to 8,192 models on the CPU and the GPU",
-        "Measure the dense gradient of many models on random data, on the CPU and, where there is one, on the GPU, beside\n"
-        "the rate of multiply-adds that each can do at best.",
+        "measure kernels beside this machine's limits and other libraries",
+        "Measure kernels beside what this machine can do at best and beside other libraries, and say where we lose.\n"
+        "With any option of the crossover, measure the dense gradient of 1 to 8,192 models alone, on the CPU and, where there\n"
+        "is one, on the GPU.",
         _BENCH_EXAMPLES,
     )
-    add = parser.add_argument
-    add("--rows", type=int, default=20_000, metavar="N", help="default: 20000")
-    add("--features", type=int, default=100, metavar="P", help="default: 100")
-    add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the CPU; default: all processors of this process")
+    parser.add_argument("--level", metavar="NAME", help="force an instruction level (default: the fastest; see gradfold info)")
+    parser.add_argument(
+        "--json", nargs="?", const="-", metavar="FILE", help="one JSON object to FILE, or on standard output and nothing else"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the roofline, and time over models: a PNG file")
+
+    add = parser.add_argument_group("the table").add_argument
+    add("--quick", action="store_true", help="fewer and smaller problems, some 15 s instead of 60")
+    add("--filter", metavar="REGEX", help="rows whose kernel and shape match, as 'gradient 100 × 1000'")
+    add("--peers", metavar="LIST", help="some of numpy,sklearn,torch,jax (default: numpy,sklearn)")
+
+    add = parser.add_argument_group("the crossover alone").add_argument
+    add("--rows", type=int, metavar="N", help="default: 20000")
+    add("--features", type=int, metavar="P", help="default: 100")
+    add("--dtype", choices=("float32", "float64"), help="default: float32")
     add("--models", metavar="LIST", help="numbers of models, as 1,100,8192 (default: powers of two, 1 to 8192)")
-    add("--seconds", type=float, default=10, metavar="S", help="for each device; larger sizes are then left out (default: 10)")
+    add("--seconds", type=float, metavar="S", help="for each device; larger sizes are then left out (default: 10)")
     add("--device", choices=("cpu", "cuda"), help="this one alone (default: cpu, and cuda where there is a GPU)")
-    add("--threads", type=int, metavar="N", help="of the CPU; default: all processors of this process")
-    add("--json", action="store_true", help="one JSON object on standard output and nothing else")
-    add("--plot", metavar="FILE", help="draw time over models, a PNG file")
     parser.set_defaults(run=_bench)
 
 
