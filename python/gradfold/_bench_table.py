@@ -427,12 +427,15 @@ def legend(skipped: Mapping[str, str]) -> Iterator[str]:
 
 
 def limit_lines(limits: _limits.Limits) -> Iterator[str]:
-    """The limits in words, two lines for each number of threads."""
+    """The limits in words."""
     sizes = ", ".join(f"{c.name} {_size(c.size)}" for c in limits.caches)
     yield f"caches ({limits.caches_from}): {sizes}"
     for n in limits.n_threads:
-        peaks = ", ".join(f"{p.level} {p.flops / 1e9:,.0f}" for p in limits.peaks if (p.n_threads, p.dtype) == (n, "float32"))
-        yield f"{n} thread{'s' * (n > 1)}: FMA peak in GFLOP/s, float32: {peaks}"
+        own = dict.fromkeys(p.level for p in limits.peaks)
+        peaks = ", ".join(
+            f"{level} " + " and ".join(f"{limits.peak(dtype, n, level) / 1e9:,.3g}" for dtype in ("float32", "float64")) for level in own
+        )
+        yield f"{n} thread{'s' * (n > 1)}: FMA peak in GFLOP/s, float32 and float64: {peaks}"
         for b in (b for b in limits.bandwidths if b.n_threads == n):
             rates = (
                 ("read", b.read),

@@ -54,7 +54,7 @@ def beside(ours: Body, peers: Sequence[Body], rounds: int, pause: float = PAUSE,
         Each returns when its work is done.
     rounds : int
     pause : float
-        Seconds before each side, for the threads of the one before it to go to sleep; none without peers.
+        Seconds after each peer, for its threads to go to sleep; ours do not spin.
     most : float
         Seconds after which no round begins, but the first.
     """
@@ -65,8 +65,8 @@ def beside(ours: Body, peers: Sequence[Body], rounds: int, pause: float = PAUSE,
         if at and time.perf_counter() > end:
             break
         times = []
-        for body in (*peers, ours):
-            if peers:
+        for side, body in enumerate((*peers, ours)):
+            if side:
                 time.sleep(pause)
             body()  # the caches and threads of this side
             took = [seconds(body)]

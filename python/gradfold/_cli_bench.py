@@ -103,6 +103,9 @@ def run(options: argparse.Namespace) -> int:
     for name in _TABLE if given else ():
         if getattr(options, name):
             raise ValueError(f"--{name}: is of the table, and --{given[0]} asks for the crossover alone")
+    for path in (options.plot, options.json):
+        if path not in (None, "-"):
+            _storage.check_target(path)
     threads = _check.threads(options.threads)
     if options.level is None:
         return _run(options, threads, bool(given))

@@ -39,12 +39,8 @@ def atomic(path: str) -> Iterator[IO[bytes]]:
     ValueError
         `path` is a folder, a device, a pipe or a socket: replacing it would not write to it, but destroy it.
     """
-    target = os.path.realpath(path)
-    if os.path.lexists(target) and not os.path.isfile(target):
-        raise ValueError(f"path: got {path!r}, which is there and is no regular file; wanted a new or a regular file")
+    target = check_target(path)
     folder = os.path.dirname(target)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, "no such folder", folder)
     temporary = os.path.join(folder, f".{os.path.basename(target)}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -68,6 +64,17 @@ def atomic(path: str) -> Iterator[IO[bytes]]:
         pass
     finally:
         os.close(handle)
+
+
+def check_target(path: str) -> str:
+    """The file that `atomic` would replace. Raises as it would, for those who work long before they write."""
+    target = os.path.realpath(path)
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise ValueError(f"path: got {path!r}, which is there and is no regular file; wanted a new or a regular file")
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "no such folder", folder)
+    return target
 
 
 def write(path: str, arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
