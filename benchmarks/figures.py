@@ -11,8 +11,11 @@ import time
 import warnings
 
 import numpy as np
-from benchmarks import limits, peers
-from benchmarks.bench_gradient import Problem, median_seconds, ratio
+from benchmarks import limits
+from benchmarks.bench_gradient import Problem
+
+from gradfold import _bench_peers as peers
+from gradfold._bench_timing import median_seconds, ratio
 
 
 def gradient() -> None:

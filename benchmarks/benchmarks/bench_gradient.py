@@ -3,56 +3,35 @@
 from __future__ import annotations
 
 import itertools
-import time
 
-import numpy as np
+from gradfold import _bench_peers as peers
+from gradfold import gradient
+from gradfold._bench_problems import Dense, Rows
+from gradfold._bench_problems import Multinomial as MultinomialProblem
+from gradfold._bench_timing import median_seconds, ratio
 
-import gradfold as gf
-from gradfold import _core
-
-from . import devices, limits, peers
+from . import devices, limits
 
 VALUES = 20_000_000  # of X: n_rows = VALUES / n_features
 
 
-class Problem:
-    """5-fold masks, logistic loss, float32; made by seed. For "cuda" the data and the results lie on the GPU."""
+class Problem(Dense):
+    """For "cuda" the data and the results lie on the GPU."""
 
     def __init__(self, n_features: int, n_models: int, device: str = "cpu") -> None:
-        rng = np.random.default_rng(0)
-        n = VALUES // n_features
-        self.X = rng.standard_normal((n, n_features), dtype=np.float32)
-        self.y = (rng.random(n) < 0.5).astype(np.float32)
-        self.W = (rng.standard_normal((n_features, n_models)) / n_features**0.5).astype(np.float32)
-        self.intercept = np.zeros(n_models, np.float32)
-        self.ids = (np.arange(n) % 5).astype(np.uint8)[None]
-        self.conditions = np.array([[[0, k, k + 1, 0, 5]] for k in range(5)], dtype=np.int64)
-        self.split_of_model = np.arange(n_models, dtype=np.int64) % 5
-        self.loss = np.empty(n_models)
-        self.grad = np.empty_like(self.W)
-        self.grad_intercept = np.empty_like(self.intercept)
+        super().__init__(Rows(VALUES // n_features, n_features), n_models)
         self.device = device
         if device == "cuda":
             from gradfold.cuda import arrays
 
-            self.folds = gf.index.Folds(self.ids, self.conditions)
             self.on_gpu = [arrays.to_device(a) for a in (self.X, self.y, self.W, self.intercept)]
 
     def gradient(self, loss: bool, n_threads: int) -> None:
         if self.device == "cuda":
-            gf.gradient.loss_gradient(*self.on_gpu, loss="log_loss", folds=self.folds, return_loss=loss)
+            gradient.loss_gradient(*self.on_gpu, loss="log_loss", folds=self.rows.folds, return_loss=loss)
             devices.wait("cuda")
             return
-        _core.gradient.loss_gradient(
-            self.X, self.y, self.W, self.intercept, "log_loss", True, None, self.ids, self.conditions,
-            self.split_of_model, None, self.loss if loss else None, self.grad, self.grad_intercept, n_threads,
-        )
-
-    def train_mask(self) -> np.ndarray:
-        return (self.ids[0][:, None] != self.split_of_model[None]).astype(np.float32)
-
-    def flops(self) -> float:
-        return 4.0 * self.X.size * self.W.shape[1]
+        super().gradient(loss, n_threads)
 
     def rates(self, loss: bool, n_threads: int) -> dict[str, float]:
         """Of the median of five gradients."""
@@ -61,29 +40,6 @@ class Problem:
         seconds = median_seconds(lambda: self.gradient(loss, n_threads))
         peak = limits.fma_peak(4, n_threads, self.device)
         return limits.rates(seconds, len(self.X) * self.W.shape[1], self.flops(), peak)
-
-
-def median_seconds(body, repeats: int = 5) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        body()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
-def ratio(theirs, ours, repeats: int) -> float:
-    """Median of theirs / ours, measured in turn. Between the two the other side's threads get time to stop spinning: those of
-    OpenBLAS and OpenMP wait for more work on every core for a while, and would halve whatever runs next."""
-    ratios = []
-    for _ in range(repeats):
-        sides = []
-        for body in (theirs, ours):
-            time.sleep(0.3)
-            body()  # warm: the caches and threads of this side
-            sides.append(median_seconds(body, 1))
-        ratios.append(sides[0] / sides[1])
-    return float(np.median(ratios))
 
 
 class DenseGradient:
@@ -271,53 +227,23 @@ class DenseGradientGpuPeers:
 
 
 class Multinomial:
-    """Softmax regression of 20 models with 10 classes each, beside NumPy in row blocks: `X @ W`, softmax, `X.T @ residual`."""
+    """Softmax regression of many models, beside NumPy in row blocks."""
 
     params = (devices.HOST, [30, 100, 1000])
     param_names = ["device", "n_features"]
     timeout = 600
-    n_classes, n_models = 10, 20
 
     def setup(self, device: str, n_features: int) -> None:
-        rng = np.random.default_rng(1)
-        n = VALUES // 4 // n_features
-        self.X = rng.standard_normal((n, n_features), dtype=np.float32)
-        self.y = rng.integers(0, self.n_classes, n).astype(np.float32)
-        shape = (n_features, self.n_classes, self.n_models)
-        self.W = (rng.standard_normal(shape) / n_features**0.5).astype(np.float32)
-        self.intercept = np.zeros(shape[1:], np.float32)
-        self.ids = (np.arange(n) % 5).astype(np.uint8)[None]
-        self.conditions = np.array([[[0, k, k + 1, 0, 5]] for k in range(5)], dtype=np.int64)
-        self.split_of_model = np.arange(self.n_models, dtype=np.int64) % 5
-        self.grad, self.grad_intercept = np.empty_like(self.W), np.empty_like(self.intercept)
-
-    def gradient(self, n_threads: int) -> None:
-        _core.gradient.loss_gradient(
-            self.X, self.y, self.W, self.intercept, "multinomial", True, None, self.ids, self.conditions,
-            self.split_of_model, None, None, self.grad, self.grad_intercept, n_threads,
-        )
-
-    def numpy_blocks(self) -> None:
-        n, p = self.X.shape
-        W = np.ascontiguousarray(self.W.transpose(0, 2, 1)).reshape(p, -1)
-        masks = (self.ids[0][:, None] != self.split_of_model).astype(np.float32)
-        grad = np.zeros_like(W)
-        for a in range(0, n, 2000):
-            x, own = self.X[a : a + 2000], self.y[a : a + 2000].astype(np.intp)
-            z = (x @ W).reshape(len(x), self.n_models, self.n_classes)
-            z -= z.max(axis=2, keepdims=True)
-            np.exp(z, out=z)
-            z /= z.sum(axis=2, keepdims=True)
-            z[np.arange(len(x)), :, own] -= 1
-            z *= masks[a : a + 2000, :, None]
-            grad += x.T @ z.reshape(len(x), -1)
+        self.problem = MultinomialProblem(VALUES // 4 // n_features, n_features)
 
     def track_fma_peak(self, device: str, n_features: int) -> float:
-        seconds = median_seconds(lambda: self.gradient(limits.cores()))
-        return 4.0 * self.X.size * self.n_classes * self.n_models / seconds / limits.fma_peak(4, limits.cores())
+        n = limits.cores()
+        return self.problem.flops() / median_seconds(lambda: self.problem.gradient(n)) / limits.fma_peak(4, n)
 
     def track_times_numpy_blocks(self, device: str, n_features: int) -> float:
-        return ratio(self.numpy_blocks, lambda: self.gradient(limits.cores()), 3)
+        q = self.problem
+        peer = peers.numpy_softmax(q.X, q.y, q.W, q.train_mask())
+        return ratio(peer, lambda: q.gradient(limits.cores()), 3)
 
     track_fma_peak.unit = "useful fraction of the FMA peak"
     track_times_numpy_blocks.unit = "times as fast"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradfold import index
+from gradfold import _bench_peers, index
 
 from . import devices
 
@@ -85,21 +85,14 @@ class PermuteBesidePeers:
         self.order = Order(device, self.n)
 
     def track_numpy(self, device: str) -> float:
-        generator = np.random.default_rng(0)
-        return seconds(lambda: generator.permutation(self.n), 3) / seconds(self.order.fill)
+        return seconds(_bench_peers.numpy_permutation(self.n), 3) / seconds(self.order.fill)
 
     def track_torch(self, device: str) -> float:
         try:
-            import torch
+            peer = _bench_peers.torch_permutation(self.n, device=device)
         except ImportError:
             return float("nan")  # asv shows it as n/a
-        torch.set_num_threads(1)
-
-        def peer() -> None:
-            torch.randperm(self.n, device=device)
-            devices.wait(device)
-
-        return seconds(peer, 3) / seconds(self.order.fill)
+        return seconds(lambda: (peer(), devices.wait(device)), 3) / seconds(self.order.fill)
 
     def track_indices(self, device: str) -> float:
         return self.n / seconds(self.order.fill) / 1e9
@@ -147,14 +140,12 @@ class Split:
     def track_scikit_learn(self, device: str, kind: str, n_rows: int) -> float:
         """Both sides hand out the index arrays of every split, so that the work is the same."""
         try:
-            from sklearn.model_selection import KFold, StratifiedKFold
+            splits = _bench_peers.sklearn_splits("kfold" if kind == "kfold" else "stratified_kfold", n_rows, self.y)
         except ImportError as error:
             raise NotImplementedError("scikit-learn is not installed") from error
-        splitter = (KFold if kind == "kfold" else StratifiedKFold)(5, shuffle=True, random_state=0)
-        X = np.zeros(n_rows, dtype=np.int8)
 
         def peer() -> None:
-            for _ in splitter.split(X, self.y):
+            for _ in splits():
                 pass
 
         return seconds(peer, 3) / seconds(lambda: self.time_folds_and_all_indices(device, kind, n_rows), 3)
@@ -208,13 +199,11 @@ class GroupSplit:
         return float(sides[0] / sides[1])
 
     def peer(self, kind: str, n_rows: int) -> Callable[[], Any]:
+        name = "group_kfold" if kind == "group_kfold" else "stratified_group_kfold"
         try:
-            from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+            return _bench_peers.sklearn_splits(name, n_rows, self.y, self.groups)
         except ImportError as error:
             raise NotImplementedError("scikit-learn is not installed") from error
-        X = np.zeros(n_rows, dtype=np.int8)
-        splitter = GroupKFold(5) if kind == "group_kfold" else StratifiedGroupKFold(5, shuffle=True, random_state=0)
-        return lambda: splitter.split(X, self.y, self.groups)
 
     track_scikit_learn.unit = "times as fast"
     track_imbalance.unit = "of scikit-learn's"

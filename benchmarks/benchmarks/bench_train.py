@@ -9,17 +9,11 @@ import warnings
 import numpy as np
 
 import gradfold as gf
+from gradfold._bench_problems import Grid, classification
 
 from . import devices, limits
 
 EPOCHS = 10
-
-
-def make(n_rows: int, n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((n_rows, n_features), dtype=np.float32)
-    logits = X @ rng.standard_normal(n_features).astype(np.float32) / np.float32(n_features**0.5)
-    return X, (rng.random(n_rows) < 1 / (1 + np.exp(-2 * logits))).astype(np.int64)
 
 
 class Fit:
@@ -29,7 +23,7 @@ class Fit:
 
     def setup(self, device: str, solver: str, batch_size: int, n_rows: int) -> None:
         devices.need(device)
-        self.X, self.y = make(n_rows, 100)
+        self.X, self.y = classification(n_rows, 100)
         self.candidates = gf.grid(l2=np.logspace(-6, -1, 20))
         self.folds = gf.index.stratified_kfold(self.y, 5)
         if device == "cuda":
@@ -102,32 +96,22 @@ class Halving:
     params = (devices.ALL, ["sgd", "adam"])
     param_names = ["device", "solver"]
     timeout = 300
-    epochs = 27
+    epochs = n_candidates = 27
 
     def setup(self, device: str, solver: str) -> None:
         devices.need(device)
         self.Trainer = devices.trainer(device)
-        self.X, y = make(20_000, 100)
-        self.y = y.astype(np.float32)
-        self.folds = gf.index.stratified_kfold(y, 5)
+        self.grid = Grid(20_000, 100, self.n_candidates)
 
     def run(self, solver: str, halving: bool) -> float:
-        n_candidates, n_splits = 27, 5
-        m = n_candidates * n_splits
-        trainer = self.Trainer(
-            X=self.X, y=self.y, sample_weight=None, ids=self.folds.ids, conditions=self.folds.conditions,
-            split_of_model=np.arange(m) % n_splits, loss="log_loss", solver=solver, l1=np.zeros(m),
-            l2=np.repeat(np.logspace(-6, -1, n_candidates), n_splits), learning_rate=np.full(m, 0.01),
-            schedule=np.zeros(m, np.int32), epochs=self.epochs, batch_size=256, shuffle=True, seed=0, fit_intercept=True,
-            standardize=False, coef_init=None, intercept_init=None, n_threads=limits.cores(),
-        )
+        trainer = self.grid.trainer(self.Trainer, solver, self.epochs, limits.cores())
         start = time.perf_counter()
-        left = n_candidates
+        left = self.n_candidates
         while trainer.advance(max_steps=trainer.steps_per_epoch) == "paused":
             if halving and trainer.epochs_done in (1, 3, 9):
                 left //= 3
-                losses = trainer.history()[-1].reshape(n_candidates, n_splits).mean(axis=1)
-                trainer.finish(np.repeat(np.argsort(np.argsort(losses)) >= left, n_splits))
+                losses = trainer.history()[-1].reshape(self.n_candidates, -1).mean(axis=1)
+                trainer.finish(np.repeat(np.argsort(np.argsort(losses)) >= left, len(self.grid.l2) // self.n_candidates))
         return time.perf_counter() - start
 
     def time_halving(self, device: str, solver: str) -> None:

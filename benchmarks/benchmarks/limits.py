@@ -1,12 +1,10 @@
-"""What this machine can do at best, measured once per process by our own roofline kernels."""
+"""What this machine can do at best, measured once per process."""
 
 from __future__ import annotations
 
 import functools
 
-import numpy as np
-
-from gradfold import _core
+from gradfold import _core, _limits
 
 
 def cores() -> int:
@@ -15,23 +13,22 @@ def cores() -> int:
 
 @functools.cache
 def fma_peak(itemsize: int, n_threads: int, device: str = "cpu") -> float:
-    """FLOP/s of independent FMAs in registers; the best of five, since a limit is a maximum."""
+    """FLOP/s of independent FMAs in registers."""
     if device == "cuda":
         from gradfold.cuda import roofline
 
         return roofline.fma_peak("float32" if itemsize == 4 else "float64")
-    return max(_core.roofline.fma_peak(itemsize, n_threads, 0.05) for _ in range(5))
+    return _limits.fma_peak(itemsize, n_threads)
 
 
 @functools.cache
 def read_bandwidth(n_threads: int, device: str = "cpu") -> float:
-    """Bytes/s of vector loads from 256 MiB (of a GPU: from 2 GiB), far beyond the caches; the best of five."""
+    """Bytes/s of vector loads from memory."""
     if device == "cuda":
         from gradfold.cuda import roofline
 
         return roofline.bandwidths()[0]
-    memory = np.ones(32 * 1024 * 1024)
-    return max(_core.roofline.read_bandwidth(memory, n_threads, 2) for _ in range(5))
+    return _limits.memory_read_bandwidth(n_threads)
 
 
 def rates(seconds: float, model_rows: float, flops: float, peak: float) -> dict[str, float]:
