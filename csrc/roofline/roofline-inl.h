@@ -27,48 +27,59 @@ double fma_chains(std::int64_t iterations) {
   return out;
 }
 
-// Sums of elements, in as many vectors as there are streams.
-template <class L>
-struct Sums {
+// The sum of rows of at least one vector. kRest: how many vectors a row has after its whole rounds, which is known when this is
+// compiled, so that a short row is a line of loads without a branch.
+template <class L, int kRest>
+double sum_wide_rows(const typename L::T* table, std::int64_t width, const std::int64_t* rows, std::int64_t n) {
+  constexpr std::int64_t kRound = kStreams * L::N;
+  const std::int64_t rounds = width / kRound * kRound, tail = width % L::N;
+  // The tail is read as the row's last whole vector, without the lanes that are in the sums already.
+  const auto fresh = L::from_bits(tail == 0 ? 0 : ~std::uint64_t(0) << (L::N - tail));
   typename L::V acc[kStreams];
-  double rest = 0;  // of the elements that fill no vector
-
-  Sums() {
-    for (auto& v : acc) v = L::zero();
-  }
-
-  void add(const typename L::T* from, std::int64_t n) {
-    std::int64_t i = 0;
-    for (; i + kStreams * L::N <= n; i += kStreams * L::N) {
+  for (auto& v : acc) v = L::zero();
+  for (std::int64_t r = 0; r < n; ++r) {
+    const typename L::T* row = table + rows[r] * width;
+    for (std::int64_t i = 0; i < rounds; i += kRound) {
 #pragma GCC unroll 8
-      for (int s = 0; s < kStreams; ++s) acc[s] = L::add(acc[s], L::load(from + i + s * L::N));
+      for (int s = 0; s < kStreams; ++s) acc[s] = L::add(acc[s], L::load(row + i + s * L::N));
     }
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) {  // no index that is known at run time only: the sums must stay in registers
-      if (i + L::N <= n) {
-        acc[s] = L::add(acc[s], L::load(from + i));
-        i += L::N;
-      }
-    }
-    for (; i < n; ++i) rest += static_cast<double>(from[i]);
+    for (int s = 0; s < kRest; ++s) acc[s] = L::add(acc[s], L::load(row + rounds + s * L::N));
+    if (tail) acc[kStreams - 1] = L::add(acc[kStreams - 1], L::select(fresh, L::load(row + width - L::N), L::zero()));
   }
+#pragma GCC unroll 8
+  for (int s = 1; s < kStreams; ++s) acc[0] = L::add(acc[0], acc[s]);  // lane by lane would take as long as reading a small cache
+  typename L::T lanes[L::N];
+  L::store(lanes, acc[0]);
+  double out = 0;
+  for (auto x : lanes) out += static_cast<double>(x);
+  return out;
+}
 
-  double total() const {
-    double out = rest;
-    for (const auto& v : acc) {
-      typename L::T lanes[L::N];
-      L::store(lanes, v);
-      for (auto x : lanes) out += static_cast<double>(x);
-    }
+template <class L>
+double sum_rows(const typename L::T* table, std::int64_t width, const std::int64_t* rows, std::int64_t n) {
+  if (width < L::N) {
+    double out = 0;
+    for (std::int64_t r = 0; r < n; ++r)
+      for (std::int64_t i = 0; i < width; ++i) out += static_cast<double>(table[rows[r] * width + i]);
     return out;
   }
-};
+  switch (width / L::N % kStreams) {
+    case 0: return sum_wide_rows<L, 0>(table, width, rows, n);
+    case 1: return sum_wide_rows<L, 1>(table, width, rows, n);
+    case 2: return sum_wide_rows<L, 2>(table, width, rows, n);
+    case 3: return sum_wide_rows<L, 3>(table, width, rows, n);
+    case 4: return sum_wide_rows<L, 4>(table, width, rows, n);
+    case 5: return sum_wide_rows<L, 5>(table, width, rows, n);
+    case 6: return sum_wide_rows<L, 6>(table, width, rows, n);
+    default: return sum_wide_rows<L, 7>(table, width, rows, n);
+  }
+}
 
 template <class L>
 double read_all(const double* memory, std::int64_t n) {
-  Sums<L> sums;
-  sums.add(memory, n);
-  return sums.total();
+  const std::int64_t first = 0;
+  return sum_rows<L>(memory, n, &first, 1);  // one long row
 }
 
 template <class L>
@@ -101,10 +112,7 @@ double gather_elements(const typename L::T* table, const std::int64_t* rows, std
 
 template <class L>
 double gather_rows(const typename L::T* table, std::int64_t width, const std::int64_t* rows, std::int64_t n) {
-  if (width == 1) return gather_elements<L>(table, rows, n);
-  Sums<L> sums;
-  for (std::int64_t i = 0; i < n; ++i) sums.add(table + rows[i] * width, width);
-  return sums.total();
+  return width == 1 ? gather_elements<L>(table, rows, n) : sum_rows<L>(table, width, rows, n);
 }
 
 }  // namespace

@@ -165,7 +165,7 @@ def _measure_table(options: argparse.Namespace, threads: int, report: dict[str, 
             if "numpy" in names and not held:
                 skipped["numpy"] = "needs threadpoolctl to run on as many threads as --threads says"
             if "jax" in names:
-                skipped["jax"] = "takes no number of threads, so it is measured without --threads alone"
+                skipped["jax"] = "runs on all processors, whatever --threads says"
         names = [name for name in names if name not in skipped]
         say = _Progress(1 + len(cases))
         say("the limits")
