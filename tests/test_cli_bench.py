@@ -345,6 +345,15 @@ def test_the_whole_report(rich: bool, tiny: None, monkeypatch: pytest.MonkeyPatc
     assert len(lines) - lost - 1 == marked > 0  # such small problems are far from the limit; nothing else comes after
 
 
+@pytest.mark.parametrize(("load", "said"), [(0.1, False), (7.25, True)])
+def test_a_busy_machine(
+    load: float, said: bool, tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_cli_bench.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    assert cli.main(["bench", "--threads", "1", "--filter", "permutation"]) == 0
+    assert (f"other work is running (load average {load:.1f})" in capsys.readouterr().out) == said
+
+
 def test_the_crossover_is_in_one_line_beside_the_table(tiny: None, gpu: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--threads", "1"]) == 0
     out = capsys.readouterr().out

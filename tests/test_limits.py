@@ -242,6 +242,16 @@ def test_one_thread_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.n_threads == (1,) and len(found.bandwidths) == 2 and found.level == _core.levels.current()
 
 
+def test_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(_limits, "MOST", 1 << 20)
+    monkeypatch.setattr(_limits, "_MOST_SECONDS", 0.0)
+    plain = _limits._ones
+    monkeypatch.setattr(_limits, "_ones", lambda n: sizes.append(8 * n) or plain(n))
+    assert _limits.memory_read_bandwidth(2) > 1e3
+    assert sizes == [1 << 20] and _limits._ones(3).ctypes.data % 64 == 0
+
+
 def test_gathered_rows_are_of_each_threads_own_part() -> None:
     orders = _limits._shuffled(part=100, n_threads=3, most=30)
     seen: list[np.ndarray] = []

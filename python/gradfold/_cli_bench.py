@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import sys
 import time
@@ -27,6 +28,7 @@ _NOT_ASKED = "not asked for"
 _CROSSOVER: dict[str, Any] = {"rows": 20_000, "features": 100, "dtype": "float32", "models": None, "seconds": 10.0, "device": None}
 _TABLE = ("quick", "filter", "peers")  # options that are of the table alone
 _SECONDS_BESIDE = {False: 4.0, True: 1.5}  # of the crossover for each device, beside the table; whether --quick
+_BUSY = 0.5  # load average from which on the report says that the machine is not ours alone
 _MOST_QUICK = 128 << 20  # bytes of the working set that stands for memory
 
 
@@ -125,6 +127,7 @@ def _run(options: argparse.Namespace, threads: int, alone: bool) -> int:
         "limits": None,
         "table": [],
         "peers_left_out": {},
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,  # before we add to it
     }
     limits = None
     if not alone:
@@ -299,6 +302,11 @@ def _where(report: dict[str, Any]) -> str:
 def _print_table(report: dict[str, Any], limits: _limits.Limits) -> None:
     rows = report["table"]
     print(_where(report))
+    if report["load"] is not None and report["load"] > _BUSY:
+        print(
+            f"other work is running (load average {report['load']:.1f}): it slows the kernels and their peers, the limits much less, so "
+            "shares of the limit are too low"
+        )
     print("limits, measured just now, the best of several:")
     for line in _bench_table.limit_lines(limits):
         print(f"  {line}")
