@@ -197,8 +197,8 @@ void add_gradients() {
   add_gradient<T>("half/loss", 1100, 100, [] { return std::int64_t{vector_lanes<T>() / 2}; });
   for (int m : {1, 2, 3, 4}) add_gradient<T>("models" + std::to_string(m), 3000, 100, models(m), without_loss);
   add_gradient<T>("models1/features1000", 1100, 1000, models(1), without_loss);
-  add_gradient<T>("models100/features1000", 100, 1000, models(100), without_loss);
-  add_gradient<T>("models100/features30/loss", 1100, 30, models(100));
+  add_gradient<T>("models24/features1000", 200, 1000, models(24), without_loss);
+  add_gradient<T>("models100/features30/loss", 900, 30, models(100));
   add_gradient<T>("models100/loss_only", 400, 100, models(100), [](const Q&, C& c) { c.args.grad_W = c.args.grad_intercept = nullptr; });
   add_gradient<T>("models100/folds/loss", 400, 100, models(100), [](const Q& q, C& c) { c.split(q); });
   add_gradient<T>("models100/weights/loss", 400, 100, models(100), [](const Q& q, C& c) { c.weigh(q); });
@@ -220,7 +220,7 @@ void add_outputs() {
   struct Shape {
     std::int64_t outputs, n, models;
   };
-  for (const Shape& s : {Shape{3, 1100, 20}, Shape{10, 500, 7}, Shape{101, 400, 2}}) {
+  for (const Shape& s : {Shape{3, 1100, 20}, Shape{10, 500, 7}, Shape{101, 250, 2}}) {
     const std::string name = "outputs" + std::to_string(s.outputs);
     const auto models = [m = s.models] { return m; };
     if (sizeof(T) == 4 || s.outputs == 10) add_gradient<T>(name + "/loss", s.n, 60, models, {}, s.outputs);
@@ -275,7 +275,7 @@ void add_residuals() {
 template <class T>
 void add_scans() {
   add("prediction" + kType<T> + "/models100", [] {
-    auto q = std::make_shared<const Problem<T>>(1100, 100, 100, 11);
+    auto q = std::make_shared<const Problem<T>>(400, 100, 100, 11);
     return [q, out = std::vector<T>(q->n * q->m)]() mutable {
       raw_prediction(DenseRows<T>{q->X.data(), q->n, q->p}, q->W.data(), q->b.data(), q->m, out.data(), 1);
     };
