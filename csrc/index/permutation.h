@@ -14,10 +14,11 @@ inline constexpr std::int64_t kTableLimit = 1024;              // up to here a t
 inline constexpr std::int64_t kNarrowLimit = std::int64_t{1} << 32;  // up to here 32-bit words, above it 64-bit words
 inline constexpr int kMaxRounds = 12;
 
-// Odd multipliers of the mixer's rounds r = 0, 1, ..., taken at r & 3. The 64-bit ones serve n > 2^32.
-inline constexpr std::uint32_t kMultiplier32[4] = {0x9E3779B1u, 0x85EBCA6Bu, 0xC2B2AE35u, 0x27D4EB2Fu};
-inline constexpr std::uint64_t kMultiplier64[4] = {0x9E3779B97F4A7C15u, 0xBF58476D1CE4E5B9u, 0x94D049BB133111EBu,
-                                                   0xD6E8FEB86659FD93u};
+// Odd multipliers of the mixer's rounds r = 0, 1, ..., taken at r & 3. The 64-bit ones serve n > 2^32. Not
+// inline: a level's object must define nothing that another may share, and clang keeps these arrays.
+constexpr std::uint32_t kMultiplier32[4] = {0x9E3779B1u, 0x85EBCA6Bu, 0xC2B2AE35u, 0x27D4EB2Fu};
+constexpr std::uint64_t kMultiplier64[4] = {0x9E3779B97F4A7C15u, 0xBF58476D1CE4E5B9u, 0x94D049BB133111EBu,
+                                            0xD6E8FEB86659FD93u};
 
 // Plain data, trivially copyable; make_permutation fills it. About 2 KiB.
 //
