@@ -11,7 +11,8 @@
 5. Installed in a fresh virtual environment, it fits the same bytes on every level of this machine.
 6. cibuildwheel would build CPython 3.10 to 3.14 for Linux and macOS on both architectures, and nothing else.
 
-Run in a git checkout. Exits 1 at the first thing that does not hold. The dependencies of step 5, NumPy and SciPy, come from the index.
+Run in a git checkout, with Python 3.11 or later. Exits 1 at the first thing that does not hold. The
+dependencies of step 5, NumPy and SciPy, come from the index.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+
+import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -123,11 +125,10 @@ def smoke(wheel: Path, work: Path) -> None:
     python = work / "venv" / "bin" / "python"
     run([sys.executable, "-m", "venv", work / "venv"])
     run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel])
-    place = Path(run([python, "-c", "import gradfold; print(gradfold.__file__)"], cwd=work).strip())
-    if work / "venv" not in place.parents:
-        fail(f"the fresh environment imported {place}")
-    if f"gradfold {PROJECT['project']['version']}" not in run([python, "-m", "pip", "show", "gradfold"]).replace("\nVersion:", "").replace("Name: ", ""):
-        fail("the installed version is not that of pyproject.toml")
+    ask = "import gradfold, importlib.metadata as m; print(gradfold.__file__, m.version('gradfold'))"
+    place, version = run([python, "-c", ask], cwd=work).split()
+    if work / "venv" not in Path(place).parents or version != PROJECT["project"]["version"]:
+        fail(f"the fresh environment imported gradfold {version} of {place}")
     fit = shutil.copy(ROOT / "scripts" / "small_fit.py", work)
     said = run([python, "-W", "error", fit], cwd=work)
     levels = said.splitlines()[0].split()[1:]
