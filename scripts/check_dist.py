@@ -63,7 +63,7 @@ def only(folder: Path, pattern: str) -> Path:
 def same_names(what: str, got: set[str], wanted: set[str]) -> None:
     if got != wanted:
         fail(f"{what} lacks {sorted(wanted - got)} and has no need of {sorted(got - wanted)}")
-    print(f"{what}: {len(got)} files, as they should be")
+    print(f"{what}: {len(got)} names, as they should be")
 
 
 def tracked() -> set[str]:
