@@ -22,7 +22,7 @@ def main(source: str, build: str, *options: str) -> None:
     where = subprocess.run([sys.executable, "-m", "pybind11", "--cmakedir"], check=True, capture_output=True, text=True).stdout.strip()
     run(
         "cmake", "-S", source, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DGRADFOLD_COUNTS=ON",
-        f"-Dpybind11_DIR={where}", f"-DPython_EXECUTABLE={sys.executable}", *options,
+        f"-Dpybind11_DIR={where}", f"-DPython_EXECUTABLE={sys.executable}", "-DGRADFOLD_PLANT=", *options,
     )  # fmt: skip
     run("cmake", "--build", build)
     site = Path(build, "site")

@@ -29,6 +29,11 @@ DOT = """
 NONE, ONE = 'asm volatile("");', 'asm volatile("clc");'
 
 
+def of_zmm(*counted):
+    """A loop whose FMAs are all of whole zmm registers."""
+    return Loop(*counted, 64 * counted[1])
+
+
 @pytest.fixture
 def build(tmp_path):
     """build(source, name) is the object file of a C source, in a folder of its own so that the names of two builds are the same."""
@@ -177,9 +182,9 @@ def test_what_is_no_object_is_refused(tmp_path):
 )
 def test_demangled_names_survive(name):
     loops = loops_in(text("xor    %eax,%eax", FMA, "inc    %rax", f"jne    44 <{name}+0x4>", "ret", name=name))
-    assert loops == {f"{name}#0": Loop(3, 1, 1, 0, 0, 0)}
+    assert loops == {f"{name}#0": of_zmm(3, 1, 1, 0, 0, 0)}
     base = {f"k.o::{key}": loop for key, loop in loops.items()}
-    (difference,) = compare(base, {key: Loop(4, 1, 1, 0, 0, 0) for key in base}, 0.03)
+    (difference,) = compare(base, {key: of_zmm(4, 1, 1, 0, 0, 0) for key in base}, 0.03)
     assert difference.function == f"k.o::{name}"
 
 
@@ -208,17 +213,17 @@ def test_demangled_names_survive(name):
     ],
 )
 def test_what_an_instruction_reads_and_writes(line, loads, stores, spills):
-    assert loops_in(text("vfmadd231ps %zmm2,%zmm1,%zmm0", line, "jne    40 <f>")) == {"f#0": Loop(3, 1, loads, stores, spills, 0)}
+    assert loops_in(text("vfmadd231ps %zmm2,%zmm1,%zmm0", line, "jne    40 <f>")) == {"f#0": of_zmm(3, 1, loads, stores, spills, 0)}
 
 
 def test_with_a_frame_rbp_is_the_stack():
     body = ["push   %rbp", "mov    %rsp,%rbp", FMA, "vmovaps -0x40(%rbp),%zmm0", "jne    48 <f+0x8>"]
-    assert loops_in(text(*body)) == {"f#0": Loop(3, 1, 2, 0, 1, 0)}
+    assert loops_in(text(*body)) == {"f#0": of_zmm(3, 1, 2, 0, 1, 0)}
 
 
 @pytest.mark.parametrize("nop", ["nop", "nopw   0x0(%rax,%rax,1)", "data16 cs nopw 0x0(%rax,%rax,1)", "xchg   %ax,%ax"])
 def test_padding_is_not_counted(nop):
-    assert loops_in(text(FMA, nop, "jne    40 <f>")) == {"f#0": Loop(2, 1, 1, 0, 0, 0)}
+    assert loops_in(text(FMA, nop, "jne    40 <f>")) == {"f#0": of_zmm(2, 1, 1, 0, 0, 0)}
 
 
 @pytest.mark.parametrize("fma", ["vfmadd132ps", "vfnmadd213pd", "vfmsub231ss", "vfnmsub231sd", "vfmaddsub132ps"])
@@ -229,15 +234,15 @@ def test_all_fmas_are_fmas(fma):
 
 def test_loops_without_an_fma_only_on_request():
     disassembly = text("vaddps %zmm0,%zmm1,%zmm1", "jne    40 <f>", FMA, "call   80 <g>", "jne    48 <f+0x8>")
-    assert loops_in(disassembly) == {"f#0": Loop(3, 1, 1, 0, 0, 1)}
-    assert list(loops_in(disassembly, every=True).values()) == [Loop(2, 0, 0, 0, 0, 0), Loop(3, 1, 1, 0, 0, 1)]
+    assert loops_in(disassembly) == {"f#0": of_zmm(3, 1, 1, 0, 0, 1)}
+    assert list(loops_in(disassembly, every=True).values()) == [of_zmm(2, 0, 0, 0, 0, 0), of_zmm(3, 1, 1, 0, 0, 1)]
 
 
 def test_forward_jumps_and_other_functions_jumps_are_no_loops():
     assert loops_in(text(FMA, "jne    4c <f+0xc>", "jmp    0 <g>", "ret")) == {}
 
 
-A, B, C = Loop(40, 24, 11, 0, 0, 0), Loop(23, 12, 7, 0, 0, 0), Loop(9, 2, 3, 0, 0, 0)
+A, B, C = of_zmm(40, 24, 11, 0, 0, 0), of_zmm(23, 12, 7, 0, 0, 0), of_zmm(9, 2, 3, 0, 0, 0)
 
 
 def keyed(*loops, function="k.o::f"):
@@ -249,13 +254,13 @@ def test_order_does_not_matter():
 
 
 def test_the_loop_that_changed_is_found_wherever_it_stands():
-    worse = Loop(26, 12, 8, 0, 0, 0)
+    worse = of_zmm(26, 12, 8, 0, 0, 0)
     found = compare(keyed(A, B, C), keyed(worse, C, A), 0.03)
     assert [(d.what, d.base, d.head) for d in found] == [("instructions", 23 / 12, 26 / 12), ("loads", 7 / 12, 8 / 12)]
 
 
 def test_loops_that_stayed_are_paired_with_nothing():
-    worse = Loop(240, 48, 80, 0, 0, 0)  # C unrolled, now larger than A
+    worse = of_zmm(240, 48, 80, 0, 0, 0)  # C unrolled, now larger than A
     found = compare(keyed(A, C), keyed(A, worse), 0.03)
     assert [(d.what, d.base, d.head) for d in found] == [("instructions", 9 / 2, 240 / 48), ("loads", 3 / 2, 80 / 48)]
 
@@ -264,18 +269,18 @@ def test_loops_that_stayed_are_paired_with_nothing():
 def test_a_new_spill_or_call_counts_whatever_the_threshold(field, what):
     values = [40, 24, 11, 0, 0, 0]
     values[field] = 1
-    assert compare(keyed(A, B), keyed(B, Loop(*values)), 10.0) == [Difference("k.o::f", what, 0, 1, True)]
+    assert compare(keyed(A, B), keyed(B, of_zmm(*values)), 10.0) == [Difference("k.o::f", what, 0, 1, True)]
 
 
 def test_a_loop_that_was_split_is_compared_by_sums():
-    halves = Loop(20, 12, 6, 0, 0, 0), Loop(20, 12, 5, 0, 0, 0)
+    halves = of_zmm(20, 12, 6, 0, 0, 0), of_zmm(20, 12, 5, 0, 0, 0)
     assert compare(keyed(A, B), keyed(*halves, B), 0.0) == []
-    (found,) = compare(keyed(A, B), keyed(Loop(24, 12, 6, 0, 0, 0), Loop(24, 12, 5, 0, 0, 0), B), 0.03)
+    (found,) = compare(keyed(A, B), keyed(of_zmm(24, 12, 6, 0, 0, 0), of_zmm(24, 12, 5, 0, 0, 0), B), 0.03)
     assert (found.what, found.base, found.head) == ("instructions", 63 / 36, 71 / 36)
 
 
 def test_an_unrolled_loop_is_no_regression():
-    assert compare(keyed(A), keyed(Loop(78, 48, 22, 0, 0, 0)), 0.0) == []
+    assert compare(keyed(A), keyed(of_zmm(78, 48, 22, 0, 0, 0)), 0.0) == []
 
 
 def test_functions_that_come_and_go_are_listed():
@@ -288,3 +293,21 @@ def test_functions_that_come_and_go_are_listed():
 def test_a_threshold_that_is_none_is_refused(threshold):
     with pytest.raises(ValueError, match="threshold: got"):
         compare({}, {}, threshold)
+
+
+@pytest.mark.parametrize(
+    ("fma", "multiplied"),
+    [
+        ("vfmadd231ps %zmm2,%zmm1,%zmm0", 64),
+        ("vfmadd231pd (%rdi){1to8},%zmm1,%zmm0", 64),
+        ("vfmadd231ps %ymm2,%ymm1,%ymm0", 32),
+        ("vfmadd231pd (%rdi),%xmm1,%xmm0", 16),
+        ("vfmadd231ss %xmm2,%xmm1,%xmm0", 4),
+        ("vfnmadd213sd %xmm2,%xmm1,%xmm0", 8),
+    ],
+)
+def test_narrower_vectors_do_less(fma, multiplied):
+    (loop,) = loops_in(text(fma, "jne    40 <f>")).values()
+    assert loop.multiplied == multiplied
+    found = compare({"k.o::f#0": Loop(2, 1, loop.loads, 0, 0, 0, 64)}, {"k.o::f#0": loop}, 0.03)
+    assert bool(found) == (multiplied < 64)

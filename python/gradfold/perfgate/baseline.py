@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradfold.perfgate import counts, report
+from gradfold.perfgate import counts, processes, report
 from gradfold.perfgate.config import Config, ConfigError, Side, Words
 from gradfold.perfgate.counts import Count
 from gradfold.perfgate.loops import Loop
@@ -33,11 +33,11 @@ def toolchain(commands: Sequence[Words], side: Side, root: Path) -> dict[str, st
     for words in commands:
         filled = side.fill(words)
         try:
-            done = subprocess.run(filled, cwd=root, capture_output=True, text=True)
-        except OSError as error:
+            done = processes.run(filled, timeout=60, cwd=root)
+        except (OSError, subprocess.TimeoutExpired) as error:
             raise ConfigError(f"toolchain: {error}") from None
         if done.returncode != 0 or not done.stdout.strip():
-            raise ConfigError(f"toolchain: {' '.join(filled)} ended with {done.returncode} and said nothing")
+            raise ConfigError(f"toolchain: {' '.join(filled)} ended with {done.returncode} and said {done.stdout!r}, wanted 0 and a line")
         out[" ".join(words)] = done.stdout.strip().splitlines()[0]
     return out
 

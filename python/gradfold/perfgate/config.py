@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import string
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,13 +40,17 @@ class Side:
         return [self._filled(word, values) for word in words]
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
-        return {name: self._filled(value, dict(self.values)) for name, value in own.items()}
+        """This process's, with those variables."""
+        return {**os.environ, **{name: self._filled(value, dict(self.values)) for name, value in own.items()}}
 
     def _filled(self, word: str, values: Mapping[str, str]) -> str:
         try:
-            wanted = [name for _, name, _, _ in string.Formatter().parse(word) if name is not None]
+            parts = [part for part in string.Formatter().parse(word) if part[1] is not None]
         except ValueError as error:
             raise ConfigError(f"{word!r}: {error}; a brace that is meant is written twice") from None
+        wanted = [str(name) for _, name, _, _ in parts]
+        if any(form or conversion for _, _, form, conversion in parts):
+            raise ConfigError(f"{word!r}: wanted a name alone between braces; a brace that is meant is written twice")
         for name in wanted:
             if name not in values:
                 raise ConfigError(f"{word!r}: nothing is known of {{{name}}} of {self.name}, wanted --{self.name} {name}=VALUE")
@@ -100,6 +106,8 @@ class Time:
     ----------
     suite : Path or None
         The folder of an asv suite; `benchmarks` is a regular expression of which of it, `python` runs it.
+    modules : tuple of str
+        Modules that the sides must import from different files.
     threshold, wall_threshold : float
         By which the processor's time, and the clock's, may grow. The latter counts where several threads work.
     body : float
@@ -112,6 +120,7 @@ class Time:
 
     suite: Path | None = None
     benchmarks: str = ""
+    modules: Words = ()
     commands: tuple[Command, ...] = ()
     python: Words = ("{python}",)
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -146,6 +155,22 @@ class Config:
     @property
     def stages(self) -> tuple[str, ...]:
         return tuple(name for name in ("counts", "loops", "time") if getattr(self, name) is not None)
+
+
+def told_apart(config: Config, base: Side, head: Side, stages: Sequence[str]) -> None:
+    """Raises ConfigError where a stage would do the same on both sides, and find nothing."""
+    for name in stages:
+        stage = getattr(config, name)
+        commands = getattr(stage, "commands", ())
+        tried: list[tuple[str, Words, Mapping[str, str]]] = [(command.name, command.command, command.environment) for command in commands]
+        if isinstance(stage, Loops):
+            tried.append(("objects", stage.objects, {}))
+        if isinstance(stage, Time) and stage.suite is not None:
+            tried.append(("suite", stage.python, stage.environment))
+        for what, words, environment in tried:
+            told = [(side.fill(words, case=""), side.environment(environment)) for side in (base, head)]
+            if told[0] == told[1]:
+                raise ConfigError(f"[{name}] {what}: is the same on both sides; wanted a --base and a --head that differ in what it uses")
 
 
 def read(path: Path) -> Config:
@@ -208,7 +233,7 @@ class _Table:
 
     def number(self, name: str, default: float, least: float, *, above: bool = False) -> float:
         value = self.take(name, (int, float), default)
-        if not (value > least if above else value >= least):
+        if not (math.isfinite(value) and (value > least if above else value >= least)):
             self.wrong(name, value, f"a number {'above' if above else 'of at least'} {least:g}")
         return float(value)
 
@@ -311,6 +336,7 @@ def _time(table: _Table | None, root: Path) -> Time | None:
     out = Time(
         None if suite is None else root / suite,
         pattern,
+        tuple(_words(table, "modules")),
         _commands(table, counted=False),
         tuple(_words(table, "python")) or ("{python}",),
         table.strings("environment"),

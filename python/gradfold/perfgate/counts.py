@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gradfold.perfgate import processes
 from gradfold.perfgate.config import Command, ConfigError, Counts, Side
 from gradfold.perfgate.results import Result, State, judged, too_few
 
@@ -45,43 +46,50 @@ def measure(counts: Counts, side: Side, root: Path, jobs: int | None = None) -> 
     """
     if shutil.which("valgrind") is None:
         raise ConfigError("valgrind is not installed, and the stage counts needs it (Debian, Ubuntu: apt install valgrind)")
-    work = [(command, case) for command in counts.commands for case in _cases(command, side, root)]
-    jobs = jobs or len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(jobs) as pool:
+    work = [(command, case) for command in counts.commands for case in cases_of(command, side, root, counts.timeout)]
+    with ThreadPoolExecutor(jobs or cores()) as pool:
         found = pool.map(lambda item: _counted(item[0], item[1], side, root, counts.timeout), work)
         return {f"{command.name}/{case}" if case else command.name: count for (command, case), count in zip(work, found, strict=True)}
 
 
-def _cases(command: Command, side: Side, root: Path) -> list[str]:
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cases_of(command: Command, side: Side, root: Path, timeout: float) -> list[str]:
+    """The cases of a command on a side; one without a name where it has none.
+
+    Raises
+    ------
+    ConfigError
+        `list_cases` fails, or says nothing.
+    """
     if not command.lists:
         return list(command.cases) or [""]
-    words = side.fill(command.cases)
+    words, where = side.fill(command.cases), f"{command.name}: list_cases of {side.name}"
     try:
-        done = subprocess.run(words, cwd=root, capture_output=True, text=True, env=_environment(command, side))
-    except OSError as error:
-        raise ConfigError(f"{command.name}: list_cases of {side.name}: {error}") from None
-    cases = done.stdout.split()
+        done = processes.run(words, timeout=timeout, cwd=root, env=side.environment(command.environment))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    cases = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     if done.returncode != 0 or not cases:
-        ended = f"ended with {done.returncode} and {len(cases)} cases"
-        raise ConfigError(f"{command.name}: list_cases of {side.name} {ended}: {done.stderr[-300:]}")
+        raise ConfigError(f"{where} ended with {done.returncode} and {len(cases)} cases: {done.stderr[-300:]}")
     return cases
-
-
-def _environment(command: Command, side: Side) -> dict[str, str]:
-    return {**os.environ, **side.environment(command.environment)}
 
 
 def _counted(command: Command, case: str, side: Side, root: Path, timeout: float) -> Count | str:
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "callgrind.out")
-        words = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        words = ["valgrind", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={folder}/callgrind.out.%p"]
         if command.inside is not None:
             # Callgrind counts calls from the start of the program, but begins anew after a dump.
             options = ("toggle-collect", "dump-before", "dump-after")
             words += ["--collect-atstart=no", *(f"--{option}={command.inside}" for option in options)]
         words += side.fill(command.command, case=case)
+        # Python's dictionaries of strings differ from run to run without it.
+        environment = {"PYTHONHASHSEED": "0", **side.environment(command.environment)}
         try:
-            done = subprocess.run(words, cwd=root, capture_output=True, text=True, env=_environment(command, side), timeout=timeout)
+            done = processes.run(words, timeout=timeout, cwd=root, env=environment)
         except subprocess.TimeoutExpired:
             return f"no end after {timeout:g} s"
         except OSError as error:
@@ -90,7 +98,7 @@ def _counted(command: Command, case: str, side: Side, root: Path, timeout: float
             return f"ended with {done.returncode}: {done.stderr.strip()[-300:]}"
         try:
             found = Count(0, 0)
-            for part in sorted(out.parent.iterdir()):
+            for part in sorted(Path(folder).iterdir()):
                 with part.open(encoding="utf-8", errors="replace") as lines:
                     found += parse(lines)
         except (OSError, DidNotRun) as error:
@@ -142,7 +150,7 @@ def compare(base: Mapping[str, Count | str], head: Mapping[str, Count | str], th
         else:
             why = "head has no such case" if new is None else f"head: {new}" if isinstance(new, str) else f"base: {old}"
             out.append(Result(STAGE, name, "did not run", why))
-    return out + too_few(STAGE, sum(isinstance(count, Count) for count in head.values()), minimum)
+    return out + too_few(STAGE, out, minimum)
 
 
 def _compared(name: str, old: Count, new: Count, threshold: float) -> Result:

@@ -45,6 +45,8 @@ class Loop:
         Those of the loads and stores that move vectors from or to a fixed place on the stack.
     calls : int
         Calls of functions.
+    multiplied : int
+        Bytes that its FMAs multiply: 64 for one of a whole zmm register, 4 for one of a single float32.
     """
 
     instructions: int
@@ -53,6 +55,7 @@ class Loop:
     stores: int
     spills: int
     calls: int
+    multiplied: int
 
     def __add__(self, other: Loop) -> Loop:
         return Loop(*(a + b for a, b in zip(astuple(self), astuple(other))))
@@ -67,8 +70,8 @@ class Difference:
     function : str
         ``object::demangled function``.
     what : str
-        ``"instructions"`` or ``"loads"`` (for each FMA), ``"spills"`` or ``"calls"`` (of a turn), ``"vanished"`` or ``"appeared"`` (the
-        function; ``base`` and ``head`` are numbers of loops then).
+        ``"instructions"`` or ``"loads"`` (for 64 bytes that are multiplied, as by one FMA of AVX-512), ``"spills"`` or ``"calls"`` (of a
+        turn), ``"vanished"`` or ``"appeared"`` (the function; ``base`` and ``head`` are numbers of loops then).
     base, head : float
         The number in each build.
     regression : bool
@@ -84,7 +87,7 @@ class Difference:
     def __str__(self) -> str:
         if not self.regression:
             return f"{self.function}: {self.what} ({self.base or self.head:g} loops)"
-        unit = "for each FMA" if self.what in ("instructions", "loads") else "in a turn"
+        unit = "for 64 bytes multiplied" if self.what in ("instructions", "loads") else "in a turn"
         return f"{self.function}: {self.what} {unit} {self.base:.3f} -> {self.head:.3f}"
 
 
@@ -159,14 +162,23 @@ def _innermost(body: Sequence[_Instruction]) -> list[tuple[int, int]]:
     return sorted(s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans))
 
 
+def _width(fma: _Instruction) -> int:
+    """Bytes that it multiplies."""
+    scalar = {"ss": 4, "sd": 8, "sh": 2}.get(fma.mnemonic[-2:])
+    operands = "".join(fma.operands)
+    return scalar or (64 if "%zmm" in operands else 32 if "%ymm" in operands else 16)
+
+
 def _count(instructions: Iterable[_Instruction], frame: bool) -> Loop:
     """Counts a loop; `frame` says whether %rbp is the frame's pointer in this function, and not just a register."""
-    n = fmas = loads = stores = spills = calls = 0
+    n = fmas = loads = stores = spills = calls = multiplied = 0
     for i in instructions:
         if i.padding:
             continue
         n += 1
-        fmas += bool(_FMA.match(i.mnemonic))
+        if _FMA.match(i.mnemonic):
+            fmas += 1
+            multiplied += _width(i)
         calls += i.mnemonic.startswith("call")
         memory = [k for k, operand in enumerate(i.operands) if "(" in operand]
         if not memory or _NO_ACCESS.match(i.mnemonic):
@@ -180,7 +192,7 @@ def _count(instructions: Iterable[_Instruction], frame: bool) -> Loop:
         stack = _STACK.match(i.operands[memory[-1]])
         if stack and (stack[2] == "rsp" or frame) and any(_VECTOR.search(operand) for operand in i.operands):
             spills += 1
-    return Loop(n, fmas, loads, stores, spills, calls)
+    return Loop(n, fmas, loads, stores, spills, calls, multiplied)
 
 
 def loops_in(disassembly: str, *, every: bool = False) -> dict[str, Loop]:
@@ -291,7 +303,7 @@ def _pairs(base: Sequence[Loop], head: Sequence[Loop]) -> list[tuple[Loop, Loop]
     old, new = (sorted((Counter(loops) - same).elements(), key=lambda loop: (loop.fmas, astuple(loop))) for loops in (base, head))
     if len(old) == len(new):
         return list(zip(old, new))
-    nothing = Loop(0, 0, 0, 0, 0, 0)
+    nothing = Loop(0, 0, 0, 0, 0, 0, 0)
     return [(sum(base, nothing), sum(head, nothing))]
 
 
@@ -306,7 +318,7 @@ def compare(base: Mapping[str, Loop], head: Mapping[str, Loop], threshold: float
     base, head : mapping of str to Loop
         Of :func:`loops_of`, for the old build and the new.
     threshold : float
-        By how much instructions and loads for each FMA may grow: 0.03 is 3 %. A new spill or call is always reported.
+        By how much instructions and loads for 64 bytes multiplied may grow: 0.03 is 3 %. A new spill or call is always reported.
 
     Returns
     -------
@@ -324,7 +336,7 @@ def compare(base: Mapping[str, Loop], head: Mapping[str, Loop], threshold: float
             continue
         for b, h in _pairs(old[function], new[function]):
             for what in ("instructions", "loads"):
-                ratios = getattr(b, what) / b.fmas, getattr(h, what) / h.fmas
+                ratios = 64 * getattr(b, what) / b.multiplied, 64 * getattr(h, what) / h.multiplied
                 if ratios[1] > ratios[0] * (1 + threshold):
                     found.append(Difference(function, what, *ratios, True))
             for what in ("spills", "calls"):

@@ -39,9 +39,9 @@ def compare(settings: Loops, base: Mapping[str, Loop], head: Mapping[str, Loop])
         what = "; ".join(str(difference).removeprefix(f"{function}: ") for difference in found)
         if any(difference.regression for difference in found):
             ratios = [d.head / d.base for d in found if d.base > 0]
-            out.append(Result(STAGE, function, "slower", what, max(ratios, default=None)))
-        elif found:  # a function that came or went: somebody should see it
-            out.append(Result(STAGE, function, "new" if found[0].what == "appeared" else "skipped", what))
+            out.append(Result(STAGE, function, "slower", what, max(ratios, default=1.0)))
+        elif found:  # where a function's loops have gone nobody knows, so it cannot be compared
+            out.append(Result(STAGE, function, "new" if found[0].what == "appeared" else "did not run", what))
         else:
             out.append(Result(STAGE, function, "same", f"{count} loops", 1.0))
-    return out + too_few(STAGE, len({key.rpartition("#")[0] for key in head}), settings.minimum)
+    return out + too_few(STAGE, out, settings.minimum)

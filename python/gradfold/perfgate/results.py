@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,8 +41,9 @@ def judged(ratio: float, threshold: float) -> State:
     return "slower" if ratio > 1 + threshold else "faster" if ratio < 1 - threshold else "same"
 
 
-def too_few(stage: str, found: int, minimum: int) -> list[Result]:
-    """A failure where less was measured than the configuration expects: a suite that shrank in silence guards nothing."""
-    if found >= minimum:
+def too_few(stage: str, found: Sequence[Result], minimum: int) -> list[Result]:
+    """A failure where less was compared than the configuration expects: a suite that shrank in silence guards nothing."""
+    compared = sum(result.ratio is not None for result in found)
+    if compared >= minimum:
         return []
-    return [Result(stage, "minimum", "did not run", f"{found} measured, at least {minimum} expected")]
+    return [Result(stage, "minimum", "did not run", f"{compared} compared, at least {minimum} expected")]

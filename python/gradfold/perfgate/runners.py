@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import resource
 import selectors
@@ -12,14 +13,16 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
+from gradfold.perfgate import processes
 from gradfold.perfgate.config import Command, ConfigError, Side, Time
+
+_MOST_PROGRAMS = 100  # started for one time
 
 
 class Seconds(NamedTuple):
-    """Of one body: of the processor, all threads together, and on the clock."""
+    """Of some bodies: of the processor, all threads together, and on the clock."""
 
     cpu: float
     wall: float
@@ -47,7 +50,7 @@ class Runner(Protocol):
         """Bodies that take so long together."""
 
     def run(self, number: int) -> Seconds:
-        """Of one of `number` bodies."""
+        """Of so many bodies."""
 
     def tear_down(self) -> None: ...
 
@@ -62,29 +65,29 @@ class Worker:
         if not settings.suite.is_dir():
             raise ConfigError(f"[time] suite: there is no folder {settings.suite}")
         self.side, self._timeout = side, settings.timeout
-        self._errors = tempfile.TemporaryFile()
-        self._folder = tempfile.TemporaryDirectory()
         words = [*side.fill(settings.python), str(Path(__file__).with_name("_worker.py")), str(settings.suite), _runner_folder()]
-        environment = {**os.environ, **side.environment(settings.environment)}
         if os.path.dirname(words[0]) and not os.path.isabs(words[0]):
             words[0] = str(root / words[0])
+        self._errors = tempfile.TemporaryFile()
+        self._folder = tempfile.TemporaryDirectory()
         try:
             self._process = subprocess.Popen(
-                words, cwd=self._folder.name, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
-            )
+                words, cwd=self._folder.name, env=side.environment(settings.environment), stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True,
+            )  # fmt: skip
         except OSError as error:
+            self._errors.close()
+            self._folder.cleanup()
             raise ConfigError(f"[time] python of {side.name}: {error}") from None
         self._rest = b""
 
-    def __enter__(self) -> Worker:
-        return self
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
-        self.close()
-
-    def names(self) -> dict[str, list[str]]:
-        """Of each benchmark its points of parameters."""
-        return dict(self._ask("names"))
+    def names(self, modules: tuple[str, ...] = ()) -> dict[str, Any]:
+        """benchmarks: of each its points of parameters; others: how many are of other kinds; files: where modules lie."""
+        return dict(self._ask("names", modules=modules))
 
     def set_up(self, name: str, index: int) -> None:
         if self._ask("set_up", name=name, index=index) == "skipped":
@@ -103,12 +106,11 @@ class Worker:
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.close()
-            self._process.wait(5)
+            self._process.wait(2)
         except (OSError, subprocess.TimeoutExpired):
             pass
         finally:
-            self._process.kill()
-            self._process.wait()
+            processes.end(self._process)
             self._process.stdout.close()
             self._errors.close()
             self._folder.cleanup()
@@ -118,14 +120,16 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps({"do": what, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
-        except OSError:
+        except (OSError, ValueError):
             raise _failed(self.side, self._end()) from None
-        answer = json.loads(self._line())
+        try:
+            answer = json.loads(self._line())
+        except ValueError:
+            processes.end(self._process)
+            raise _failed(self.side, "its answer is none: something else wrote to the pipe") from None
         if "ok" in answer:
             return answer["ok"]
-        if "skipped" in answer:
-            raise Skipped(answer["skipped"] or "NotImplementedError")
-        raise _failed(self.side, answer["failed"].strip().splitlines()[-1])
+        raise _failed(self.side, answer["failed"][-300:])
 
     def _line(self) -> bytes:
         assert self._process.stdout is not None
@@ -134,7 +138,7 @@ class Worker:
             ready.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._rest:
                 if not ready.select(max(0.0, end - time.monotonic())):
-                    self._process.kill()
+                    processes.end(self._process)
                     raise _failed(self.side, f"no answer after {self._timeout:g} s")
                 more = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not more:
@@ -144,9 +148,9 @@ class Worker:
         return line
 
     def _end(self) -> str:
-        code = self._process.wait()
+        processes.end(self._process)
         self._errors.seek(0)
-        return f"its process ended with {code}: {self._errors.read().decode(errors='replace').strip()[-300:]}"
+        return f"its process ended with {self._process.returncode}: {self._errors.read().decode(errors='replace').strip()[-300:]}"
 
 
 def _runner_folder() -> str:
@@ -159,41 +163,35 @@ def _runner_folder() -> str:
 
 @dataclass
 class Program:
-    """A command of a side; each body is a process."""
+    """A case of a command, on a side; each body is a process."""
 
     command: Command
+    case: str
     side: Side
     root: Path
     timeout: float
 
     def set_up(self, name: str, index: int) -> None:
-        self._words = self.side.fill(self.command.command, case=self.command.cases[index] if self.command.cases else "")
-        self._environment = {**os.environ, **self.side.environment(self.command.environment)}
+        self._words = self.side.fill(self.command.command, case=self.case)
+        self._environment = self.side.environment(self.command.environment)
 
     def number(self, seconds: float) -> int:
         self.run(1)  # its files are in the cache now
-        return 1
+        return min(_MOST_PROGRAMS, math.ceil(seconds / max(self.run(1).cpu, 1e-4)))
 
     def run(self, number: int) -> Seconds:
-        with tempfile.TemporaryFile() as output:
-            before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-            code = self._end_of(output)
-            wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-            if code != 0:
-                output.seek(0)
-                raise _failed(self.side, f"ended with {code}: {output.read().decode(errors='replace').strip()[-300:]}")
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        for _ in range(number):
+            try:
+                done = processes.run(self._words, timeout=self.timeout, cwd=self.root, env=self._environment, stderr=subprocess.STDOUT)
+            except subprocess.TimeoutExpired:
+                raise _failed(self.side, f"no end after {self.timeout:g} s") from None
+            except OSError as error:
+                raise _failed(self.side, str(error)) from None
+            if done.returncode != 0:
+                raise _failed(self.side, f"ended with {done.returncode}: {done.stdout.strip()[-300:]}")
+        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         return Seconds(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall)
-
-    def _end_of(self, output: Any) -> int:
-        try:
-            return subprocess.run(
-                self._words, cwd=self.root, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                timeout=self.timeout,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired:
-            raise _failed(self.side, f"no end after {self.timeout:g} s") from None
-        except OSError as error:
-            raise _failed(self.side, str(error)) from None
 
     def tear_down(self) -> None:
         pass

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gradfold.perfgate.config import Build, Config, ConfigError, Side
+from gradfold.perfgate import processes
+from gradfold.perfgate.config import Config, ConfigError, Side
 
 
 def named(name: str, pairs: Sequence[str], root: Path) -> Side:
-    """The side of ``NAME=VALUE`` pairs; ``python`` is this one unless it is told."""
+    """The side of ``NAME=VALUE`` pairs; ``python`` is this one unless it is told.
+
+    A value that is a path here is made absolute: commands run in the project's folder, and benchmarks in one of their own.
+    """
     values = {"python": sys.executable, "root": str(root)}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise ConfigError(f"--{name}: got {pair!r}, wanted NAME=VALUE")
-        values[key] = value
+        values[key] = os.path.abspath(value) if value and os.path.exists(value) else value
     return Side(name, values)
 
 
-@contextmanager
-def built(config: Config, revision: str, pairs: Sequence[str], folder: Path, tell: Callable[[str], None]) -> Iterator[tuple[Side, Side]]:
+def built(config: Config, revision: str, pairs: Sequence[str], folder: Path, tell: Callable[[str], None]) -> tuple[Side, Side]:
     """(base, head): the revision, checked out beside, and the tree as it is, each built by the configuration's commands.
 
-    Builds stay in `folder`, so that the next time only what changed is compiled.
+    The checkout and the builds stay in `folder`, so that the next time only what changed is compiled.
 
     Raises
     ------
@@ -36,39 +39,34 @@ def built(config: Config, revision: str, pairs: Sequence[str], folder: Path, tel
     """
     if config.build is None:
         raise ConfigError("--revision: the configuration has no [build] that says how a side is made")
+    for pair in pairs:
+        if pair.partition("=")[0] in ("source", "build", "root"):
+            raise ConfigError(f"--head {pair}: cannot be given with --revision, which says it of both sides")
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    commit = _run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], config.root, f"--revision {revision}").strip()
-    source = folder / "base-source"
-    _remove(source, config.root)
-    _run(["git", "worktree", "add", "--detach", "--force", str(source), commit], config.root, f"--revision {revision}")
+    wanted = f"--revision {revision}"
+    commit = _run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], config.root, wanted).strip()
+    top = Path(_run(["git", "rev-parse", "--show-toplevel"], config.root, wanted).strip())
+    checkout = folder / "base-source"
+    if (checkout / ".git").exists():  # files that are the same keep their times, and are not compiled again
+        _run(["git", "checkout", "--quiet", "--detach", "--force", commit], checkout, wanted)
+        _run(["git", "clean", "-fdxq"], checkout, wanted)
+    else:
+        shutil.rmtree(checkout, ignore_errors=True)
+        _run(["git", "worktree", "add", "--quiet", "--detach", "--force", str(checkout), commit], config.root, wanted)
+    out = []
+    for name, source in (("base", checkout / config.root.relative_to(top)), ("head", config.root)):
+        tell(f"building {name}: {commit[:12] if name == 'base' else 'the tree as it is'}")
+        side = named(name, [f"source={source}", f"build={folder / name}", *pairs], config.root)
+        for words in config.build.commands:
+            _run(side.fill(words), source, f"building {name}", config.build.timeout)
+        out.append(side)
+    return out[0], out[1]
+
+
+def _run(words: Sequence[str], folder: Path, what: str, timeout: float = 600) -> str:
     try:
-        sides = []
-        for name, tree in (("base", source), ("head", config.root)):
-            tell(f"building {name}: {commit[:12] if name == 'base' else 'the tree as it is'}")
-            own = [f"source={tree}", f"build={folder / name}", *pairs]
-            sides.append(_made(config.build, named(name, own, config.root)))
-        yield sides[0], sides[1]
-    finally:
-        _remove(source, config.root)
-
-
-def _made(build: Build, side: Side) -> Side:
-    for words in build.commands:
-        _run(side.fill(words), Path(side.values["source"]), f"building {side.name}", build.timeout)
-    return side
-
-
-def _remove(source: Path, root: Path) -> None:
-    if source.exists():
-        subprocess.run(["git", "worktree", "remove", "--force", str(source)], cwd=root, capture_output=True)
-        shutil.rmtree(source, ignore_errors=True)
-    subprocess.run(["git", "worktree", "prune"], cwd=root, capture_output=True)
-
-
-def _run(words: Sequence[str], folder: Path, what: str, timeout: float | None = None) -> str:
-    try:
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, errors="replace", timeout=timeout)
+        done = processes.run(words, timeout=timeout, cwd=folder)
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{what}: no end after {timeout:g} s: {' '.join(words)}") from None
     except OSError as error:

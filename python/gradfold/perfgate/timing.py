@@ -15,14 +15,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradfold.perfgate import counts
 from gradfold.perfgate.config import Command, Side, Time
 from gradfold.perfgate.results import Result, State, too_few
 from gradfold.perfgate.runners import Failed, Program, Runner, Seconds, Skipped, Worker
 
 STAGE = "time"
 CONFIDENCE = 0.99
-# Threads at work on average from which waiting for one another would show on the clock, and the clock is looked at too.
+# Threads at work from which waiting for one another would show on the clock, and the clock is judged too.
 PARALLEL = 1.3
+# Of a body's least time: a processor's time below it is measured too coarsely, and the clock is judged alone.
+SHORT = 0.25
 
 Pair = tuple[Runner, Runner]
 
@@ -52,26 +55,35 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
 
 @dataclass(frozen=True)
 class Ratios:
-    """head / base of every round, of the two clocks."""
+    """head / base of every round, of the two clocks; `threads` and `cpu_seconds` are base's, at the most."""
 
     cpu: tuple[float, ...]
     wall: tuple[float, ...]
-    threads: float  # at work on average in base
+    threads: float
+    cpu_seconds: float
 
     @staticmethod
-    def of(rounds: Sequence[tuple[Seconds, Seconds]]) -> Ratios:
+    def of(rounds: Sequence[tuple[Seconds, Seconds]], threads: float = 0.0) -> Ratios:
+        """`threads`: what is known of them already. A neighbour only ever lowers what is seen."""
         return Ratios(
             tuple(head.cpu / max(base.cpu, 1e-9) for base, head in rounds),
             tuple(head.wall / max(base.wall, 1e-9) for base, head in rounds),
-            statistics.median(base.cpu / max(base.wall, 1e-9) for base, _ in rounds),
+            max(threads, *(base.cpu / max(base.wall, 1e-9) for base, _ in rounds)),
+            max(base.cpu for base, _ in rounds),
         )
 
     def clocks(self, settings: Time) -> list[tuple[str, tuple[float, ...], float]]:
         """(name, ratios, threshold) of those that are judged."""
-        out = [("processor time", self.cpu, settings.threshold)]
-        if self.threads > PARALLEL:
+        out, waits = [], self.cpu_seconds < SHORT * settings.body
+        if not waits:
+            out.append(("processor time", self.cpu, settings.threshold))
+        if waits or self.threads > PARALLEL:
             out.append(("time on the clock", self.wall, settings.wall_threshold))
         return out
+
+    def slower(self, settings: Time) -> set[str]:
+        """The clocks that say so."""
+        return {name for name, values, threshold in self.clocks(settings) if interval(values)[0] > 1 + threshold}
 
 
 def run(settings: Time, base: Side, head: Side, root: Path, tell: Callable[[str], None]) -> list[Result]:
@@ -80,16 +92,26 @@ def run(settings: Time, base: Side, head: Side, root: Path, tell: Callable[[str]
     if settings.suite is not None:
         out += _suite(settings, base, head, root, tell)
     for command in settings.commands:
-        for index, case in enumerate(command.cases or ("",)):
-            point = Point(f"{command.name}/{case}" if case else command.name, command.name, (index, index))
-            out.append(_program(point, command, settings, base, head, root))
-            tell(f"{point.name}: {out[-1].what}")
-    return out + too_few(STAGE, sum(result.ratio is not None for result in out), settings.minimum)
+        out += _command(command, settings, base, head, root, tell)
+    return out + too_few(STAGE, out, settings.minimum)
 
 
-def _program(point: Point, command: Command, settings: Time, base: Side, head: Side, root: Path) -> Result:
-    pair = Program(command, base, root, settings.timeout), Program(command, head, root, settings.timeout)
-    return _result(point, settings, pair, lambda: pair)  # each body is a fresh process anyway
+def _command(
+    command: Command, settings: Time, base: Side, head: Side, root: Path, tell: Callable[[str], None]
+) -> list[Result]:
+    out = []
+    of_base, of_head = (counts.cases_of(command, side, root, settings.timeout) for side in (base, head))
+    for case in dict.fromkeys((*of_base, *of_head)):
+        point = Point(f"{command.name}/{case}" if case else command.name, command.name, (0, 0))
+        if case not in of_head:
+            out.append(Result(STAGE, point.name, "did not run", "head has no such case"))
+        elif case not in of_base:
+            out.append(Result(STAGE, point.name, "new", "base has no such case"))
+        else:
+            pair = Program(command, case, base, root, settings.timeout), Program(command, case, head, root, settings.timeout)
+            out.append(_result(point, settings, pair, lambda pair=pair: pair))  # type: ignore[misc]  # each body is a fresh process
+        tell(f"{point.name}: {out[-1].what}")
+    return out
 
 
 def _suite(settings: Time, base: Side, head: Side, root: Path, tell: Callable[[str], None]) -> list[Result]:
@@ -106,18 +128,20 @@ def _suite(settings: Time, base: Side, head: Side, root: Path, tell: Callable[[s
         now = pair()
         for worker in now:
             opened.callback(worker.close)
-        names: dict[str, dict[str, list[str]]] = {}
-        for worker in now:
-            try:
-                names[worker.side.name] = worker.names()
-            except Failed as error:
-                return [Result(STAGE, "suite", "did not run", str(error))]
-        points, missing = points_of(names["base"], names["head"], settings.benchmarks)
+        try:
+            old, new = (worker.names(settings.modules) for worker in now)
+        except Failed as error:
+            return [Result(STAGE, "suite", "did not run", str(error))]
+        for module in settings.modules:
+            if old["files"][module] == new["files"][module]:
+                return [Result(STAGE, "suite", "did not run", f"both sides import {module} from {old['files'][module]}")]
+        if old["others"] or new["others"]:
+            tell(f"{max(old['others'], new['others'])} benchmarks are not of time, and are left out")
+        points, missing = points_of(old["benchmarks"], new["benchmarks"], settings.benchmarks)
         out += missing
         for at, point in enumerate(points):
-            if any(worker._process.poll() is not None for worker in now):  # the last one took it along
-                for worker in now:
-                    worker.close()
+            if not all(worker.alive for worker in now):  # the last benchmark took it along
+                opened.close()
                 now = pair()
                 for worker in now:
                     opened.callback(worker.close)
@@ -149,11 +173,11 @@ def _result(point: Point, settings: Time, now: Pair, fresh: Callable[[], Pair]) 
         look = Ratios.of(_rounds(point, settings, now))
         if not any(statistics.median(ratios) > 1 + threshold / 2 for _, ratios, threshold in look.clocks(settings)):
             return _said("same", point, look, settings, "")
-        first = _measured(point, settings, fresh)
-        if not _slower(first, settings):
+        first = _measured(point, settings, fresh, look.threads)
+        if not first.slower(settings):
             return _said("same", point, first, settings, ", suspicious at first")
-        second = _measured(point, settings, fresh)
-        if not _slower(second, settings):
+        second = _measured(point, settings, fresh, first.threads)
+        if not first.slower(settings) & second.slower(settings):
             return _said("same", point, second, settings, ", slower in a first measurement, not in a second one")
         return _said("slower", point, second, settings, ", in two measurements")
     except Skipped as why:
@@ -162,7 +186,7 @@ def _result(point: Point, settings: Time, now: Pair, fresh: Callable[[], Pair]) 
         return Result(STAGE, point.name, "did not run", str(why))
 
 
-def _measured(point: Point, settings: Time, fresh: Callable[[], Pair]) -> Ratios:
+def _measured(point: Point, settings: Time, fresh: Callable[[], Pair], threads: float) -> Ratios:
     rounds: list[tuple[Seconds, Seconds]] = []
     for _ in range(settings.generations):
         pair = fresh()
@@ -171,7 +195,7 @@ def _measured(point: Point, settings: Time, fresh: Callable[[], Pair]) -> Ratios
         finally:
             for runner in pair:
                 runner.close()
-    return Ratios.of(rounds)
+    return Ratios.of(rounds, threads)
 
 
 def _rounds(point: Point, settings: Time, pair: Pair) -> list[tuple[Seconds, Seconds]]:
@@ -195,23 +219,22 @@ def _rounds(point: Point, settings: Time, pair: Pair) -> list[tuple[Seconds, Sec
             first, second = pair if k % 2 == 0 else pair[::-1]
             a, b = (_best(runner, number, settings.repeats) for runner in (first, second))
             out.append((a, b) if k % 2 == 0 else (b, a))
-        return out
-    finally:
+    except BaseException:
         for runner in ready:
             try:
                 runner.tear_down()
             except Failed:
-                pass  # its process has ended, which the next one that asks it learns
+                pass  # what went wrong first is told
+        raise
+    for runner in ready:
+        runner.tear_down()
+    return out
 
 
 def _best(runner: Runner, number: int, repeats: int) -> Seconds:
     """Of each clock the least: a neighbour only ever adds to it."""
     found = [runner.run(number) for _ in range(repeats)]
     return Seconds(min(seconds.cpu for seconds in found), min(seconds.wall for seconds in found))
-
-
-def _slower(ratios: Ratios, settings: Time) -> bool:
-    return any(interval(values)[0] > 1 + threshold for _, values, threshold in ratios.clocks(settings))
 
 
 def _said(state: State, point: Point, ratios: Ratios, settings: Time, more: str) -> Result:
@@ -221,6 +244,6 @@ def _said(state: State, point: Point, ratios: Ratios, settings: Time, more: str)
         middle = statistics.median(values)
         parts.append(f"{name} x {middle:.3f} ({low:.3f} to {high:.3f})")
         worst = max(worst, middle)
-        if state == "same" and name == "processor time" and high < 1 - threshold:
+        if state == "same" and high < 1 - threshold:
             state = "faster"
     return Result(STAGE, point.name, state, "; ".join(parts) + more, worst)
