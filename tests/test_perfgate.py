@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradfold
-from gradfold.perfgate import baseline, config, counts, report, results, timing
+from gradfold.perfgate import _worker, baseline, config, counts, report, results, timing
 from gradfold.perfgate.__main__ import main
 from gradfold.perfgate.config import ConfigError, Side, Time
 from gradfold.perfgate.counts import Count
@@ -476,6 +476,19 @@ def test_an_editable_install_does_not_stand_before_the_sides(suite, tmp_path):
     text = TIME.replace('"{lib}"', f'"{{lib}}{os.pathsep}{site}"') + "benchmarks = 'cached'\nmodules = ['library']\n"
     code, found = gate(tmp_path, *libs(tmp_path), text=text)
     assert code == results.SLOWER and found["bench.Cached.time_cached"]["state"] == "slower"
+
+
+def test_what_lies_in_a_package_of_a_side_is_the_sides(tmp_path):
+    for name in ("side", "other"):
+        (tmp_path / name / "package").mkdir(parents=True)
+        for file in ("__init__.py", "inner.py"):
+            (tmp_path / name / "package" / file).touch()
+    first = _worker._First([str(tmp_path / "side"), ""])
+    assert first.find_spec("package").origin == str(tmp_path / "side/package/__init__.py")
+    assert first.find_spec("package.inner", [str(tmp_path / "side/package")]).origin == str(tmp_path / "side/package/inner.py")
+    assert first.find_spec("package.inner", [str(tmp_path / "other/package")]) is None
+    assert first.find_spec("package.none", [str(tmp_path / "side/package")]) is None
+    assert _worker._First([str(tmp_path / "side")], "asv_runner").find_spec("package") is None
 
 
 def test_sides_that_import_the_same_file(suite, tmp_path):

@@ -20,19 +20,23 @@ from typing import Any
 
 
 class _First(importlib.abc.MetaPathFinder):
-    """Finds top-level modules in some folders before anybody else does.
+    """Finds modules in some folders before anybody else does.
 
-    PYTHONPATH alone comes after the finders that editable installs put in front, and both builds would be the one that is
-    installed.
+    PYTHONPATH alone comes after the finders that editable installs put in front, of packages and of what lies in them, and
+    both builds would be the one that is installed.
     """
 
     def __init__(self, folders: list[str], only: str | None = None) -> None:
-        self._folders, self._only = folders, only
+        self._folders = [os.path.abspath(folder) for folder in folders if folder]
+        self._only = only
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if path is not None or self._only not in (None, name):
+        if self._only not in (None, name.partition(".")[0]):
             return None
-        return importlib.machinery.PathFinder.find_spec(name, self._folders)
+        if path is None:
+            return importlib.machinery.PathFinder.find_spec(name, self._folders)
+        own = [entry for entry in path if any(os.path.abspath(entry).startswith(folder + os.sep) for folder in self._folders)]
+        return importlib.machinery.PathFinder.find_spec(name, own) if own else None
 
 
 class _Suite:
