@@ -15,6 +15,7 @@ from benchmarks import limits
 from benchmarks.bench_gradient import Problem
 
 from gradfold import _bench_peers as peers
+from gradfold._bench_problems import classification
 from gradfold._bench_timing import median_seconds, ratio
 
 
@@ -67,13 +68,12 @@ def permutation() -> None:
 
 
 def grid() -> None:
-    from benchmarks import bench_train
     from sklearn.linear_model import SGDClassifier
     from sklearn.model_selection import GridSearchCV
 
     import gradfold as gf
 
-    X, y = bench_train.make(200_000, 100)
+    X, y = classification(200_000, 100)
     l2 = np.logspace(-6, -1, 20)
     folds = gf.index.stratified_kfold(y, 5)
     runs = []

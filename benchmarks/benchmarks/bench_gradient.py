@@ -1,25 +1,33 @@
-"""Dense gradient of many models over one pass of X (80 MB, beyond the caches), beside NumPy and PyTorch in row blocks."""
+"""Dense gradient of many models over one pass of X, beside the machine's limit and beside other libraries.
+
+The times are of 80 MB of X, beyond the caches of most machines. What is measured for a ratio has fewer rows where there are many models:
+each value of X is then used so often that where it lies does not matter, and a peer needs a mask of rows times models.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from gradfold import _bench_peers as peers
-from gradfold import gradient
+from gradfold import _bench_peers, _core, gradient
 from gradfold._bench_problems import Dense, Rows
 from gradfold._bench_problems import Multinomial as MultinomialProblem
-from gradfold._bench_timing import median_seconds, ratio
+from gradfold._bench_timing import beside, median_seconds, ratio
 
 from . import devices, limits
 
 VALUES = 20_000_000  # of X: n_rows = VALUES / n_features
+MOST_MASK = 1 << 23  # rows times models of a problem that peers get
 
 
 class Problem(Dense):
     """For "cuda" the data and the results lie on the GPU."""
 
-    def __init__(self, n_features: int, n_models: int, device: str = "cpu") -> None:
-        super().__init__(Rows(VALUES // n_features, n_features), n_models)
+    def __init__(
+        self, n_features: int, n_models: int, device: str = "cpu", n_rows: int | None = None, dtype: str = "float32"
+    ) -> None:
+        super().__init__(Rows(n_rows or VALUES // n_features, n_features, dtype), n_models)
         self.device = device
         if device == "cuda":
             from gradfold.cuda import arrays
@@ -39,7 +47,18 @@ class Problem(Dense):
             self.gradient(loss, n_threads)  # compiles
         seconds = median_seconds(lambda: self.gradient(loss, n_threads))
         peak = limits.fma_peak(4, n_threads, self.device)
-        return limits.rates(seconds, len(self.X) * self.W.shape[1], self.flops(), peak)
+        found = limits.rates(seconds, len(self.X) * self.W.shape[1], self.flops(), peak)
+        if self.device == "cpu":
+            found["of_limit"] = self.least_seconds(n_threads) / seconds
+        return found
+
+    def least_seconds(self, n_threads: int, level: str | None = None) -> float:
+        return limits.least_seconds(self.flops(), self.X.nbytes + self.y.nbytes, self.X.itemsize, n_threads, level)
+
+
+def smaller(n_features: int, n_models: int) -> Problem:
+    """For ratios on the CPU."""
+    return Problem(n_features, n_models, n_rows=min(VALUES // n_features, MOST_MASK // n_models))
 
 
 class DenseGradient:
@@ -60,16 +79,60 @@ class DenseGradient:
 
 
 class DenseGradientOneThread(DenseGradient):
-    params = (devices.HOST, *DenseGradient.params[1:])
+    params = (devices.HOST, [1, 100], DenseGradient.params[2])
 
     def time_gradient(self, device: str, n_models: int, n_features: int) -> None:
         self.problem.gradient(False, 1)
 
 
-class DenseGradientRates:
-    """Useful operations of `DenseGradient`: each size is measured once, for all that is said of it."""
+class DenseGradientMemory(DenseGradient):
+    """Of the whole process: 80 MB of X, a pass that makes them, and what the gradient adds."""
 
-    params = DenseGradient.params
+    params = (devices.HOST, [1, 512], [100])
+    time_gradient = None
+
+    def peakmem_gradient(self, device: str, n_models: int, n_features: int) -> None:
+        self.problem.gradient(True, limits.cores())
+
+
+class DenseGradientKinds:
+    """The same gradient of 100 models at each level, in both types, on one thread and on all: each level on one thread, the others with
+    the level that is used."""
+
+    params = (devices.HOST, ["used", *devices.LEVELS], ["float32", "float64"], limits.THREADS)
+    param_names = ["device", "level", "dtype", "threads"]
+    timeout = 120
+
+    def setup(self, device: str, level: str, dtype: str, threads: str) -> None:
+        if level != "used":
+            devices.need_level(level)
+            if threads != "1":
+                raise NotImplementedError("measured with the level that is used")
+        self.problem = Problem(100, 100, n_rows=8_000, dtype=dtype)
+        self.n_threads = limits.threads(threads)
+        self.level = None if level == "used" else level
+        _core.levels._force(self.level or "")
+
+    def teardown(self, *params: object) -> None:
+        _core.levels._force("")
+
+    def time_gradient(self, *params: object) -> None:
+        self.problem.gradient(False, self.n_threads)
+
+    def track_of_limit(self, *params: object) -> float:
+        """Many models: the limit is the peak of this level, type and number of threads."""
+        q = self.problem
+        peak = limits.fma_peak(q.X.itemsize, self.n_threads, level=self.level)
+        self.time_gradient()
+        return q.flops() / median_seconds(self.time_gradient, 3) / peak
+
+    track_of_limit.unit = "useful fraction of the limit"
+
+
+class DenseGradientRates:
+    """Useful operations of `DenseGradient`: each size is measured once, for all that is said of it. One model is `OneModel`'s."""
+
+    params = (devices.ALL, [16, 96, 100, 512], [30, 100, 1000])
     param_names = DenseGradient.param_names
     timeout = 600
 
@@ -85,11 +148,16 @@ class DenseGradientRates:
     def track_fma_peak_with_loss(self, found: dict, *params: object) -> float:
         return found[(*params, True)]["fma_peak"]
 
+    def track_of_limit(self, found: dict, device: str, *params: object) -> float:
+        """The limit is the peak, or the bandwidth of the memory where that is the lower."""
+        return found[(device, *params, False)].get("of_limit", float("nan"))
+
     track_fma_peak.unit = track_fma_peak_with_loss.unit = "useful fraction of the FMA peak"
+    track_of_limit.unit = "fraction of the limit"
 
 
 class DenseGradientRatesOneThread(DenseGradientRates):
-    params = DenseGradientOneThread.params
+    params = (devices.HOST, [96, 100], DenseGradientRates.params[2])
 
     def setup_cache(self) -> dict[tuple[object, ...], dict[str, float]]:
         return measured(self.params, 1)
@@ -128,7 +196,7 @@ def measured(
     for device, n_models, n_features in itertools.product(*params):
         if devices.no_gpu() is not None if device == "cuda" else n_models > 512:
             continue
-        problem = Problem(n_features, n_models, device)
+        problem = smaller(n_features, n_models) if device == "cpu" else Problem(n_features, n_models, device)
         for loss in losses:
             found[device, n_models, n_features, loss] = problem.rates(loss, n_threads)
     return found
@@ -141,18 +209,14 @@ class OneModel:
     param_names = ["device", "n_features"]
     timeout = 300
 
-    def setup(self, device: str, n_features: int) -> None:
+    def setup_cache(self) -> dict[tuple[str, int], float]:
+        return shares_of_bandwidth(self.params, limits.cores())
+
+    def setup(self, found: dict, device: str, n_features: int) -> None:
         devices.need(device)
-        self.problem = Problem(n_features, 1, device)
 
-    def share(self, device: str, n_threads: int) -> float:
-        if device == "cuda":
-            self.problem.gradient(False, 1)  # compiles
-        seconds = median_seconds(lambda: self.problem.gradient(False, n_threads))
-        return self.problem.X.nbytes / seconds / limits.read_bandwidth(n_threads, device)
-
-    def track_read_bandwidth(self, device: str, n_features: int) -> float:
-        return self.share(device, limits.cores())
+    def track_read_bandwidth(self, found: dict, device: str, n_features: int) -> float:
+        return found[device, n_features]
 
     track_read_bandwidth.unit = "fraction of the read bandwidth, X counted once"
 
@@ -160,40 +224,91 @@ class OneModel:
 class OneModelOneThread(OneModel):
     params = (devices.HOST, *OneModel.params[1:])
 
-    def track_read_bandwidth(self, device: str, n_features: int) -> float:
-        return self.share(device, 1)
-
-    track_read_bandwidth.unit = OneModel.track_read_bandwidth.unit
+    def setup_cache(self) -> dict[tuple[str, int], float]:
+        return shares_of_bandwidth(self.params, 1)
 
 
-class DenseGradientPeers:
-    """Ratios to the peers at equal threads, measured in turn in one process."""
+def shares_of_bandwidth(params: tuple[list, list], n_threads: int) -> dict[tuple[str, int], float]:
+    found = {}
+    for device, n_features in itertools.product(*params):
+        if device == "cuda" and devices.no_gpu() is not None:
+            continue
+        problem = Problem(n_features, 1, device)
+        problem.gradient(False, n_threads)
+        seconds = median_seconds(lambda q=problem: q.gradient(False, n_threads))
+        found[device, n_features] = problem.X.nbytes / seconds / limits.read_bandwidth(n_threads, device)
+    return found
 
-    params = (devices.HOST, [1, 16, 96, 100, 512], [30, 100, 1000])
-    param_names = ["device", "n_models", "n_features"]
+
+PEERS: dict[str, Callable[[Problem, int], _bench_peers.Body]] = {
+    "numpy blocks": lambda q, n: _bench_peers.numpy_blocks(q.X, q.y, q.W, q.train_mask()),
+    "torch blocks": lambda q, n: _bench_peers.torch_blocks(q.X, q.y, q.W, q.train_mask(), n),
+    "torch.func.vmap": lambda q, n: _bench_peers.torch_vmap(q.X, q.y, q.W, q.train_mask(), n),
+    "jax.vmap": lambda q, n: _bench_peers.jax_vmap(q.X, q.y, q.W, q.train_mask()),
+    "scikit-learn": lambda q, n: _bench_peers.sklearn_linear_loss(q.X, q.y, q.W, q.train_mask(), n),
+}
+BLOCKS = ("numpy blocks", "torch blocks")
+
+
+class DenseGradientPeer:
+    """Other libraries' times of the problem that `DenseGradientBesidePeers` compares."""
+
+    params = (devices.HOST, ["gradfold", *PEERS], [1, 100])
+    param_names = ["device", "library", "n_models"]
+    timeout = 300
+
+    def setup(self, device: str, library: str, n_models: int) -> None:
+        problem = smaller(100, n_models)
+        n = limits.cores()
+        if library == "gradfold":
+            self.body = lambda: problem.gradient(False, n)
+        else:
+            self.body = devices.peer(library, lambda: PEERS[library](problem, n))
+        self.body()  # compiles
+
+    def time_gradient(self, device: str, library: str, n_models: int) -> None:
+        self.body()
+
+
+class DenseGradientBesidePeers:
+    """Ratios to the peers at equal threads, measured in turn in one process. Those that make no blocks of rows, or one model after another,
+    are far behind, and have one shape."""
+
+    params = (devices.HOST, [*PEERS, "best"], [1, 16, 100, 512], [30, 100, 1000])
+    param_names = ["device", "peer", "n_models", "n_features"]
     timeout = 600
 
-    def setup(self, device: str, n_models: int, n_features: int) -> None:
-        self.problem = Problem(n_features, n_models)
-        self.mask = self.problem.train_mask()
+    def setup_cache(self) -> dict[tuple[object, ...], float]:
+        found: dict[tuple[object, ...], float] = {}
+        for n_models, n_features in itertools.product(*self.params[2:]):
+            problem = smaller(n_features, n_models)
+            names = PEERS if (n_models, n_features) == (100, 100) else BLOCKS
+            ratios = ratios_of(problem, names, limits.cores())
+            found.update(((name, n_models, n_features), times) for name, times in ratios.items())
+            found["best", n_models, n_features] = min(ratios.values())
+        return found
 
-    def times(self, peer) -> float:
-        n = limits.cores()
-        return ratio(peer, lambda: self.problem.gradient(False, n), 3)
+    def setup(self, found: dict, device: str, peer: str, n_models: int, n_features: int) -> None:
+        if (peer, n_models, n_features) not in found:
+            one_shape = peer not in BLOCKS and (n_models, n_features) != (100, 100)
+            raise NotImplementedError("one shape says it" if one_shape else f"{peer} is not installed")
 
-    def track_times_numpy_blocks(self, device: str, n_models: int, n_features: int) -> float:
-        q = self.problem
-        return self.times(peers.numpy_blocks(q.X, q.y, q.W, self.mask))
+    def track_times_peer(self, found: dict, device: str, *which: object) -> float:
+        return found[which]
 
-    def track_times_torch_blocks(self, device: str, n_models: int, n_features: int) -> float:
-        q = self.problem
+    track_times_peer.unit = "times as fast"
+
+
+def ratios_of(problem: Problem, names: Iterable[str], n_threads: int) -> dict[str, float]:
+    """By the peers that are installed."""
+    bodies: dict[str, Any] = {}
+    for name in names:
         try:
-            peer = peers.torch_blocks(q.X, q.y, q.W, self.mask, limits.cores())
+            bodies[name] = PEERS[name](problem, n_threads)
         except ImportError:
-            return float("nan")  # asv shows it as n/a
-        return self.times(peer)
-
-    track_times_numpy_blocks.unit = track_times_torch_blocks.unit = "times as fast"
+            continue
+    found = beside(lambda: problem.gradient(False, n_threads), list(bodies.values()), 3)
+    return dict(zip(bodies, found.ratios))
 
 
 class DenseGradientGpuPeers:
@@ -234,16 +349,21 @@ class Multinomial:
     timeout = 600
 
     def setup(self, device: str, n_features: int) -> None:
-        self.problem = MultinomialProblem(VALUES // 4 // n_features, n_features)
+        self.problem = MultinomialProblem(VALUES // 10 // n_features, n_features)
+        self.peer = _bench_peers.numpy_softmax(self.problem.X, self.problem.y, self.problem.W, self.problem.train_mask())
+
+    def time_gradient(self, device: str, n_features: int) -> None:
+        self.problem.gradient(limits.cores())
+
+    def time_numpy_blocks(self, device: str, n_features: int) -> None:
+        self.peer()
 
     def track_fma_peak(self, device: str, n_features: int) -> float:
         n = limits.cores()
         return self.problem.flops() / median_seconds(lambda: self.problem.gradient(n)) / limits.fma_peak(4, n)
 
     def track_times_numpy_blocks(self, device: str, n_features: int) -> float:
-        q = self.problem
-        peer = peers.numpy_softmax(q.X, q.y, q.W, q.train_mask())
-        return ratio(peer, lambda: q.gradient(limits.cores()), 3)
+        return ratio(self.peer, lambda: self.problem.gradient(limits.cores()), 3)
 
     track_fma_peak.unit = "useful fraction of the FMA peak"
     track_times_numpy_blocks.unit = "times as fast"

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gradfold import _bench_peers, index
+from gradfold._bench_timing import median_seconds, ratio
 
-from . import devices
-
-
-def seconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Median of some runs after one that warms up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+from . import devices, limits
 
 
 class Order:
@@ -72,33 +62,54 @@ class Permute:
         self.order.inverse()
 
 
-class PermuteBesidePeers:
-    """How many times as fast as the peer, 10 M rows, both on the device; NumPy is on the CPU whatever the device."""
+class PermutePeer:
+    """All of an order of 10 M rows, on the device; NumPy is on the CPU whatever the device."""
 
-    params = devices.ALL
-    param_names = ["device"]
+    params = (devices.ALL, ["numpy", "torch"])
+    param_names = ["device", "peer"]
     timeout = 120
     n = 10_000_000
 
-    def setup(self, device: str) -> None:
+    def setup(self, device: str, peer: str) -> None:
         devices.need(device)
         self.order = Order(device, self.n)
+        if peer == "numpy":
+            self.body = _bench_peers.numpy_permutation(self.n)
+        else:
+            run = devices.peer("torch", lambda: _bench_peers.torch_permutation(self.n, device=device))
+            self.body = lambda: (run(), devices.wait(device))
 
-    def track_numpy(self, device: str) -> float:
-        return seconds(_bench_peers.numpy_permutation(self.n), 3) / seconds(self.order.fill)
+    def time_permutation(self, device: str, peer: str) -> None:
+        self.body()
 
-    def track_torch(self, device: str) -> float:
-        try:
-            peer = _bench_peers.torch_permutation(self.n, device=device)
-        except ImportError:
-            return float("nan")  # asv shows it as n/a
-        return seconds(lambda: (peer(), devices.wait(device)), 3) / seconds(self.order.fill)
+    def track_times_peer(self, device: str, peer: str) -> float:
+        return ratio(self.body, self.order.fill, 3)
+
+    track_times_peer.unit = "times as fast"
+
+
+class PermuteRate:
+    params = (devices.ALL,)
+    param_names = ["device"]
+
+    def setup(self, device: str) -> None:
+        devices.need(device)
+        self.order = Order(device, PermutePeer.n)
 
     def track_indices(self, device: str) -> float:
-        return self.n / seconds(self.order.fill) / 1e9
+        return PermutePeer.n / self.seconds() / 1e9
 
-    track_numpy.unit = track_torch.unit = "times as fast"
+    def track_of_limit(self, device: str) -> float:
+        """int64s written once, at the bandwidth at which they are read; on one thread."""
+        n_bytes = PermutePeer.n * np.dtype(np.int64).itemsize
+        return n_bytes / self.seconds() / limits.read_bandwidth(1, device)
+
+    def seconds(self) -> float:
+        self.order.fill()
+        return median_seconds(self.order.fill)
+
     track_indices.unit = "G indices / s"
+    track_of_limit.unit = "fraction of the read bandwidth"
 
 
 class Slices:
@@ -137,18 +148,27 @@ class Split:
         for _ in self.ours(kind, n_rows).split():
             pass
 
+
+class SplitPeer(Split):
+    """scikit-learn's. Both sides hand out the index arrays of every split, so that the work is the same."""
+
+    time_folds = None
+
+    def setup(self, device: str, kind: str, n_rows: int) -> None:
+        if n_rows > 1_000_000 and kind == "kfold":
+            raise NotImplementedError("takes long, and the ratio is that of 1 M rows")
+        super().setup(device, kind, n_rows)
+        name = "kfold" if kind == "kfold" else "stratified_kfold"
+        self.splits = devices.peer("scikit-learn", lambda: _bench_peers.sklearn_splits(name, n_rows, self.y))
+
+    def time_folds_and_all_indices(self, device: str, kind: str, n_rows: int) -> None:
+        for _ in self.splits():
+            pass
+
     def track_scikit_learn(self, device: str, kind: str, n_rows: int) -> float:
-        """Both sides hand out the index arrays of every split, so that the work is the same."""
-        try:
-            splits = _bench_peers.sklearn_splits("kfold" if kind == "kfold" else "stratified_kfold", n_rows, self.y)
-        except ImportError as error:
-            raise NotImplementedError("scikit-learn is not installed") from error
-
-        def peer() -> None:
-            for _ in splits():
-                pass
-
-        return seconds(peer, 3) / seconds(lambda: self.time_folds_and_all_indices(device, kind, n_rows), 3)
+        mine = median_seconds(lambda: Split.time_folds_and_all_indices(self, device, kind, n_rows), 3)
+        theirs = median_seconds(lambda: self.time_folds_and_all_indices(device, kind, n_rows), 2)
+        return theirs / mine
 
     track_scikit_learn.unit = "times as fast"
 
@@ -173,37 +193,60 @@ class GroupSplit:
     def time_folds(self, device: str, kind: str, n_rows: int) -> None:
         self.ours()
 
-    def track_scikit_learn(self, device: str, kind: str, n_rows: int) -> float:
-        """Both sides hand out the index arrays of every split."""
-        splits = self.peer(kind, n_rows)
 
-        def mine() -> None:
-            for _ in self.ours().split():
-                pass
+class GroupSplitPeer:
+    """scikit-learn's, run once for all that is said of it. Both sides hand out the index arrays of every split."""
 
-        return seconds(lambda: list(splits()), 1) / seconds(mine, 3)
+    params = GroupSplit.params
+    param_names = GroupSplit.param_names
+    timeout = 300
 
-    def track_imbalance(self, device: str, kind: str, n_rows: int) -> float:
+    def setup_cache(self) -> dict[tuple[str, int], dict[str, float]]:
+        found = {}
+        for kind, n_rows in itertools.product(*self.params[1:]):
+            case = GroupSplit()
+            try:
+                case.setup("cpu", kind, n_rows)
+                found[kind, n_rows] = beside_scikit_learn(case, kind, n_rows)
+            except (NotImplementedError, ImportError):
+                continue
+        return found
+
+    def setup(self, found: dict, device: str, kind: str, n_rows: int) -> None:
+        if (kind, n_rows) not in found:
+            large = kind == "stratified" and n_rows > 200_000
+            raise NotImplementedError("scikit-learn takes minutes" if large else "scikit-learn is not installed")
+
+    def track_seconds(self, found: dict, device: str, *which: object) -> float:
+        return found[which]["seconds"]
+
+    def track_scikit_learn(self, found: dict, device: str, *which: object) -> float:
+        return found[which]["times"]
+
+    def track_imbalance(self, found: dict, device: str, *which: object) -> float:
         """Mean over classes of the standard deviation of the folds' shares, ours over scikit-learn's: below 1 is better;
         not of the plain kind, which has no classes."""
-        if self.y is None:
-            return float("nan")
-        theirs = np.zeros(n_rows, dtype=np.int64)
-        for fold, (_, test) in enumerate(self.peer(kind, n_rows)()):
-            theirs[test] = fold
-        sides = []
-        for folds in (self.ours().ids[0], theirs):
-            counts = np.zeros((5, 5))
-            np.add.at(counts, (folds, self.y), 1)
-            sides.append((counts / counts.sum(axis=0)).std(axis=0).mean())
-        return float(sides[0] / sides[1])
+        return found[which].get("imbalance", float("nan"))
 
-    def peer(self, kind: str, n_rows: int) -> Callable[[], Any]:
-        name = "group_kfold" if kind == "group_kfold" else "stratified_group_kfold"
-        try:
-            return _bench_peers.sklearn_splits(name, n_rows, self.y, self.groups)
-        except ImportError as error:
-            raise NotImplementedError("scikit-learn is not installed") from error
-
+    track_seconds.unit = "s"
     track_scikit_learn.unit = "times as fast"
     track_imbalance.unit = "of scikit-learn's"
+
+
+def beside_scikit_learn(case: GroupSplit, kind: str, n_rows: int) -> dict[str, float]:
+    name = "group_kfold" if kind == "group_kfold" else "stratified_group_kfold"
+    splits = _bench_peers.sklearn_splits(name, n_rows, case.y, case.groups)
+    theirs = np.zeros(n_rows, dtype=np.int64)
+    start = time.perf_counter()
+    for fold, (_, test) in enumerate(splits()):
+        theirs[test] = fold
+    found = {"seconds": time.perf_counter() - start}
+    found["times"] = found["seconds"] / median_seconds(lambda: list(case.ours().split()), 3)
+    if case.y is not None:
+        sides = []
+        for folds in (case.ours().ids[0], theirs):
+            counts = np.zeros((5, 5))
+            np.add.at(counts, (folds, case.y), 1)
+            sides.append((counts / counts.sum(axis=0)).std(axis=0).mean())
+        found["imbalance"] = float(sides[0] / sides[1])
+    return found

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from gradfold import _bench_peers, metrics
 from gradfold._bench_problems import Predictions
+from gradfold._bench_timing import ratio
 
 from . import devices
 
 N_ROWS, N_MODELS = 10_000, 1_000
-PEER_MODELS = 50  # of which scikit-learn's time is taken
+PEER_MODELS = 20  # of which scikit-learn's time is taken
 
 
 class BinaryMetrics:
@@ -30,22 +29,22 @@ class BinaryMetrics:
     def time_metric(self, device: str, name: str) -> None:
         self.ours(name)
 
-    def track_scikit_learn(self, device: str, name: str) -> float:
+
+class BinaryMetricsPeer(BinaryMetrics):
+    """scikit-learn's, of so many models that the time is known."""
+
+    def setup(self, device: str, name: str) -> None:
+        super().setup(device, name)
         q = self.problem
-        try:
-            peer = _bench_peers.sklearn_metric(name, q.y, q.weight)
-        except ImportError as error:
-            raise NotImplementedError("scikit-learn is not installed") from error
-        columns = np.ascontiguousarray(q.raw[:, :PEER_MODELS].T)
-        ratios = []
-        for _ in range(3):
-            start = time.perf_counter()
-            self.ours(name)
-            mine = (time.perf_counter() - start) / N_MODELS
-            start = time.perf_counter()
-            for column in columns:
-                peer(column)
-            ratios.append((time.perf_counter() - start) / PEER_MODELS / mine)
-        return float(np.median(ratios))
+        self.peer = devices.peer("scikit-learn", lambda: _bench_peers.sklearn_metric(name, q.y, q.weight))
+        self.columns = np.ascontiguousarray(q.raw[:, :PEER_MODELS].T)
+
+    def time_metric(self, device: str, name: str) -> None:
+        for column in self.columns:
+            self.peer(column)
+
+    def track_scikit_learn(self, device: str, name: str) -> float:
+        times = ratio(lambda: self.time_metric(device, name), lambda: self.ours(name), 3)
+        return times * N_MODELS / PEER_MODELS
 
     track_scikit_learn.unit = "times as fast"

@@ -40,11 +40,11 @@ class Fit:
 
 
 class FitMemory(Fit):
-    params = (devices.HOST, *Fit.params[1:])
+    params = (devices.HOST, ["adam"], [256], [20_000, 200_000])
     time_grid = None
 
     def peakmem_grid(self, device: str, solver: str, batch_size: int, n_rows: int) -> None:
-        self.fit(device, solver, batch_size)
+        self.fit(device, solver, batch_size, epochs=2)
 
 
 class FitRates:

@@ -43,7 +43,7 @@ class Update:
 
     def track_weight_time(self, device: str, solver: str, extras: str, dtype: str) -> float:
         best = np.inf
-        for _ in range(5):
+        for _ in range(3):
             start = time.perf_counter()
             self.train(solver)
             best = min(best, time.perf_counter() - start)

@@ -1,15 +1,18 @@
-"""The parameter `device` of the benchmarks, and what does the same work on either."""
+"""The parameters `device` and `level` of the benchmarks, what does the same work on either device, and who is skipped."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 from gradfold import _core
 
 ALL = ["cpu", "cuda"]
 HOST = ["cpu"]  # of what has no kernel for GPUs
+LEVELS = ["serial", "x86_v3", "x86_v4", "neon"]  # all that there are: the parameters are the same on every machine
 
 
 @functools.cache
@@ -31,6 +34,20 @@ def need(device: str) -> None:
     """The first line of a setup: a device that is not there skips the benchmark."""
     if device == "cuda" and no_gpu() is not None:
         raise NotImplementedError(no_gpu())
+
+
+def need_level(level: str) -> None:
+    """Skips a benchmark whose level this build or this CPU does not have."""
+    if level not in _core.levels.supported():
+        raise NotImplementedError(f"level {level} is not supported here")
+
+
+def peer(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` makes; in a setup a peer that is not installed skips the benchmark."""
+    try:
+        return make()
+    except ImportError as error:
+        raise NotImplementedError(f"{name} is not installed") from error
 
 
 def wait(device: str) -> None:

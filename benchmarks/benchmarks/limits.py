@@ -6,19 +6,25 @@ import functools
 
 from gradfold import _core, _limits
 
+THREADS = ["1", "all"]  # values of the parameter `threads`: the same on every machine
+
 
 def cores() -> int:
     return int(_core.gradient.available_cores())
 
 
+def threads(name: str) -> int:
+    return 1 if name == "1" else cores()
+
+
 @functools.cache
-def fma_peak(itemsize: int, n_threads: int, device: str = "cpu") -> float:
-    """FLOP/s of independent FMAs in registers."""
+def fma_peak(itemsize: int, n_threads: int, device: str = "cpu", level: str | None = None) -> float:
+    """FLOP/s of independent FMAs in registers; `level` defaults to the one in use."""
     if device == "cuda":
         from gradfold.cuda import roofline
 
         return roofline.fma_peak("float32" if itemsize == 4 else "float64")
-    return _limits.fma_peak(itemsize, n_threads)
+    return _limits.fma_peak(itemsize, n_threads, level)
 
 
 @functools.cache
@@ -29,6 +35,11 @@ def read_bandwidth(n_threads: int, device: str = "cpu") -> float:
 
         return roofline.bandwidths()[0]
     return _limits.memory_read_bandwidth(n_threads)
+
+
+def least_seconds(flops: float, n_bytes: float, itemsize: int, n_threads: int, level: str | None = None) -> float:
+    """Of work on the CPU whose data lie in memory: the roofline min(peak, bandwidth × operations per byte) in seconds."""
+    return max(flops / fma_peak(itemsize, n_threads, level=level), n_bytes / read_bandwidth(n_threads))
 
 
 def rates(seconds: float, model_rows: float, flops: float, peak: float) -> dict[str, float]:

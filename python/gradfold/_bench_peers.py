@@ -116,6 +116,66 @@ def jax_vmap(X: Array, y: Array, W: Array, train: Array, loss: bool = False) -> 
     return lambda: jax.block_until_ready(compiled(jW, zeros, masks))
 
 
+def torch_vmap(X: Array, y: Array, W: Array, train: Array, n_threads: int) -> Body:
+    """One masked loss, its gradient by torch.func.grad, all models by torch.func.vmap."""
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(n_threads)
+    tX, ty = torch.from_numpy(X), torch.from_numpy(y)
+    tW, masks = (torch.from_numpy(np.ascontiguousarray(a.T)) for a in (W, train))
+
+    def one(w: Any, intercept: Any, mask: Any) -> Any:
+        z = tX @ w + intercept
+        return (mask * (torch.nn.functional.softplus(z) - ty * z)).sum()
+
+    gradients = torch.func.vmap(torch.func.grad(one, argnums=(0, 1)))
+    zeros = torch.zeros(W.shape[1], dtype=tW.dtype)
+    return lambda: gradients(tW, zeros, masks)
+
+
+def sklearn_linear_loss(X: Array, y: Array, W: Array, train: Array, n_threads: int) -> Body:
+    """What LogisticRegression asks for its gradients, one model after another; the rows of a model are those of weight 1."""
+    linear = importlib.import_module("sklearn.linear_model._linear_loss")
+    losses = importlib.import_module("sklearn._loss")
+    model = linear.LinearModelLoss(losses.HalfBinomialLoss(), fit_intercept=True)
+    coefs = np.concatenate([W, np.zeros((1, W.shape[1]), W.dtype)]).T.copy()
+    weights = np.ascontiguousarray(train.T)
+
+    def run() -> list[Any]:
+        return [model.gradient(coef, X, y, weight, n_threads=n_threads) for coef, weight in zip(coefs, weights)]
+
+    return run
+
+
+# ---- losses of raw predictions -------------------------------------------------------------------------------------
+
+
+def sklearn_loss(name: str, y: Array, raw: Array, method: str, n_threads: int) -> Body:
+    """`method` of scikit-learn's loss of that name ("loss_gradient", "gradient_hessian"), its results written where they were."""
+    losses = importlib.import_module("sklearn._loss")
+    loss = {
+        "log_loss": losses.HalfBinomialLoss,
+        "squared_error": losses.HalfSquaredError,
+        "multinomial": lambda: losses.HalfMultinomialLoss(n_classes=raw.shape[-1]),
+    }[name]()
+    outs = {"loss_gradient": ("loss_out", "gradient_out"), "gradient_hessian": ("gradient_out", "hessian_out")}[method]
+    places = {out: np.empty_like(y if out == "loss_out" else raw) for out in outs}
+    return lambda: getattr(loss, method)(y, raw, n_threads=n_threads, **places)
+
+
+def lightgbm_objective(name: str, y: Array, raw: Array, n_threads: int) -> Body:
+    """Gradient and hessian of a built-in objective. There is no call for them alone, but of data whose only feature is constant
+    an iteration does nothing else: there is no tree to grow. The objective takes and gives what it always does, raw predictions
+    of float64 and results of float32."""
+    lightgbm = importlib.import_module("lightgbm")
+    objective = {"log_loss": "binary", "squared_error": "regression"}[name]
+    quiet = {"verbose": -1}
+    data = lightgbm.Dataset(np.zeros((len(y), 1), np.float32), y, init_score=raw, params=quiet)
+    booster = lightgbm.Booster(
+        {"objective": objective, "boost_from_average": False, "num_threads": n_threads, **quiet}, data
+    )
+    return booster.update
+
+
 # ---- the multinomial gradient --------------------------------------------------------------------------------------
 
 

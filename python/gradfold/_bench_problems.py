@@ -117,6 +117,58 @@ class Multinomial:
         return 4.0 * self.X.size * self.n_classes * self.n_models
 
 
+class Points:
+    """Raw predictions x·w of 400,000 (row, model) pairs, with 10 outputs of 40,000, at which a loss is evaluated with its gradient."""
+
+    n_classes = 10
+
+    def __init__(self, loss: str, dtype: str) -> None:
+        rng = np.random.default_rng(0)
+        self.loss = loss
+        several = loss == "multinomial"
+        n_rows, n_models = 4_000, 10 if several else 100
+        outputs = (self.n_classes,) if several else ()
+        self.X: Array = rng.standard_normal((n_rows, 1)).astype(dtype)
+        self.y: Array = rng.integers(0, self.n_classes if several else 2, n_rows).astype(dtype)
+        self.W: Array = rng.standard_normal((1, *outputs, n_models)).astype(dtype)
+        self.raw: Array = np.tensordot(self.X, self.W, 1)  # (n_rows, n_models) or (n_rows, n_outputs, n_models)
+        self.intercept = np.zeros((*outputs, n_models), dtype)
+        self.losses = np.empty(n_models)
+        self.grad, self.grad_intercept = np.empty_like(self.W), np.empty_like(self.intercept)
+
+    def loss_gradient(self, n_threads: int) -> None:
+        _core.gradient.loss_gradient(
+            self.X,
+            self.y,
+            self.W,
+            self.intercept,
+            self.loss,
+            True,
+            None,
+            None,
+            None,
+            None,
+            None,
+            self.losses,
+            self.grad,
+            self.grad_intercept,
+            n_threads,
+        )
+
+    def flat(self) -> tuple[Array, Array]:
+        """y and the raw predictions as one model's: a row for each (row, model)."""
+        n_models = self.W.shape[-1]
+        if self.raw.ndim == 3:
+            raw = np.ascontiguousarray(self.raw.transpose(0, 2, 1)).reshape(-1, self.n_classes)
+        else:
+            raw = self.raw.reshape(-1)
+        return np.repeat(self.y, n_models), raw
+
+    def flops(self) -> float:
+        """Useful ones beside the loss: two for the raw prediction, two for the gradient of the weight."""
+        return 4.0 * self.raw.size
+
+
 def classification(n_rows: int, n_features: int) -> tuple[Array, Array]:
     """X and labels that a linear model predicts, but not without errors."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,166 @@
+"""Losses at raw predictions: the compiled ones, and the objects of `gradfold.loss`, which are NumPy expressions; beside other libraries.
+
+The compiled losses have no call of their own. They are timed through the gradient of many models of one feature, whose product and sums
+cost a few operations beside the loss; those count as ours, and scikit-learn's side gets its raw predictions ready-made. Losses summed
+over rows are what `bench_metrics` measures.
+
+XGBoost is not among the peers: an iteration of it cannot be had without the prediction and the tree, which take as long as its
+objective, and there is no call for the objective alone. LightGBM has none either, but of data without a feature that could be split its
+iteration is the objective.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from gradfold import _bench_peers, _core, loss
+from gradfold._bench_problems import Points
+from gradfold._bench_timing import beside, median_seconds
+
+from . import devices, limits
+
+DTYPES = ["float32", "float64"]
+
+
+class Pointwise:
+    """Loss and gradient of 4,000 rows x 100 models (with classes, 10 of 10), on one thread."""
+
+    params = (devices.HOST, list(loss.NAMES), DTYPES)
+    param_names = ["device", "loss", "dtype"]
+
+    def setup(self, device: str, name: str, dtype: str) -> None:
+        self.points = Points(name, dtype)
+
+    def time_loss_gradient(self, device: str, name: str, dtype: str) -> None:
+        self.points.loss_gradient(1)
+
+    def track_a_point(self, device: str, name: str, dtype: str) -> float:
+        self.points.loss_gradient(1)
+        return median_seconds(lambda: self.points.loss_gradient(1)) / self.points.raw.size * 1e9
+
+    track_a_point.unit = "ns a raw prediction, one thread"
+
+
+class PointwiseKinds:
+    """The log loss at each level on one thread, and on all threads with the level that is used."""
+
+    params = (devices.HOST, ["used", *devices.LEVELS], DTYPES, limits.THREADS)
+    param_names = ["device", "level", "dtype", "threads"]
+
+    def setup(self, device: str, level: str, dtype: str, threads: str) -> None:
+        if level != "used":
+            devices.need_level(level)
+            if threads != "1":
+                raise NotImplementedError("measured with the level that is used")
+        self.points = Points("log_loss", dtype)
+        self.n_threads = limits.threads(threads)
+        self.level = None if level == "used" else level
+        _core.levels._force(self.level or "")
+
+    def teardown(self, *params: object) -> None:
+        _core.levels._force("")
+
+    def time_loss_gradient(self, *params: object) -> None:
+        self.points.loss_gradient(self.n_threads)
+
+    def track_of_limit(self, *params: object) -> float:
+        """The limit is of the product and the sum alone, four operations a raw prediction: what is missing to 1 is the loss."""
+        points = self.points
+        peak = limits.fma_peak(points.X.itemsize, self.n_threads, level=self.level)
+        self.time_loss_gradient()
+        return points.flops() / median_seconds(self.time_loss_gradient) / peak
+
+    track_of_limit.unit = "fraction of the limit, the loss's own operations not counted"
+
+
+class PointwisePeer:
+    """scikit-learn's losses of the same raw predictions."""
+
+    params = (devices.HOST, ["scikit-learn"], ["log_loss", "squared_error", "multinomial"], DTYPES)
+    param_names = ["device", "library", "loss", "dtype"]
+
+    def setup(self, device: str, library: str, name: str, dtype: str) -> None:
+        self.points = points = Points(name, dtype)
+        y, raw = points.flat()
+        self.body = devices.peer(library, lambda: _bench_peers.sklearn_loss(name, y, raw, "loss_gradient", 1))
+
+    def time_loss_gradient(self, device: str, library: str, name: str, dtype: str) -> None:
+        self.body()
+
+    def track_times_peer(self, device: str, library: str, name: str, dtype: str) -> float:
+        return beside(lambda: self.points.loss_gradient(1), [self.body], 3, pause=0.0).ratios[0]
+
+    track_times_peer.unit = "times as fast"
+
+
+class Objective:
+    """Gradient and hessian of one model's 500,000 raw predictions on one thread: what boosting asks of its objective."""
+
+    n_rows = 500_000
+    params = (devices.HOST, ["gradfold", "scikit-learn", "lightgbm"], ["log_loss", "squared_error"], DTYPES)
+    param_names = ["device", "library", "loss", "dtype"]
+
+    def setup(self, device: str, library: str, name: str, dtype: str) -> None:
+        y, raw = objective_problem(name, dtype, self.n_rows)
+        self.body = objective(library, name, y, raw)
+
+    def time_gradient_hessian(self, device: str, library: str, name: str, dtype: str) -> None:
+        self.body()
+
+
+class ObjectiveBesidePeers:
+    """`Objective`, measured in turn, and the share of the limit: y and the raw predictions read, both results written."""
+
+    params = (devices.HOST, ["scikit-learn", "lightgbm", "best"], ["log_loss", "squared_error"], DTYPES)
+    param_names = ["device", "peer", "loss", "dtype"]
+    timeout = 300
+
+    def setup_cache(self) -> dict[tuple[str, str, str], float]:
+        found = {}
+        for name, dtype in itertools.product(*self.params[2:]):
+            y, raw = objective_problem(name, dtype, Objective.n_rows)
+            bodies: dict[str, Any] = {}
+            for peer in ("scikit-learn", "lightgbm"):
+                try:
+                    bodies[peer] = objective(peer, name, y, raw)
+                except NotImplementedError:
+                    continue
+            measured = beside(objective("gradfold", name, y, raw), list(bodies.values()), 3, pause=0.0)
+            ratios = dict(zip(bodies, measured.ratios))
+            found.update(((peer, name, dtype), times) for peer, times in ratios.items())
+            if ratios:
+                found["best", name, dtype] = min(ratios.values())
+            found["limit", name, dtype] = 4.0 * raw.nbytes / measured.seconds / limits.read_bandwidth(1)
+        return found
+
+    def setup(self, found: dict, device: str, peer: str, name: str, dtype: str) -> None:
+        if (peer, name, dtype) not in found:
+            raise NotImplementedError("no peer is installed" if peer == "best" else f"{peer} is not installed")
+
+    def track_times_peer(self, found: dict, device: str, peer: str, name: str, dtype: str) -> float:
+        return found[peer, name, dtype]
+
+    def track_of_limit(self, found: dict, device: str, peer: str, name: str, dtype: str) -> float:
+        """Of our side, once."""
+        return found["limit", name, dtype] if peer == "best" else float("nan")
+
+    track_times_peer.unit = "times as fast"
+    track_of_limit.unit = "fraction of the read bandwidth"
+
+
+def objective_problem(name: str, dtype: str, n_rows: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    raw = rng.standard_normal(n_rows).astype(dtype)
+    return ((raw + rng.standard_normal(n_rows) > 0).astype(dtype) if name == "log_loss" else (raw + 1)), raw
+
+
+def objective(library: str, name: str, y: Any, raw: Any) -> _bench_peers.Body:
+    if library == "gradfold":
+        own = loss.get(name)
+        return lambda: own.gradient_hessian(y, raw)
+    if library == "lightgbm":
+        return devices.peer(library, lambda: _bench_peers.lightgbm_objective(name, y, raw, 1))
+    return devices.peer(library, lambda: _bench_peers.sklearn_loss(name, y, raw, "gradient_hessian", 1))
