@@ -17,6 +17,7 @@ from gradfold._bench_timing import beside, median_seconds, ratio
 
 from . import devices, limits
 
+DTYPES = ["float32", "float64"]
 VALUES = 20_000_000  # of X: n_rows = VALUES / n_features
 MOST_MASK = 1 << 23  # rows times models of a problem that peers get
 
@@ -48,12 +49,9 @@ class Problem(Dense):
         seconds = median_seconds(lambda: self.gradient(loss, n_threads))
         peak = limits.fma_peak(4, n_threads, self.device)
         found = limits.rates(seconds, len(self.X) * self.W.shape[1], self.flops(), peak)
-        if self.device == "cpu":
-            found["of_limit"] = self.least_seconds(n_threads) / seconds
+        n_bytes = self.X.nbytes + self.y.nbytes
+        found["of_limit"] = limits.least_seconds(self.flops(), n_bytes, 4, n_threads, self.device) / seconds
         return found
-
-    def least_seconds(self, n_threads: int, level: str | None = None) -> float:
-        return limits.least_seconds(self.flops(), self.X.nbytes + self.y.nbytes, self.X.itemsize, n_threads, level)
 
 
 def smaller(n_features: int, n_models: int) -> Problem:
@@ -95,44 +93,51 @@ class DenseGradientMemory(DenseGradient):
         self.problem.gradient(True, limits.cores())
 
 
-class DenseGradientKinds:
-    """The same gradient of 100 models at each level, in both types, on one thread and on all: each level on one thread, the others with
-    the level that is used."""
+class DenseGradientThreads:
+    """The gradient of 100 models of 100 features in both types, on one thread and on all."""
 
-    params = (devices.HOST, ["used", *devices.LEVELS], ["float32", "float64"], limits.THREADS)
-    param_names = ["device", "level", "dtype", "threads"]
+    params = (devices.HOST, DTYPES, limits.THREADS)
+    param_names = ["device", "dtype", "threads"]
     timeout = 120
 
-    def setup(self, device: str, level: str, dtype: str, threads: str) -> None:
-        if level != "used":
-            devices.need_level(level)
-            if threads != "1":
-                raise NotImplementedError("measured with the level that is used")
-        self.problem = Problem(100, 100, n_rows=8_000, dtype=dtype)
-        self.n_threads = limits.threads(threads)
-        self.level = None if level == "used" else level
-        _core.levels._force(self.level or "")
+    def setup(self, device: str, dtype: str, threads: str) -> None:
+        self.prepare(dtype, limits.threads(threads))
 
-    def teardown(self, *params: object) -> None:
-        _core.levels._force("")
+    def prepare(self, dtype: str, n_threads: int) -> None:
+        self.problem = Problem(100, 100, n_rows=8_000, dtype=dtype)
+        self.n_threads = n_threads
+        self.time_gradient()  # the caches, and the pages of the results
 
     def time_gradient(self, *params: object) -> None:
         self.problem.gradient(False, self.n_threads)
 
     def track_of_limit(self, *params: object) -> float:
-        """Many models: the limit is the peak of this level, type and number of threads."""
+        """Of many models the limit is the peak: of this level, type and number of threads."""
         q = self.problem
-        peak = limits.fma_peak(q.X.itemsize, self.n_threads, level=self.level)
-        self.time_gradient()
+        peak = limits.fma_peak(q.X.itemsize, self.n_threads, level=_core.levels.current())
         return q.flops() / median_seconds(self.time_gradient, 3) / peak
 
-    track_of_limit.unit = "useful fraction of the limit"
+    track_of_limit.unit = "useful fraction of the FMA peak"
+
+
+class DenseGradientLevels(DenseGradientThreads):
+    """The same at each level, on one thread. The level without vectors is there for tests."""
+
+    params = (devices.HOST, devices.LEVELS, DTYPES)
+    param_names = ["device", "level", "dtype"]
+
+    def setup(self, device: str, level: str, dtype: str) -> None:
+        devices.use_level(level)
+        self.prepare(dtype, 1)
+
+    def teardown(self, *params: object) -> None:
+        devices.use_level(None)
 
 
 class DenseGradientRates:
     """Useful operations of `DenseGradient`: each size is measured once, for all that is said of it. One model is `OneModel`'s."""
 
-    params = (devices.ALL, [16, 96, 100, 512], [30, 100, 1000])
+    params = (devices.ALL, [16, 100, 512], [30, 100, 1000])
     param_names = DenseGradient.param_names
     timeout = 600
 
@@ -142,18 +147,13 @@ class DenseGradientRates:
     def setup(self, found: dict, device: str, n_models: int, n_features: int) -> None:
         devices.need(device)
 
-    def track_fma_peak(self, found: dict, *params: object) -> float:
-        return found[(*params, False)]["fma_peak"]
+    def track_of_limit(self, found: dict, *params: object) -> float:
+        return found[(*params, False)]["of_limit"]
 
-    def track_fma_peak_with_loss(self, found: dict, *params: object) -> float:
-        return found[(*params, True)]["fma_peak"]
+    def track_of_limit_with_loss(self, found: dict, *params: object) -> float:
+        return found[(*params, True)]["of_limit"]
 
-    def track_of_limit(self, found: dict, device: str, *params: object) -> float:
-        """The limit is the peak, or the bandwidth of the memory where that is the lower."""
-        return found[(device, *params, False)].get("of_limit", float("nan"))
-
-    track_fma_peak.unit = track_fma_peak_with_loss.unit = "useful fraction of the FMA peak"
-    track_of_limit.unit = "fraction of the limit"
+    track_of_limit.unit = track_of_limit_with_loss.unit = "useful fraction of the limit"
 
 
 class DenseGradientRatesOneThread(DenseGradientRates):
@@ -251,7 +251,7 @@ BLOCKS = ("numpy blocks", "torch blocks")
 
 
 class DenseGradientPeer:
-    """Other libraries' times of the problem that `DenseGradientBesidePeers` compares."""
+    """Other libraries' times of 100 features and of 1 or 100 models; the ratios are measured below."""
 
     params = (devices.HOST, ["gradfold", *PEERS], [1, 100])
     param_names = ["device", "library", "n_models"]
@@ -270,33 +270,47 @@ class DenseGradientPeer:
         self.body()
 
 
-class DenseGradientBesidePeers:
-    """Ratios to the peers at equal threads, measured in turn in one process. Those that make no blocks of rows, or one model after another,
-    are far behind, and have one shape."""
+class DenseGradientBesideBlocks:
+    """Ratios to the best peers at equal threads, measured in turn in one process; each shape, models x features, once."""
 
-    params = (devices.HOST, [*PEERS, "best"], [1, 16, 100, 512], [30, 100, 1000])
-    param_names = ["device", "peer", "n_models", "n_features"]
+    shapes = {
+        f"{m} x {p}": (m, p) for m, p in ((1, 30), (1, 100), (1, 1000), (16, 100), (100, 30), (100, 100), (100, 1000), (512, 100))
+    }
+    params = (devices.HOST, [*BLOCKS, "best"], list(shapes))
+    param_names = ["device", "peer", "shape"]
     timeout = 600
+    peers: tuple[str, ...] = BLOCKS
 
-    def setup_cache(self) -> dict[tuple[object, ...], float]:
-        found: dict[tuple[object, ...], float] = {}
-        for n_models, n_features in itertools.product(*self.params[2:]):
-            problem = smaller(n_features, n_models)
-            names = PEERS if (n_models, n_features) == (100, 100) else BLOCKS
-            ratios = ratios_of(problem, names, limits.cores())
-            found.update(((name, n_models, n_features), times) for name, times in ratios.items())
-            found["best", n_models, n_features] = min(ratios.values())
+    def setup_cache(self) -> dict[tuple[str, str], float]:
+        return self.found()
+
+    def found(self) -> dict[tuple[str, str], float]:
+        found = {}
+        for shape in self.params[2]:
+            n_models, n_features = self.shapes[shape]
+            ratios = ratios_of(smaller(n_features, n_models), self.peers, limits.cores())
+            found.update(((name, shape), times) for name, times in ratios.items())
+            found["best", shape] = min(ratios.values(), default=float("nan"))
         return found
 
-    def setup(self, found: dict, device: str, peer: str, n_models: int, n_features: int) -> None:
-        if (peer, n_models, n_features) not in found:
-            one_shape = peer not in BLOCKS and (n_models, n_features) != (100, 100)
-            raise NotImplementedError("one shape says it" if one_shape else f"{peer} is not installed")
+    def setup(self, found: dict, device: str, peer: str, shape: str) -> None:
+        if (peer, shape) not in found:
+            raise NotImplementedError(f"{peer} is not installed")
 
     def track_times_peer(self, found: dict, device: str, *which: object) -> float:
         return found[which]
 
     track_times_peer.unit = "times as fast"
+
+
+class DenseGradientBesideOthers(DenseGradientBesideBlocks):
+    """Peers that make no blocks of rows, or one model after another, are far behind: one shape of them will do."""
+
+    peers = tuple(name for name in PEERS if name not in BLOCKS)
+    params = (devices.HOST, list(peers), ["100 x 100"])
+
+    def setup_cache(self) -> dict[tuple[str, str], float]:
+        return self.found()
 
 
 def ratios_of(problem: Problem, names: Iterable[str], n_threads: int) -> dict[str, float]:

@@ -37,31 +37,20 @@ class Pointwise:
     def time_loss_gradient(self, device: str, name: str, dtype: str) -> None:
         self.points.loss_gradient(1)
 
-    def track_a_point(self, device: str, name: str, dtype: str) -> float:
-        self.points.loss_gradient(1)
-        return median_seconds(lambda: self.points.loss_gradient(1)) / self.points.raw.size * 1e9
 
-    track_a_point.unit = "ns a raw prediction, one thread"
+class PointwiseThreads:
+    """The log loss in both types, on one thread and on all."""
 
+    params = (devices.HOST, DTYPES, limits.THREADS)
+    param_names = ["device", "dtype", "threads"]
 
-class PointwiseKinds:
-    """The log loss at each level on one thread, and on all threads with the level that is used."""
+    def setup(self, device: str, dtype: str, threads: str) -> None:
+        self.prepare(dtype, limits.threads(threads))
 
-    params = (devices.HOST, ["used", *devices.LEVELS], DTYPES, limits.THREADS)
-    param_names = ["device", "level", "dtype", "threads"]
-
-    def setup(self, device: str, level: str, dtype: str, threads: str) -> None:
-        if level != "used":
-            devices.need_level(level)
-            if threads != "1":
-                raise NotImplementedError("measured with the level that is used")
+    def prepare(self, dtype: str, n_threads: int) -> None:
         self.points = Points("log_loss", dtype)
-        self.n_threads = limits.threads(threads)
-        self.level = None if level == "used" else level
-        _core.levels._force(self.level or "")
-
-    def teardown(self, *params: object) -> None:
-        _core.levels._force("")
+        self.n_threads = n_threads
+        self.time_loss_gradient()  # the caches
 
     def time_loss_gradient(self, *params: object) -> None:
         self.points.loss_gradient(self.n_threads)
@@ -69,11 +58,24 @@ class PointwiseKinds:
     def track_of_limit(self, *params: object) -> float:
         """The limit is of the product and the sum alone, four operations a raw prediction: what is missing to 1 is the loss."""
         points = self.points
-        peak = limits.fma_peak(points.X.itemsize, self.n_threads, level=self.level)
-        self.time_loss_gradient()
+        peak = limits.fma_peak(points.X.itemsize, self.n_threads, level=_core.levels.current())
         return points.flops() / median_seconds(self.time_loss_gradient) / peak
 
     track_of_limit.unit = "fraction of the limit, the loss's own operations not counted"
+
+
+class PointwiseLevels(PointwiseThreads):
+    """The same at each level, on one thread. The level without vectors is there for tests."""
+
+    params = (devices.HOST, devices.LEVELS, DTYPES)
+    param_names = ["device", "level", "dtype"]
+
+    def setup(self, device: str, level: str, dtype: str) -> None:
+        devices.use_level(level)
+        self.prepare(dtype, 1)
+
+    def teardown(self, *params: object) -> None:
+        devices.use_level(None)
 
 
 class PointwisePeer:
@@ -97,9 +99,9 @@ class PointwisePeer:
 
 
 class Objective:
-    """Gradient and hessian of one model's 500,000 raw predictions on one thread: what boosting asks of its objective."""
+    """Gradient and hessian of one model's 1,000,000 raw predictions on one thread: what boosting asks of its objective."""
 
-    n_rows = 500_000
+    n_rows = 1_000_000
     params = (devices.HOST, ["gradfold", "scikit-learn", "lightgbm"], ["log_loss", "squared_error"], DTYPES)
     param_names = ["device", "library", "loss", "dtype"]
 
@@ -112,7 +114,7 @@ class Objective:
 
 
 class ObjectiveBesidePeers:
-    """`Objective`, measured in turn, and the share of the limit: y and the raw predictions read, both results written."""
+    """`Objective`, measured in turn."""
 
     params = (devices.HOST, ["scikit-learn", "lightgbm", "best"], ["log_loss", "squared_error"], DTYPES)
     param_names = ["device", "peer", "loss", "dtype"]
@@ -128,12 +130,11 @@ class ObjectiveBesidePeers:
                     bodies[peer] = objective(peer, name, y, raw)
                 except NotImplementedError:
                     continue
-            measured = beside(objective("gradfold", name, y, raw), list(bodies.values()), 3, pause=0.0)
-            ratios = dict(zip(bodies, measured.ratios))
+            ours = objective("gradfold", name, y, raw)
+            ratios = dict(zip(bodies, beside(ours, list(bodies.values()), 3, pause=0.0).ratios))
             found.update(((peer, name, dtype), times) for peer, times in ratios.items())
             if ratios:
                 found["best", name, dtype] = min(ratios.values())
-            found["limit", name, dtype] = 4.0 * raw.nbytes / measured.seconds / limits.read_bandwidth(1)
         return found
 
     def setup(self, found: dict, device: str, peer: str, name: str, dtype: str) -> None:
@@ -143,11 +144,23 @@ class ObjectiveBesidePeers:
     def track_times_peer(self, found: dict, device: str, peer: str, name: str, dtype: str) -> float:
         return found[peer, name, dtype]
 
-    def track_of_limit(self, found: dict, device: str, peer: str, name: str, dtype: str) -> float:
-        """Of our side, once."""
-        return found["limit", name, dtype] if peer == "best" else float("nan")
-
     track_times_peer.unit = "times as fast"
+
+
+class ObjectiveLimit:
+    """The share of the limit, which is memory: y and the raw predictions read, both results written."""
+
+    params = (devices.HOST, *Objective.params[2:])
+    param_names = ["device", "loss", "dtype"]
+
+    def setup(self, device: str, name: str, dtype: str) -> None:
+        y, raw = objective_problem(name, dtype, Objective.n_rows)
+        self.body, self.n_bytes = objective("gradfold", name, y, raw), 4 * raw.nbytes
+
+    def track_of_limit(self, device: str, name: str, dtype: str) -> float:
+        self.body()
+        return self.n_bytes / median_seconds(self.body) / limits.read_bandwidth(1)
+
     track_of_limit.unit = "fraction of the read bandwidth"
 
 

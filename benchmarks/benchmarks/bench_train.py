@@ -78,14 +78,10 @@ class FitRates:
     def track_model_rows(self, found: dict, *params: object) -> float:
         return found[params]["model_rows"]
 
-    def track_gflops(self, found: dict, *params: object) -> float:
-        return found[params]["gflops"]
-
     def track_fma_peak(self, found: dict, *params: object) -> float:
         return found[params]["fma_peak"]
 
     track_model_rows.unit = "model x rows / s"
-    track_gflops.unit = "useful GFLOP/s"
     track_fma_peak.unit = "useful fraction of the FMA peak"
 
 

@@ -36,10 +36,11 @@ def need(device: str) -> None:
         raise NotImplementedError(no_gpu())
 
 
-def need_level(level: str) -> None:
-    """Skips a benchmark whose level this build or this CPU does not have."""
-    if level not in _core.levels.supported():
+def use_level(level: str | None) -> None:
+    """Forces a level, and skips a benchmark whose level this build or this CPU does not have. None ends it."""
+    if level is not None and level not in _core.levels.supported():
         raise NotImplementedError(f"level {level} is not supported here")
+    _core.levels._force(level or "")
 
 
 def peer(name: str, make: Callable[[], Any]) -> Any:

@@ -37,9 +37,9 @@ def read_bandwidth(n_threads: int, device: str = "cpu") -> float:
     return _limits.memory_read_bandwidth(n_threads)
 
 
-def least_seconds(flops: float, n_bytes: float, itemsize: int, n_threads: int, level: str | None = None) -> float:
-    """Of work on the CPU whose data lie in memory: the roofline min(peak, bandwidth × operations per byte) in seconds."""
-    return max(flops / fma_peak(itemsize, n_threads, level=level), n_bytes / read_bandwidth(n_threads))
+def least_seconds(flops: float, n_bytes: float, itemsize: int, n_threads: int, device: str = "cpu") -> float:
+    """Of work whose data lie in memory: the roofline min(peak, bandwidth × operations per byte) in seconds."""
+    return max(flops / fma_peak(itemsize, n_threads, device), n_bytes / read_bandwidth(n_threads, device))
 
 
 def rates(seconds: float, model_rows: float, flops: float, peak: float) -> dict[str, float]:
