@@ -173,7 +173,8 @@ def lightgbm_objective(name: str, y: Array, raw: Array, n_threads: int) -> Body:
     booster = lightgbm.Booster(
         {"objective": objective, "boost_from_average": False, "num_threads": n_threads, **quiet}, data
     )
-    return booster.update
+    update: Body = booster.update
+    return update
 
 
 # ---- the multinomial gradient --------------------------------------------------------------------------------------

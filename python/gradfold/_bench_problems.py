@@ -158,11 +158,8 @@ class Points:
     def flat(self) -> tuple[Array, Array]:
         """y and the raw predictions as one model's: a row for each (row, model)."""
         n_models = self.W.shape[-1]
-        if self.raw.ndim == 3:
-            raw = np.ascontiguousarray(self.raw.transpose(0, 2, 1)).reshape(-1, self.n_classes)
-        else:
-            raw = self.raw.reshape(-1)
-        return np.repeat(self.y, n_models), raw
+        shape = (-1, self.n_classes) if self.raw.ndim == 3 else (-1,)
+        return np.repeat(self.y, n_models), np.moveaxis(self.raw, -1, 1).reshape(shape)
 
     def flops(self) -> float:
         """Useful ones beside the loss: two for the raw prediction, two for the gradient of the weight."""
