@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gradfold import _bench_peers, _bench_timing, _core, index, metrics
-from gradfold._bench_problems import Dense, Grid, Multinomial, Predictions, Rows
+from gradfold import _bench_peers, _bench_timing, _core, index, loss, metrics
+from gradfold._bench_problems import Dense, Grid, Multinomial, Points, Predictions, Rows
 
 N = 2 * _bench_peers.BLOCK + 37  # rows of two whole blocks and a part
 
@@ -62,6 +62,61 @@ def test_jax_gradient(loss: bool) -> None:
     _same(intercept, wanted[2])
     if loss:
         _same(value, wanted[0])
+
+
+def test_torch_vmap_gradient() -> None:
+    pytest.importorskip("torch")
+    q = Dense(Rows(N, 13), 7)
+    wanted = _sum_gradient(q)
+    grad, intercept = _bench_peers.torch_vmap(q.X, q.y, q.W, q.train_mask(), 1)()
+    _same(np.asarray(grad).T, wanted[1])
+    _same(intercept, wanted[2])
+
+
+def test_sklearn_linear_gradient() -> None:
+    q = Dense(Rows(N, 13), 7)
+    _sum_gradient(q)
+    found = np.array(_bench_peers.sklearn_linear_loss(q.X, q.y, q.W, q.train_mask(), 1)())
+    _same(found[:, :-1].T, q.grad)
+    _same(found[:, -1], q.grad_intercept)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["log_loss", "squared_error", "multinomial"])
+def test_sklearn_loss(name: str, dtype: str) -> None:
+    """At the same raw predictions as ours, which are means over rows of sums over one feature."""
+    q = Points(name, dtype)
+    for out in (q.losses, q.grad, q.grad_intercept):
+        out.fill(np.nan)
+    q.loss_gradient(2)
+    n_rows, n_models = len(q.X), q.W.shape[-1]
+    rtol = 2e-4 if dtype == "float32" else 1e-10
+    y, raw = q.flat()
+    values, gradients = _bench_peers.sklearn_loss(name, y, raw, "loss_gradient", 1)()
+    assert gradients.dtype == dtype
+    _same(values.reshape(n_rows, n_models).mean(axis=0, dtype=np.float64), q.losses, rtol)
+    each = gradients.reshape(n_rows, n_models, *gradients.shape[1:]).astype(np.float64)
+    _same(each.mean(axis=0).T.reshape(q.grad_intercept.shape), q.grad_intercept, rtol)
+    _same(np.tensordot(q.X[:, 0], each, 1).T.reshape(q.grad.shape) / n_rows, q.grad, rtol)
+
+
+@pytest.mark.parametrize("name", ["log_loss", "squared_error"])
+def test_sklearn_curvature(name: str) -> None:
+    y, raw = Points(name, "float64").flat()
+    found = _bench_peers.sklearn_loss(name, y, raw, "gradient_hessian", 1)()
+    for mine, theirs in zip(loss.get(name).gradient_hessian(y, raw), found):
+        _same(np.broadcast_to(theirs, raw.shape), mine, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["log_loss", "squared_error"])
+def test_no_tree_of_lightgbm_grows(name: str) -> None:
+    """Else its time would not be that of the objective alone."""
+    pytest.importorskip("lightgbm")
+    y, raw = Points(name, "float32").flat()
+    update = _bench_peers.lightgbm_objective(name, y, raw, 1)
+    assert all(update() for _ in range(3))  # True: there was nothing to split
+    assert update.__self__.num_trees() <= 1
+    assert update.__self__.trees_to_dataframe()["split_feature"].isna().all()
 
 
 def test_numpy_multinomial_gradient() -> None:
