@@ -153,13 +153,16 @@ class ObjectiveLimit:
     params = (devices.HOST, *Objective.params[2:])
     param_names = ["device", "loss", "dtype"]
 
-    def setup(self, device: str, name: str, dtype: str) -> None:
+    def setup_cache(self) -> float:
+        return limits.read_bandwidth(1)
+
+    def setup(self, bandwidth: float, device: str, name: str, dtype: str) -> None:
         y, raw = objective_problem(name, dtype, Objective.n_rows)
         self.body, self.n_bytes = objective("gradfold", name, y, raw), 4 * raw.nbytes
 
-    def track_of_limit(self, device: str, name: str, dtype: str) -> float:
+    def track_of_limit(self, bandwidth: float, device: str, name: str, dtype: str) -> float:
         self.body()
-        return self.n_bytes / median_seconds(self.body) / limits.read_bandwidth(1)
+        return self.n_bytes / median_seconds(self.body) / bandwidth
 
     track_of_limit.unit = "fraction of the read bandwidth"
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from gradfold import _bench_peers, metrics
 from gradfold._bench_problems import Predictions
-from gradfold._bench_timing import ratio
+from gradfold._bench_timing import median_seconds, ratio
 
-from . import devices
+from . import devices, limits
 
 N_ROWS, N_MODELS = 10_000, 1_000
 PEER_MODELS = 20  # of which scikit-learn's time is taken
@@ -28,6 +28,24 @@ class BinaryMetrics:
 
     def time_metric(self, device: str, name: str) -> None:
         self.ours(name)
+
+
+class BinaryMetricsLimit(BinaryMetrics):
+    """The limit is memory, from which the raw predictions come once; a ranking sorts them too."""
+
+    time_metric = None
+
+    def setup_cache(self) -> float:
+        return limits.read_bandwidth(1)
+
+    def setup(self, bandwidth: float, device: str, name: str) -> None:
+        super().setup(device, name)
+
+    def track_of_limit(self, bandwidth: float, device: str, name: str) -> float:
+        self.ours(name)
+        return self.problem.raw.nbytes / median_seconds(lambda: self.ours(name), 3) / bandwidth
+
+    track_of_limit.unit = "fraction of the read bandwidth"
 
 
 class BinaryMetricsPeer(BinaryMetrics):

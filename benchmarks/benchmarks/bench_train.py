@@ -9,7 +9,9 @@ import warnings
 import numpy as np
 
 import gradfold as gf
+from gradfold import _bench_peers
 from gradfold._bench_problems import Grid, classification
+from gradfold._bench_timing import ratio
 
 from . import devices, limits
 
@@ -117,6 +119,56 @@ class Halving:
         return self.run(solver, halving=True) / self.run(solver, halving=False)
 
     track_share_of_the_whole_search.unit = "of the time when all models stay"
+
+
+class Epoch:
+    """An epoch of 20 candidates x 5 folds with the held-out losses; NumPy steps all models side by side."""
+
+    params = (devices.HOST, ["gradfold", "numpy"], ["sgd", "adam"])
+    param_names = ["device", "library", "solver"]
+    timeout = 300
+
+    def setup(self, device: str, library: str, solver: str) -> None:
+        self.grid = Grid(20_000, 100, 20)
+        self.trainer = self.grid.trainer(devices.trainer(device), solver, 100_000, limits.cores())
+        self.body = self.ours if library == "gradfold" else self.numpy(solver)
+
+    def ours(self) -> None:
+        self.trainer.advance(max_steps=self.trainer.steps_per_epoch)
+
+    def numpy(self, solver: str) -> _bench_peers.Body:
+        g = self.grid
+        return _bench_peers.numpy_epoch(g.X, g.y, g.train_mask(), g.l2, solver, g.batch_size, g.learning_rate)
+
+    def time_epoch(self, device: str, library: str, solver: str) -> None:
+        self.body()
+
+
+class EpochPeers(Epoch):
+    """scikit-learn trains with sgd alone, and is timed on a few models, without their held-out losses."""
+
+    params = (devices.HOST, ["numpy", "scikit-learn"], ["sgd", "adam"])
+    param_names = ["device", "peer", "solver"]
+    time_epoch = None
+
+    def setup(self, device: str, peer: str, solver: str) -> None:
+        super().setup(device, "gradfold", solver)
+        self.times = 1.0
+        if peer == "numpy":
+            self.peer = self.numpy(solver)
+            return
+        if solver != "sgd":
+            raise NotImplementedError("scikit-learn has no adam for linear models")
+        n, n_models = limits.cores(), 2 * limits.cores()
+        self.peer = devices.peer(
+            "scikit-learn", lambda: _bench_peers.sklearn_epoch(self.grid.X, self.grid.y, n_models, n)
+        )
+        self.times = len(self.grid.l2) / n_models
+
+    def track_times_peer(self, device: str, peer: str, solver: str) -> float:
+        return self.times * ratio(self.peer, self.ours, 3)
+
+    track_times_peer.unit = "times as fast"
 
 
 class FitBesideSGDClassifier:
