@@ -1,11 +1,12 @@
 """Proves that the performance gate measures: it must say nothing of a build against itself, and must see three slower ones.
 
-    python scripts/prove_gate.py [--runs 20] [--builds build/proof] [--no-build] [--report benchmarks/results/gate-proof.md]
+    python scripts/prove_gate.py [--runs 20] [--builds build/proof] [--no-build] [--only KIND ...] [--report benchmarks/results/gate-proof.md]
 
 Needs what docs/perfgate.md lists, and the extras `bench`. The builds are made with GRADFOLD_PLANT, an option of CMake that is there
 for this alone: an instruction more in the inner loops, memory fetched too far ahead (as many instructions, a worse pattern of
-memory), and a lock around what a thread of the pool does. Runs of the four kinds are taken in turn, and each is a whole run of
-`python -m gradfold.perfgate compare` with benchmarks/gate/proof.toml. The report is written anew after every turn.
+memory), and a lock around what a thread of the pool does. Runs of the kinds are taken in turn, and each is a whole run of
+`python -m gradfold.perfgate compare` with benchmarks/gate/proof.toml. After every turn the report is written anew, and beside it
+a .json, from which a run of other kinds goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from gradfold.perfgate import report, results
@@ -41,6 +42,7 @@ class Kind:
     seconds: list[float] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)  # how often each benchmark was called slower
     right: int = 0  # runs that said what they had to
+    loads: list[float] = field(default_factory=list)  # of the machine when a run began: processes that want a core, its own too
 
 
 KINDS = [
@@ -66,6 +68,7 @@ def run(kind: Kind, folder: Path) -> None:
             sys.executable, "-m", "gradfold.perfgate", "compare", "--config", str(CONFIG), "--json", str(out),
             "--base", f"build={folder / 'base'}", "--head", f"build={folder / (kind.plant or 'same')}",
         ]  # fmt: skip
+        kind.loads.append(os.getloadavg()[0])
         start = time.monotonic()
         done = subprocess.run(words, capture_output=True, text=True)
         kind.seconds.append(time.monotonic() - start)
@@ -82,21 +85,22 @@ def run(kind: Kind, folder: Path) -> None:
             print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
 
 
-def text(load: str) -> str:
+def text() -> str:
     lines = [
         "# Does the gate measure?",
         "",
         "Written by `python scripts/prove_gate.py`; what each kind is, and that the runs are whole ones, stands there.",
         "",
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}; load before: {load}.",
+        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}.",
         "",
-        "| head | what is different | must be seen by | runs | said what they had to | slower, in how many runs | seconds a run |",
-        "|---|---|---|---|---|---|---|",
+        "| head | what is different | must be seen by | runs | said what they had to | slower, in how many runs | seconds a run | load |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
         seen = "<br>".join(f"`{name}` {n}" for name, n in kind.seen.most_common()) or "nothing"
         middle = f"{sorted(kind.seconds)[len(kind.seconds) // 2]:.0f}" if kind.seconds else "-"
-        lines.append(f"| {kind.name} | {kind.what} | {kind.stage or 'nobody'} | {len(kind.codes)} | {kind.right} | {seen} | {middle} |")
+        load = f"{min(kind.loads):.1f} to {max(kind.loads):.1f}" if kind.loads else "-"
+        lines.append(f"| {kind.name} | {kind.what} | {kind.stage or 'nobody'} | {len(kind.codes)} | {kind.right} | {seen} | {middle} | {load} |")
     missing = sum(code & results.DID_NOT_RUN != 0 for kind in KINDS for code in kind.codes)
     lines += ["", f"Runs in which something did not run: {missing}."]
     return "\n".join(lines) + "\n"
@@ -106,19 +110,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--builds", type=Path, default=ROOT / "build/proof")
+    parser.add_argument("--only", nargs="+", choices=[kind.name for kind in KINDS])
     parser.add_argument("--no-build", action="store_true", help="the builds are there already")
     parser.add_argument("--report", type=Path, default=ROOT / "benchmarks/results/gate-proof.md")
     options = parser.parse_args()
     folder = options.builds.resolve()
     if not options.no_build:
         build(folder)
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    state = options.report.with_suffix(".json")
+    if state.exists():
+        for kind, known in zip(KINDS, json.loads(state.read_text(encoding="utf-8")), strict=True):
+            for name in ("codes", "seconds", "right", "loads"):
+                setattr(kind, name, known[name])
+            kind.seen.update(known["seen"])
+    chosen = [kind for kind in KINDS if options.only is None or kind.name in options.only]
+    for kind in chosen:
+        kind.codes, kind.seconds, kind.right, kind.loads = [], [], 0, []
+        kind.seen.clear()
     for turn in range(options.runs):
-        for kind in KINDS:
+        for kind in chosen:
             run(kind, folder)
-        report.write(options.report, text(load))
-        print(f"{turn + 1}/{options.runs}: " + ", ".join(f"{kind.name} {kind.right}" for kind in KINDS), flush=True)
-    sys.exit(any(kind.right != options.runs for kind in KINDS))
+        report.write(options.report, text())
+        report.write(state, json.dumps([asdict(kind) for kind in KINDS], indent=1) + "\n")
+        print(f"{turn + 1}/{options.runs}: " + ", ".join(f"{kind.name} {kind.right}" for kind in chosen), flush=True)
+    sys.exit(any(kind.right != options.runs for kind in chosen))
 
 
 if __name__ == "__main__":
