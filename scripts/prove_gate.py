@@ -1,6 +1,7 @@
 """Proves that the performance gate measures: it must say nothing of a build against itself, and must see three slower ones.
 
-    python scripts/prove_gate.py [--runs 20] [--builds build/proof] [--no-build] [--only KIND ...] [--report benchmarks/results/gate-proof.md]
+    python scripts/prove_gate.py [--runs 20] [--builds build/proof] [--no-build] [--only KIND ...]
+        [--report benchmarks/results/gate-proof.md]
 
 Needs what docs/perfgate.md lists, and the extras `bench`. The builds are made with GRADFOLD_PLANT, an option of CMake that is there
 for this alone: an instruction more in the inner loops, memory fetched too far ahead (as many instructions, a worse pattern of
@@ -100,7 +101,8 @@ def text() -> str:
         seen = "<br>".join(f"`{name}` {n}" for name, n in kind.seen.most_common()) or "nothing"
         middle = f"{sorted(kind.seconds)[len(kind.seconds) // 2]:.0f}" if kind.seconds else "-"
         load = f"{min(kind.loads):.1f} to {max(kind.loads):.1f}" if kind.loads else "-"
-        lines.append(f"| {kind.name} | {kind.what} | {kind.stage or 'nobody'} | {len(kind.codes)} | {kind.right} | {seen} | {middle} | {load} |")
+        cells = (kind.name, kind.what, kind.stage or "nobody", len(kind.codes), kind.right, seen, middle, load)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     missing = sum(code & results.DID_NOT_RUN != 0 for kind in KINDS for code in kind.codes)
     lines += ["", f"Runs in which something did not run: {missing}."]
     return "\n".join(lines) + "\n"
