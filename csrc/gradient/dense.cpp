@@ -20,6 +20,9 @@ namespace {
 constexpr std::int64_t kThreadWork = std::int64_t{1} << 21;
 
 int useful_threads(int wanted, std::int64_t items, double multiply_adds) {
+#ifdef GRADFOLD_FREE
+  wanted = 1;  // nothing keeps threads off each other's totals
+#endif
   const double by_work = multiply_adds / static_cast<double>(kThreadWork);
   const std::int64_t most = std::min<std::int64_t>(items, by_work < 1 ? 1 : static_cast<std::int64_t>(std::min(by_work, 1e6)));
   return static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(wanted, most)));
@@ -117,8 +120,14 @@ void loss_gradient(const LossGradientArgs<T>& args) {
   const std::int64_t n_panels = static_cast<std::int64_t>(panels.size());
   const std::int64_t n_chunks = (args.n_positions + kRowChunk - 1) / kRowChunk;
 
+#ifdef GRADFOLD_FREE  // float32 totals, and the kernels add to them
+  using Sum = T;
+#else
+  using Sum = double;
+#endif
   struct Totals {
-    AlignedArray<double> grad, grad_intercept, loss, weight;  // of the panel's blocks, one after the other
+    AlignedArray<Sum> grad;  // of the panel's blocks, one after the other, as the others
+    AlignedArray<double> grad_intercept, loss, weight;
   };
   std::vector<LaneRoles> roles;
   std::vector<Totals> totals;
@@ -132,7 +141,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
       panel.loss_epsilon = AlignedArray<T>(lanes);
       for (int l = 0; l < panel.n; ++l) panel.loss_epsilon[l] = static_cast<T>(args.loss_epsilon[panel.first + l]);
     }
-    totals.push_back({AlignedArray<double>(want_gradient ? p * lanes : 0), AlignedArray<double>(lanes), AlignedArray<double>(lanes),
+    totals.push_back({AlignedArray<Sum>(want_gradient ? p * lanes : 0), AlignedArray<double>(lanes), AlignedArray<double>(lanes),
                       AlignedArray<double>(lanes)});
     widest = std::max(widest, lanes);
     most_scratch = std::max(most_scratch, several ? output_scratch<T>(p, lanes) : kScratchRows * lanes);
@@ -193,7 +202,11 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                                   block.n_vectors,
                                   block.W.get(),
                                   block.intercept.get(),
+#ifdef GRADFOLD_FREE
+                                  want_gradient ? totals[at].grad.get() : nullptr,
+#else
                                   want_gradient ? grad.get() : nullptr,
+#endif
                                   grad_intercept.get(),
                                   count.get(),
                                   chunk_loss,
@@ -202,13 +215,22 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                                   narrow_models(panel.n, block.n_vectors, n),
                                   narrow.get(),
                                   nullptr,
+#ifdef GRADFOLD_FREE
+                                  panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr,
+                                  nullptr,
+                                  true});
+#else
                                   panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr});
+#endif
       }
       items.turn(item);
       Totals& total = totals[at];
       const std::int64_t lanes = panel.lanes();
       if (want_gradient) {
-        for (std::int64_t i = 0; i < p * lanes; ++i) total.grad[i] += static_cast<double>(grad[i]);
+#ifdef GRADFOLD_FREE
+        if (several)
+#endif
+        for (std::int64_t i = 0; i < p * lanes; ++i) total.grad[i] += static_cast<Sum>(grad[i]);
         for (std::int64_t l = 0; l < lanes; ++l) total.grad_intercept[l] += static_cast<double>(grad_intercept[l]);
       }
       for (int m = 0; m < panel.n; ++m) {

@@ -9,6 +9,9 @@
 #include "gradient/gradient.h"
 #include "loss/losses-inl.h"
 #include "simd/half-inl.h"
+#ifdef GRADFOLD_FREE  // for scripts/price_of_promises.py alone
+#include "gradient/free-inl.h"
+#endif
 
 namespace gradfold {
 namespace {
@@ -113,6 +116,9 @@ struct LaneSums {
 template <class L, class LossType, bool WANT_GRADIENT, bool WANT_LOSS>
 bool residual_lanes(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, typename L::T* z, int lane, int lanes,
                     LaneSums<L>& sums) {
+#ifdef GRADFOLD_FREE
+  return free_residual_lanes<L, LossType, WANT_GRADIENT, WANT_LOSS>(task, r0, n, z, lane, lanes, sums);
+#else
   using T = typename L::T;
   using V = typename L::V;
   using D = typename L::Wide;
@@ -166,6 +172,7 @@ bool residual_lanes(const ChunkTask<typename L::T>& task, std::int64_t r0, std::
     sums.weight[h] = weight_sum[h];
   }
   return L::any(poisoned);
+#endif
 }
 
 // All that a loss is to the kernels: its residual passes. The rest is compiled once for a level, whatever the number of losses.
@@ -290,6 +297,9 @@ bool chunk_of(Loss loss, const ChunkTask<typename L::T>& task) {
                                : task.loss != nullptr ? residual_pass<L, true, true>(loss)
                                                       : residual_pass<L, true, false>(loss);
   LaneSums<L> sums[NV];
+#ifdef GRADFOLD_FREE
+  if (!task.goes_on)
+#endif
   if (task.grad != nullptr)
     for (std::int64_t i = 0; i < task.n_features * lanes; i += L::N) L::store(task.grad + i, L::zero());
   const std::int64_t step = block_rows<T>(task.n_features);

@@ -48,6 +48,9 @@ struct ChunkTask {
   const T* loss_epsilon = nullptr;  // [lanes] for the losses that have one; null means kLossEpsilon
   // n_rows rows that will be wanted later: brought into the L2 cache in passing, instead of the task's own, which lie close. May be null.
   const T* const* later = nullptr;
+#ifdef GRADFOLD_FREE
+  bool goes_on = false;  // grad is added to
+#endif
 };
 
 constexpr std::int64_t kScratchRows = 128;

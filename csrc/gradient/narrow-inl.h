@@ -116,6 +116,13 @@ struct NarrowSums {
 template <class L, class LossType>
 bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, int lane, typename L::T* z,
                      typename L::T& residual_sum, typename L::T& count, double& loss_sum, double& weight_sum) {
+#ifdef GRADFOLD_FREE
+  if (task.loss != nullptr)
+    free_narrow_residual<L, LossType, true>(task, r0, n, lane, z, residual_sum, count, loss_sum, weight_sum);
+  else
+    free_narrow_residual<L, LossType, false>(task, r0, n, lane, z, residual_sum, count, loss_sum, weight_sum);
+  return false;
+#else
   using T = typename L::T;
   using V = typename L::V;
   const V epsilon = L::set1(task.loss_epsilon != nullptr ? task.loss_epsilon[lane] : static_cast<T>(kLossEpsilon));
@@ -160,6 +167,7 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
         if (bits >> k & 1) weight_sum += w != nullptr ? static_cast<double>(w[k]) : 1.0;
   }
   return poisoned;
+#endif
 }
 
 template <class L>
@@ -216,7 +224,11 @@ template <class L, int M, int TILE>
 void narrow_gradient_tiles(int n_vectors, const typename L::T* const* x, std::int64_t n, std::int64_t f, std::int64_t n_features,
                            const typename L::T* residual, typename L::T* grad, Ahead& ahead) {
   if (n_vectors == TILE)
+#ifdef GRADFOLD_FREE
+    free_narrow_gradient_tile<L, M, TILE>(x, n, f, n_features, residual, grad, ahead);
+#else
     narrow_gradient_tile<L, M, TILE>(x, n, f, n_features, residual, grad, ahead);
+#endif
   else if constexpr (TILE > 1)
     narrow_gradient_tiles<L, M, TILE - 1>(n_vectors, x, n, f, n_features, residual, grad, ahead);
 }
@@ -263,6 +275,11 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
   const bool want_gradient = task.grad != nullptr;
   if (want_gradient)
     for (std::int64_t i = 0; i < M * p; ++i) grad[i] = T(0);
+#ifdef GRADFOLD_FREE
+  T tail[M * L::N] = {};
+  for (int m = 0; m < M; ++m)
+    for (std::int64_t k = L::N - p % L::N; k < L::N && p >= L::N; ++k) tail[m * L::N + k] = W[m * p + p - L::N + k];
+#endif
   NarrowSums<T, M> sums;
   const std::int64_t step = narrow_block_rows<T>(p);
   for (std::int64_t r0 = 0; r0 < task.n_rows; r0 += step) {
@@ -270,6 +287,11 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
     Ahead ahead;
     ahead.aim(task.x + r0, n, p);
+#ifdef GRADFOLD_FREE
+    if (p >= L::N)
+      free_narrow_forward<L, M>(task, r0, n, W, tail, ahead);
+    else
+#endif
     narrow_forward_block<L, M>(task, r0, n, W, ahead);
     bool select = false;
     for (int m = 0; m < M; ++m)
@@ -286,7 +308,11 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
   }
   for (int m = 0; m < M; ++m) {
     if (want_gradient)
+#ifdef GRADFOLD_FREE
+      for (std::int64_t f = 0; f < p; ++f) task.grad[f * lanes + m] = grad[m * p + f] + (task.goes_on ? task.grad[f * lanes + m] : T(0));
+#else
       for (std::int64_t f = 0; f < p; ++f) task.grad[f * lanes + m] = grad[m * p + f];
+#endif
     if (task.grad_intercept != nullptr) task.grad_intercept[m] = sums.residual[m];
     if (task.count != nullptr) task.count[m] = sums.count[m];
     if (task.loss != nullptr) task.loss[m] = sums.loss[m];

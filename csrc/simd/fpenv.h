@@ -18,7 +18,11 @@ class FloatingPointGuard {
 
  private:
 #if defined(__x86_64__)
+#ifdef GRADFOLD_FREE  // FTZ and DAZ on
+  static constexpr std::uint64_t kDefault = 0x9FC0;
+#else
   static constexpr std::uint64_t kDefault = 0x1F80;  // all exceptions masked, nearest, FTZ and DAZ off
+#endif
   static std::uint64_t read() { return _mm_getcsr(); }
   static void write(std::uint64_t v) { _mm_setcsr(static_cast<unsigned>(v)); }
 #elif defined(__aarch64__)

@@ -7,6 +7,9 @@
 #include "simd/half-inl.h"
 #include "simd/math-inl.h"
 #include "update/update.h"
+#ifdef GRADFOLD_FREE  // for scripts/price_of_promises.py alone
+#include "simd/free-inl.h"
+#endif
 
 namespace gradfold {
 namespace {
@@ -256,8 +259,13 @@ struct NewParameter {
       if constexpr (FORM == Form::adam) {
         first = L::load(first0);
         first = L::fma(s.beta1_new, L::sub(g, first), first);
+#ifdef GRADFOLD_FREE
+        d = L::fma(quick_root<L>(second), s.inv_root, s.epsilon);
+        w = L::fnma(s.rate, L::mul(first, quick_reciprocal<L>(d)), w0);
+#else
         d = L::fma(L::sqrt(second), s.inv_root, s.epsilon);
         w = L::fnma(s.rate, L::div(first, d), w0);
+#endif
         finite = L::m_and(L::is_finite(w), L::m_and(L::is_finite(first), L::is_finite(second)));
       } else {
         d = L::add(L::sqrt(second), s.epsilon);
