@@ -1,6 +1,6 @@
 """What the promises cost: the dense kernels beside the same kernels freed of them.
 
-    PYTHONPATH=python python scripts/price_of_promises.py [--rounds 21] [--levels x86_v3 x86_v4] [--only TEXT] [--report FILE]
+    PYTHONPATH=python python scripts/price_of_promises.py [--rounds 21] [--own-maths] [--only TEXT] [--report FILE]
 
 Builds two sides, the second with GRADFOLD_FREE, an option of CMake that is there for this alone. What it frees stands in the report.
 Each side runs in a process of its own, on one thread; the two take turns, and their order changes from round to round. The price is the
@@ -39,17 +39,23 @@ TARGET = 1.3
 TURN = 0.015  # CPU seconds of a side in a round, at least
 
 FREED = """\
-Freed of the promises: sums over rows and features in one float32 accumulator each, whose order is whatever is fastest (no float64
-totals, losses or intercept sums; for few models several accumulators, sums over lanes in place of transposes); log loss with an exp
-and a log1p good to 4e-6 and an estimated reciprocal with one step of Newton in place of a division; no finite check, and no
-select in the gradient; adam's root and quotient by estimates with one step of Newton; FTZ and DAZ on; and the objects of these kernels
-built with `-ffp-contract=fast -fassociative-math -freciprocal-math -fno-signed-zeros -ffinite-math-only`.
+Freed of the promises: gradient totals in the data's type, losses and intercepts too for the rows of a block, in whatever order is fastest
+(for few models several accumulators, and sums over lanes in place of transposes); {maths} no finite check, and no
+select in the gradient; FTZ and DAZ on; and the objects of these kernels built with
+`-ffp-contract=fast -fassociative-math -freciprocal-math -fno-signed-zeros -ffinite-math-only`.
 
-Not freed: the blocking, which the promises leave free anyway; the feature chunks of 256 (one chunk of 1,000 was measured as fast);
+Not freed: the blocking, which the promises leave free anyway; the feature chunks of 256;
 the mask by which a held-out row gets the residual 0, since no fold would be held out without; the test for divergence, which is no
 promise; the step's float64 scalars; in float64, the maths functions; sgd's step, in which nothing is slower for a promise. A library
 with another algorithm, or with BLAS, is not what is measured here: the benchmarks have those beside ours. So the price is that of
-these kernels, and a lower bound of what somebody who gave up everything could gain."""
+these kernels, and a lower bound of what somebody who gave up everything could gain.
+
+Raw predictions of ±30 are there for subnormal numbers: where |z| is large, e^-|z|, its square and the residual fall below the smallest
+normal number, and an operation on one takes the processor many times as long, where it is not flushed to 0. Callgrind does not see that."""
+FREE_MATHS = """\
+log loss in float32 with an exp and a log1p good to 4e-6 and an estimated reciprocal with one step of Newton
+in place of a division, adam's root and quotient by such estimates too;"""
+OWN_MATHS = "the maths functions as they are (`--own-maths`), so that what is left is the price of order, totals and checks;"
 
 
 @dataclass(frozen=True)
@@ -214,13 +220,13 @@ COUNTED = (
 )  # fmt: skip
 
 
-def count(builds: Path) -> dict[str, float]:
+def count(builds: dict[str, Path]) -> dict[str, float]:
     """promised / freed in instructions, by case of gradfold_counts."""
     wanted = config.Counts(
         (config.Command("", ("{build}/gradfold_counts", "{case}"), COUNTED, inside="gradfold_counted",
                         environment={"GRADFOLD_LEVEL": "x86_v3"}),)
     )  # fmt: skip
-    sides = {name: counts.measure(wanted, config.Side(name, {"build": str(builds / name)}), ROOT, 1) for name in SIDES}
+    sides = {name: counts.measure(wanted, config.Side(name, {"build": str(builds[name])}), ROOT, 1) for name in SIDES}
     found = {}
     for case in COUNTED:
         both = [sides[name][f"/{case}"] for name in SIDES]
@@ -238,7 +244,7 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def text(found: list[Found], counted: dict[str, float], load: str, rounds: int) -> str:
+def text(found: list[Found], counted: dict[str, float], load: str, rounds: int, own_maths: bool) -> str:
     levels = list(dict.fromkeys(one.level for one in found))
     lines = [
         "# The price of the promises",
@@ -248,7 +254,7 @@ def text(found: list[Found], counted: dict[str, float], load: str, rounds: int) 
         f"Models are of five folds; X has {VALUES:,} values. {processor()}, {len(os.sched_getaffinity(0))} cores,",
         f"load {load} when it began.",
         "",
-        FREED,
+        FREED.format(maths=OWN_MATHS if own_maths else FREE_MATHS),
         "",
         "| work | models | features | dtype | " + " | ".join(f"{level}, price | interval" for level in levels) + " | results apart |",
         "|---|---|---|---|" + "---|---|" * len(levels) + "---|",
@@ -284,21 +290,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--levels", nargs="+", default=["x86_v3", "x86_v4"])
+    parser.add_argument("--own-maths", action="store_true", help="do not free the maths functions")
     parser.add_argument("--only", default="", help="cases whose name, models and features have this in them")
     parser.add_argument("--builds", type=Path, default=ROOT / "build/price")
-    parser.add_argument("--report", type=Path, default=ROOT / "benchmarks/results/price-of-promises.md")
+    parser.add_argument("--report", type=Path, help="price-of-promises.md in benchmarks/results; price-of-order.md with --own-maths")
     options = parser.parse_args()
     if options.rounds < 6:
         parser.error(f"--rounds: got {options.rounds}, wanted 6 or more, for an interval of 95 %")
-    builds = options.builds.resolve()
+    to = options.report or ROOT / "benchmarks/results" / ("price-of-order.md" if options.own_maths else "price-of-promises.md")
+    builds = {name: options.builds.resolve() / ("own-maths" if name == "freed" and options.own_maths else name) for name in SIDES}
     for name, free in SIDES.items():
-        subprocess.run([sys.executable, ROOT / "scripts/build_side.py", ROOT, builds / name, f"-DGRADFOLD_FREE={free}"], check=True)
+        words = [f"-DGRADFOLD_FREE={free}", f"-DGRADFOLD_FREE_MATHS={'OFF' if options.own_maths else 'ON'}"]
+        subprocess.run([sys.executable, ROOT / "scripts/build_side.py", ROOT, builds[name], *words], check=True)
     load = f"{os.getloadavg()[0]:.1f}"
     wanted = [case for case in cases() if options.only in f"{case.name} {case.n_models} {case.n_features} {case.dtype}"]
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for level in options.levels:
-            workers = {name: Worker(builds / name, level) for name in SIDES}
+            workers = {name: Worker(builds[name], level) for name in SIDES}
             try:
                 for case in wanted:
                     one = measure(case, level, workers, options.rounds, Path(folder))
@@ -313,7 +322,7 @@ def main() -> None:
                 for side in workers.values():
                     side.close()
     counted = count(builds) if shutil.which("valgrind") is not None else {}
-    report.write(options.report, text(found, counted, load, options.rounds))
+    report.write(to, text(found, counted, load, options.rounds, options.own_maths))
 
 
 if __name__ == "__main__":

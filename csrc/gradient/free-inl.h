@@ -27,11 +27,11 @@ GRADFOLD_LANE_FUNCTION typename L::V free_exp_nonpositive(typename L::V x) {
 template <class L, class LossType, bool WANT_LOSS>
 GRADFOLD_LANE_FUNCTION void free_evaluate(typename L::V z, typename L::V y, typename L::V epsilon, typename L::V* loss,
                                           typename L::V* gradient) {
-  if constexpr (std::is_same_v<LossType, LogLoss> && kIsFloat<L>) {
+  if constexpr (kFreeMaths && std::is_same_v<LossType, LogLoss> && kIsFloat<L>) {
     const auto one = L::set1(1);
     const auto target = L::select(L::lt(L::zero(), y), one, L::zero());
     const auto e = free_exp_nonpositive<L>(L::neg(L::abs(z)));
-    const auto r = quick_reciprocal<L>(L::add(one, e));
+    const auto r = quick_quotient<L>(one, L::add(one, e));
     *gradient = L::sub(L::select(L::lt(L::zero(), z), r, L::mul(e, r)), target);
     if constexpr (WANT_LOSS) {  // e * (ln(1 + e) / e), to 1.4e-6 of it
       const auto log1p_over_e = horner<L>(e, L::set1(0x1.d165fp-7f), -0x1.10bea2p-4f, 0x1.320ac2p-3f, -0x1.e1959cp-3f, 0x1.531142p-2f,
@@ -192,7 +192,7 @@ void free_narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0,
   residual_sum += sum_of<L>(residuals);
   count += static_cast<T>(used);
   if constexpr (WANT_LOSS) loss_sum += static_cast<double>(sum_of<L>(losses));
-  if (task.weight_sum != nullptr) weight_sum += task.weight != nullptr ? static_cast<double>(sum_of<L>(weights)) : static_cast<double>(used);
+  if (task.weight_sum != nullptr) weight_sum += task.weight != nullptr ? double{sum_of<L>(weights)} : static_cast<double>(used);
 }
 
 // narrow_gradient_tile, with several rows at a time where few features would leave the FMA units waiting.

@@ -9,11 +9,19 @@
 namespace gradfold {
 namespace {
 
+#ifdef GRADFOLD_FREE_MATHS
+constexpr bool kFreeMaths = true;
+#else
+constexpr bool kFreeMaths = false;
+#endif
+
 // One step of Newton on the instruction's estimate: at least 22 bits.
 #if defined(__AVX2__)
 #if defined(__AVX512F__)
 inline __m512 estimated_reciprocal(__m512 a) { return _mm512_maskz_rcp14_ps(0xffff, a); }
-inline __m512 estimated_inverse_root(__m512 a) { return _mm512_maskz_rsqrt14_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_OQ), a); }
+inline __m512 estimated_inverse_root(__m512 a) {  // 0 of 0
+  return _mm512_maskz_rsqrt14_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_OQ), a);
+}
 inline __m512 larger_of(__m512 a, __m512 b) { return _mm512_maskz_max_ps(0xffff, a, b); }
 inline float added(__m512 a) { return _mm512_reduce_add_ps(a); }
 inline double added(__m512d a) { return _mm512_reduce_add_pd(a); }
@@ -44,18 +52,18 @@ GRADFOLD_LANE_FUNCTION typename L::V larger(typename L::V a, typename L::V b) {
 }
 
 template <class L>
-GRADFOLD_LANE_FUNCTION typename L::V quick_reciprocal(typename L::V a) {
-  if constexpr (requires { estimated_reciprocal(a); }) {
-    const auto r = estimated_reciprocal(a);
-    return L::mul(r, L::fnma(a, r, L::set1(2)));
+GRADFOLD_LANE_FUNCTION typename L::V quick_quotient(typename L::V a, typename L::V b) {
+  if constexpr (kFreeMaths && requires { estimated_reciprocal(b); }) {
+    const auto r = estimated_reciprocal(b);
+    return L::mul(a, L::mul(r, L::fnma(b, r, L::set1(2))));
   } else {
-    return L::div(L::set1(1), a);
+    return L::div(a, b);
   }
 }
 
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V quick_root(typename L::V a) {
-  if constexpr (requires { estimated_inverse_root(a); }) {
+  if constexpr (kFreeMaths && requires { estimated_inverse_root(a); }) {
     const auto r = estimated_inverse_root(a);
     const auto root = L::mul(a, r);
     return L::mul(L::mul(L::set1(0.5f), root), L::fnma(root, r, L::set1(3)));

@@ -261,7 +261,7 @@ struct NewParameter {
         first = L::fma(s.beta1_new, L::sub(g, first), first);
 #ifdef GRADFOLD_FREE
         d = L::fma(quick_root<L>(second), s.inv_root, s.epsilon);
-        w = L::fnma(s.rate, L::mul(first, quick_reciprocal<L>(d)), w0);
+        w = L::fnma(s.rate, quick_quotient<L>(first, d), w0);
 #else
         d = L::fma(L::sqrt(second), s.inv_root, s.epsilon);
         w = L::fnma(s.rate, L::div(first, d), w0);
