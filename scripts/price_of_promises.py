@@ -246,12 +246,13 @@ def processor() -> str:
 
 def text(found: list[Found], counted: dict[str, float], load: str, rounds: int, own_maths: bool) -> str:
     levels = list(dict.fromkeys(one.level for one in found))
+    option = " --own-maths" if own_maths else ""
     lines = [
         "# The price of the promises",
         "",
-        "Written by `PYTHONPATH=python python scripts/price_of_promises.py`. How much longer the kernels take than the same kernels freed",
-        f"of the promises, on one thread: CPU seconds, the median of {rounds} rounds in which both take turns, and its 95 % interval.",
-        f"Models are of five folds; X has {VALUES:,} values. {processor()}, {len(os.sched_getaffinity(0))} cores,",
+        f"Written by `PYTHONPATH=python python scripts/price_of_promises.py{option}`. How much longer the kernels take than the same",
+        f"kernels freed of the promises, on one thread: CPU seconds, the median of {rounds} rounds in which both take turns,",
+        f"and its 95 % interval. Models are of five folds; X has {VALUES:,} values. {processor()}, {len(os.sched_getaffinity(0))} cores,",
         f"load {load} when it began.",
         "",
         FREED.format(maths=OWN_MATHS if own_maths else FREE_MATHS),
