@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gradfold.perfgate import report, results
@@ -133,7 +133,7 @@ def main() -> None:
         for kind in chosen:
             run(kind, folder)
         report.write(options.report, text())
-        report.write(state, json.dumps([asdict(kind) for kind in KINDS], indent=1) + "\n")
+        report.write(state, json.dumps([{**vars(kind), "seen": dict(kind.seen)} for kind in KINDS], indent=1) + "\n")
         print(f"{turn + 1}/{options.runs}: " + ", ".join(f"{kind.name} {kind.right}" for kind in chosen), flush=True)
     sys.exit(any(kind.right != options.runs for kind in chosen))
 
