@@ -48,8 +48,13 @@ def measure(counts: Counts, side: Side, root: Path, jobs: int | None = None) -> 
         raise ConfigError("valgrind is not installed, and the stage counts needs it (Debian, Ubuntu: apt install valgrind)")
     work = [(command, case) for command in counts.commands for case in cases_of(command, side, root, counts.timeout)]
     with ThreadPoolExecutor(jobs or cores()) as pool:
-        found = pool.map(lambda item: _counted(item[0], item[1], side, root, counts.timeout), work)
-        return {f"{command.name}/{case}" if case else command.name: count for (command, case), count in zip(work, found, strict=True)}
+        begun = [pool.submit(_counted, command, case, side, root, counts.timeout) for command, case in work]
+        try:
+            found = [future.result() for future in begun]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # an interrupt waits for those that run, not for all
+            raise
+    return {f"{command.name}/{case}" if case else command.name: count for (command, case), count in zip(work, found, strict=True)}
 
 
 def cores() -> int:
