@@ -419,12 +419,12 @@ def test_a_suite_that_is_the_same(suite, tmp_path):
 
 
 def test_a_suite_that_is_slower(suite, tmp_path):
-    suite("base"), suite("head", loops=40_000)
+    suite("base"), suite("head", loops=100_000)
     code, found = gate(tmp_path, *libs(tmp_path))
     assert code == results.SLOWER
     slow = {name for name, r in found.items() if r["state"] == "slower"}
     assert slow == {n for n in NAMES if "work" in n or "cached" in n or "fresh" in n}, found
-    assert all(1.4 < found[name]["ratio"] < 2.9 for name in slow)
+    assert all(2 < found[name]["ratio"] < 12 for name in slow)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_fewer_benchmarks_than_expected(suite, tmp_path):
 
 def test_an_editable_install_does_not_stand_before_the_sides(suite, tmp_path):
     """What is on PYTHONPATH is what a side imports, also where a finder of an installed package comes first."""
-    suite("base"), suite("head", loops=40_000)
+    suite("base"), suite("head", loops=100_000)
     (tmp_path / "installed").mkdir()
     (tmp_path / "installed" / "library.py").write_text(LIBRARY.format(loops=1, broken="pass", leaves="pass"))
     site = tmp_path / "site"
@@ -520,7 +520,7 @@ def test_a_body_that_reads_its_standard_input(suite, tmp_path):
 
 
 def test_relative_paths_are_those_of_the_shell(suite, tmp_path, monkeypatch):
-    suite("base"), suite("head", loops=40_000)
+    suite("base"), suite("head", loops=100_000)
     monkeypatch.chdir(tmp_path)
     code, found = gate(tmp_path, "compare", "--base", "lib=base", "--head", "lib=head", text=TIME + "benchmarks = 'cached'\n")
     assert code == results.SLOWER
@@ -571,7 +571,7 @@ cases = ["1", "2"]
 def test_commands_that_are_timed(tmp_path):
     arguments = ["compare", "--base", "loops=200000", "--head", "loops=200001"]
     assert gate(tmp_path, *arguments, text=TIMED)[0] == 0
-    code, found = gate(tmp_path, *arguments[:-1], "loops=800000", text=TIMED)
+    code, found = gate(tmp_path, *arguments[:-1], "loops=6000000", text=TIMED)
     assert code == results.SLOWER and {r["state"] for r in found.values()} == {"slower"} and set(found) == {"program/1", "program/2"}
 
 
@@ -746,14 +746,14 @@ def test_a_revision_is_built_beside_the_tree(tmp_path, capsys):
     root = tmp_path / "project"
     (root / "src").mkdir(parents=True)
     git(root, "init", "-q")
-    (root / "src/program.py").write_text("for _ in range(500_000): pass\n")
+    (root / "src/program.py").write_text("for _ in range(300_000): pass\n")
     (root / ".gitignore").write_text("out\n")
     path = written(root, BUILT)
     git(root, "add", "-A")
     git(root, "commit", "-q", "-m", "one")
     arguments = ["compare", "--config", str(path), "--revision", "HEAD", "--builds", str(root / "out")]
     assert main(arguments) == 0
-    (root / "src/program.py").write_text("for _ in range(1_000_000): pass\n")  # not committed
+    (root / "src/program.py").write_text("for _ in range(6_000_000): pass\n")  # not committed
     assert main(arguments) == results.SLOWER
     capsys.readouterr()
     for pair in ("build=elsewhere", "source=elsewhere"):
