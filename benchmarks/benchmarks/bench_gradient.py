@@ -17,7 +17,6 @@ from gradfold._bench_timing import beside, median_seconds, ratio
 
 from . import devices, limits
 
-DTYPES = ["float32", "float64"]
 VALUES = 20_000_000  # of X: n_rows = VALUES / n_features
 MOST_MASK = 1 << 23  # rows times models of a problem that peers get
 
@@ -96,7 +95,7 @@ class DenseGradientMemory(DenseGradient):
 class DenseGradientThreads:
     """The gradient of 100 models of 100 features in both types, on one thread and on all."""
 
-    params = (devices.HOST, DTYPES, limits.THREADS)
+    params = (devices.HOST, devices.DTYPES, limits.THREADS)
     param_names = ["device", "dtype", "threads"]
     timeout = 120
 
@@ -120,18 +119,8 @@ class DenseGradientThreads:
     track_of_limit.unit = "useful fraction of the FMA peak"
 
 
-class DenseGradientLevels(DenseGradientThreads):
-    """The same at each level, on one thread. The level without vectors is there for tests."""
-
-    params = (devices.HOST, devices.LEVELS, DTYPES)
-    param_names = ["device", "level", "dtype"]
-
-    def setup(self, device: str, level: str, dtype: str) -> None:
-        devices.use_level(level)
-        self.prepare(dtype, 1)
-
-    def teardown(self, *params: object) -> None:
-        devices.use_level(None)
+class DenseGradientLevels(devices.AtEachLevel, DenseGradientThreads):
+    pass
 
 
 class DenseGradientRates:

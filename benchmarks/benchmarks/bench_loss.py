@@ -22,13 +22,11 @@ from gradfold._bench_timing import beside, median_seconds
 
 from . import devices, limits
 
-DTYPES = ["float32", "float64"]
-
 
 class Pointwise:
     """Loss and gradient of 4,000 rows x 100 models (with classes, 10 of 10), on one thread."""
 
-    params = (devices.HOST, list(loss.NAMES), DTYPES)
+    params = (devices.HOST, list(loss.NAMES), devices.DTYPES)
     param_names = ["device", "loss", "dtype"]
 
     def setup(self, device: str, name: str, dtype: str) -> None:
@@ -41,7 +39,7 @@ class Pointwise:
 class PointwiseThreads:
     """The log loss in both types, on one thread and on all."""
 
-    params = (devices.HOST, DTYPES, limits.THREADS)
+    params = (devices.HOST, devices.DTYPES, limits.THREADS)
     param_names = ["device", "dtype", "threads"]
 
     def setup(self, device: str, dtype: str, threads: str) -> None:
@@ -64,24 +62,14 @@ class PointwiseThreads:
     track_of_limit.unit = "fraction of the limit, the loss's own operations not counted"
 
 
-class PointwiseLevels(PointwiseThreads):
-    """The same at each level, on one thread. The level without vectors is there for tests."""
-
-    params = (devices.HOST, devices.LEVELS, DTYPES)
-    param_names = ["device", "level", "dtype"]
-
-    def setup(self, device: str, level: str, dtype: str) -> None:
-        devices.use_level(level)
-        self.prepare(dtype, 1)
-
-    def teardown(self, *params: object) -> None:
-        devices.use_level(None)
+class PointwiseLevels(devices.AtEachLevel, PointwiseThreads):
+    pass
 
 
 class PointwisePeer:
     """scikit-learn's losses of the same raw predictions."""
 
-    params = (devices.HOST, ["scikit-learn"], ["log_loss", "squared_error", "multinomial"], DTYPES)
+    params = (devices.HOST, ["scikit-learn"], ["log_loss", "squared_error", "multinomial"], devices.DTYPES)
     param_names = ["device", "library", "loss", "dtype"]
 
     def setup(self, device: str, library: str, name: str, dtype: str) -> None:
@@ -102,7 +90,7 @@ class Objective:
     """Gradient and hessian of one model's 1,000,000 raw predictions on one thread: what boosting asks of its objective."""
 
     n_rows = 1_000_000
-    params = (devices.HOST, ["gradfold", "scikit-learn", "lightgbm", "xgboost"], ["log_loss", "squared_error"], DTYPES)
+    params = (devices.HOST, ["gradfold", "scikit-learn", "lightgbm", "xgboost"], ["log_loss", "squared_error"], devices.DTYPES)
     param_names = ["device", "library", "loss", "dtype"]
 
     def setup(self, device: str, library: str, name: str, dtype: str) -> None:
@@ -116,7 +104,7 @@ class Objective:
 class ObjectiveBesidePeers:
     """`Objective`, measured in turn."""
 
-    params = (devices.HOST, ["scikit-learn", "lightgbm", "best"], ["log_loss", "squared_error"], DTYPES)
+    params = (devices.HOST, ["scikit-learn", "lightgbm", "best"], ["log_loss", "squared_error"], devices.DTYPES)
     param_names = ["device", "peer", "loss", "dtype"]
     timeout = 300
 

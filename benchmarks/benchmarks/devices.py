@@ -1,4 +1,4 @@
-"""The parameters `device` and `level` of the benchmarks, what does the same work on either device, and who is skipped."""
+"""The parameters `device`, `level` and `dtype` of the benchmarks, what does the same work on either device, and who is skipped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gradfold import _core
 
 ALL = ["cpu", "cuda"]
 HOST = ["cpu"]  # of what has no kernel for GPUs
+DTYPES = ["float32", "float64"]
 LEVELS = ["serial", "x86_v3", "x86_v4", "neon"]  # all that there are: the parameters are the same on every machine
 
 
@@ -66,3 +67,17 @@ def trainer(device: str) -> type:
     from gradfold.cuda.train import Trainer
 
     return Trainer
+
+
+class AtEachLevel:
+    """What a class with ``prepare(dtype, n_threads)`` measures, at each level, on one thread; serial is there for tests."""
+
+    params = (HOST, LEVELS, DTYPES)
+    param_names = ["device", "level", "dtype"]
+
+    def setup(self, device: str, level: str, dtype: str) -> None:
+        use_level(level)
+        self.prepare(dtype, 1)
+
+    def teardown(self, *params: object) -> None:
+        use_level(None)
