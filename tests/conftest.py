@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
@@ -18,6 +20,10 @@ settings.register_profile(  # for those who only want to know whether a test is 
     "gradfold-unshrunk", parent=settings.get_profile("gradfold"), phases=[Phase.explicit, Phase.generate]
 )
 settings.load_profile("gradfold")
+
+# A shell that starts the tests in the background has them ignore SIGINT, and so would every program that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc):

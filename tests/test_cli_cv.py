@@ -538,7 +538,10 @@ def test_ctrl_c(folder: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         time.sleep(6)  # in the middle of training, on any machine
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # or leaving the block waits for two million epochs
     assert process.returncode == 130 and out == "" and err == "gradfold: interrupted\n"
     assert not Path("out").exists()
 
