@@ -110,9 +110,9 @@ struct LaneSums {
   }
 };
 
-// z tile -> residual tile: weight * dloss/dz where the lane uses the row, else +0 by select. Returns whether a lane that does
-// not use its row met a z that is not finite: then x itself may be NaN or infinite, and the gradient must select. Works on the vector
-// of lanes that begins at `lane`: its running sums stay in registers over the rows.
+// z tile -> residual tile: weight * dloss/dz where the lane uses the row, else +0 by select. Returns whether any z is not finite: then x
+// itself may be NaN or infinite, on a row that some lane does not use, and the gradient must select. Works on the vector of lanes that
+// begins at `lane`: its running sums stay in registers over the rows.
 template <class L, class LossType, bool WANT_GRADIENT, bool WANT_LOSS>
 bool residual_lanes(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, typename L::T* z, int lane, int lanes,
                     LaneSums<L>& sums) {
@@ -124,45 +124,59 @@ bool residual_lanes(const ChunkTask<typename L::T>& task, std::int64_t r0, std::
   using D = typename L::Wide;
   const V one = L::set1(T(1));
   const V epsilon = task.loss_epsilon != nullptr ? L::load(task.loss_epsilon + lane) : L::set1(static_cast<T>(kLossEpsilon));
-  auto poisoned = L::m_none();
+  V finite = L::zero();  // z * 0 is a zero or NaN, and a NaN stays in a sum
   V residual_sum = sums.residual, count = sums.count;
   typename D::V loss_sum[L::kWide], weight_sum[L::kWide];
   for (int h = 0; h < L::kWide; ++h) {
     loss_sum[h] = sums.loss[h];
     weight_sum[h] = sums.weight[h];
   }
+  // A CPU looks ahead over fewer instructions than a row of log loss has, and each waits for the one before: in two loops it works on more
+  // rows side by side. Without the loss it waits for the division, which hides the rest.
+  constexpr bool kInTwo = WANT_LOSS && Prepares<LossType, L>;
+  constexpr std::int64_t kStage = 32;
+  V prepared[kInTwo ? kStage : 1];
+  for (std::int64_t begin = 0; begin < n; begin += kStage) {
+    const std::int64_t end = begin + kStage < n ? begin + kStage : n;
+    if constexpr (kInTwo) {
 #pragma GCC unroll 2
-  for (std::int64_t r = 0; r < n; ++r) {
-    T* at = z + r * lanes + lane;
-    const V zv = L::load(at);
-    const auto use = L::from_bits(task.roles[r0 + r] >> lane);
-    V loss, gradient;
-    LossType::template evaluate<L>(zv, L::set1(task.y[r0 + r]), epsilon, &loss, &gradient);
-    const V weight = task.weight != nullptr ? L::set1(task.weight[r0 + r]) : one;
-    if constexpr (WANT_GRADIENT) {
-      if (task.weight != nullptr) gradient = L::mul(weight, gradient);
-      gradient = L::select(use, gradient, L::zero());
-      L::store(at, gradient);
-      residual_sum = L::add(residual_sum, gradient);
-      poisoned = L::m_or(poisoned, L::m_andnot(L::m_or(use, L::is_finite(zv)), L::m_all()));
+      for (std::int64_t r = begin; r < end; ++r) prepared[r - begin] = LossType::template prepare<L>(L::load(z + r * lanes + lane));
     }
-    count = L::add(count, L::select(use, one, L::zero()));
-    if constexpr (WANT_LOSS) {
+#pragma GCC unroll 2
+    for (std::int64_t r = begin; r < end; ++r) {
+      T* at = z + r * lanes + lane;
+      const V zv = L::load(at);
+      const V y = L::set1(task.y[r0 + r]);
+      const auto use = L::from_bits(task.roles[r0 + r] >> lane);
+      V loss, gradient;
+      if constexpr (kInTwo)
+        LossType::template finish<L>(zv, prepared[r - begin], y, &loss, &gradient);
+      else
+        LossType::template evaluate<L>(zv, y, epsilon, &loss, &gradient);
+      if constexpr (WANT_GRADIENT) {
+        if (task.weight != nullptr) gradient = L::mul(L::set1(task.weight[r0 + r]), gradient);
+        gradient = L::select(use, gradient, L::zero());
+        L::store(at, gradient);
+        residual_sum = L::add(residual_sum, gradient);
+        finite = L::fma(zv, L::zero(), finite);
+      }
+      count = L::add_where(use, count, one);
       typename D::M wide_use[L::kWide];
-      typename D::V wide_loss[L::kWide], wide_weight[L::kWide];
       L::widen_mask(use, wide_use);
-      L::widen(loss, wide_loss);
-      L::widen(weight, wide_weight);
-      for (int h = 0; h < L::kWide; ++h)
-        loss_sum[h] = D::fma_where(wide_use[h], wide_weight[h], wide_loss[h], loss_sum[h]);
-    }
-    if (task.weight_sum != nullptr) {
-      typename D::M wide_use[L::kWide];
-      typename D::V wide_weight[L::kWide];
-      L::widen_mask(use, wide_use);
-      L::widen(weight, wide_weight);
-      for (int h = 0; h < L::kWide; ++h)
-        weight_sum[h] = D::add(weight_sum[h], D::select(wide_use[h], wide_weight[h], D::zero()));
+      if constexpr (WANT_LOSS) {
+        typename D::V wide_loss[L::kWide];
+        L::widen(loss, wide_loss);
+        if (task.weight != nullptr) {
+          const auto weight = D::set1(task.weight[r0 + r]);
+          for (int h = 0; h < L::kWide; ++h) loss_sum[h] = D::fma_where(wide_use[h], weight, wide_loss[h], loss_sum[h]);
+        } else {
+          for (int h = 0; h < L::kWide; ++h) loss_sum[h] = D::add_where(wide_use[h], loss_sum[h], wide_loss[h]);
+        }
+      }
+      if (task.weight_sum != nullptr) {
+        const auto weight = D::set1(task.weight != nullptr ? task.weight[r0 + r] : T(1));
+        for (int h = 0; h < L::kWide; ++h) weight_sum[h] = D::add_where(wide_use[h], weight_sum[h], weight);
+      }
     }
   }
   sums.residual = residual_sum;
@@ -171,7 +185,7 @@ bool residual_lanes(const ChunkTask<typename L::T>& task, std::int64_t r0, std::
     sums.loss[h] = loss_sum[h];
     sums.weight[h] = weight_sum[h];
   }
-  return L::any(poisoned);
+  return L::bits(L::eq(finite, finite)) != L::bits(L::m_all());
 #endif
 }
 

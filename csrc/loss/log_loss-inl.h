@@ -9,16 +9,22 @@ namespace {
 
 struct LogLoss {
   template <class L>
-  static void evaluate(typename L::V z, typename L::V y, typename L::V, typename L::V* loss, typename L::V* gradient) {
+  static typename L::V prepare(typename L::V z) {
+    return exp_nonpositive<L>(L::neg_abs(z));
+  }
+  template <class L>
+  static void finish(typename L::V z, typename L::V e, typename L::V y, typename L::V* loss, typename L::V* gradient) {
     const auto zero = L::zero();
     const auto one = L::set1(typename L::T(1));
     const auto positive = L::lt(zero, y);
-    const auto t = L::select(positive, L::neg(z), z);
+    const auto t = L::neg_where(positive, z);
     const auto above = L::lt(zero, t);
-    const auto e = exp_nonpositive<L>(L::neg(L::abs(z)));
-    const auto probability = L::div(L::select(above, one, e), L::add(one, e));
-    *gradient = L::select(positive, L::neg(probability), probability);
-    *loss = L::add(L::select(above, t, zero), log1p_unit<L>(e));
+    *gradient = L::neg_where(positive, L::div(L::select(above, one, e), L::add(one, e)));
+    *loss = L::add_where(above, log1p_unit<L>(e), t);
+  }
+  template <class L>
+  static void evaluate(typename L::V z, typename L::V y, typename L::V, typename L::V* loss, typename L::V* gradient) {
+    finish<L>(z, prepare<L>(z), y, loss, gradient);
   }
 };
 

@@ -79,6 +79,11 @@ const char* wrong_lane_member() {
     GRADFOLD_CHECK(
         value_is(L::fma_where(m, va, vb, vc), [&](int i) { return on(i) ? plain_fma(a[i], b[i], c[i]) : c[i]; }),
         "fma_where");
+    GRADFOLD_CHECK(value_is(L::add_where(m, va, vb), [&](int i) { return on(i) ? a[i] + b[i] : a[i]; }), "add_where");
+    GRADFOLD_CHECK(value_is(L::mul_where(m, va, vb), [&](int i) { return on(i) ? a[i] * b[i] : T(0); }), "mul_where");
+    GRADFOLD_CHECK(value_is(L::max(va, vb), [&](int i) { return a[i] > b[i] ? a[i] : b[i]; }), "max");
+    GRADFOLD_CHECK(value_is(L::neg_where(m, va), [&](int i) { return on(i) ? -a[i] : a[i]; }), "neg_where");
+    GRADFOLD_CHECK(value_is(L::neg_abs(va), [&](int i) { return -static_cast<T>(__builtin_fabs(a[i])); }), "neg_abs");
     GRADFOLD_CHECK(value_is(L::neg(va), [&](int i) { return -a[i]; }), "neg");
     GRADFOLD_CHECK(value_is(L::abs(va), [&](int i) { return static_cast<T>(__builtin_fabs(a[i])); }), "abs");
     GRADFOLD_CHECK(value_is(L::select(m, va, vb), [&](int i) { return on(i) ? a[i] : b[i]; }), "select");

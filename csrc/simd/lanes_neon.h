@@ -32,6 +32,11 @@ struct F64 {
   static V fma(V a, V b, V c) { return vfmaq_f64(c, a, b); }
   static V fnma(V a, V b, V c) { return vfmsq_f64(c, a, b); }
   static V fma_where(M m, V a, V b, V c) { return vbslq_f64(m, vfmaq_f64(c, a, b), c); }
+  static V add_where(M m, V a, V b) { return vbslq_f64(m, vaddq_f64(a, b), a); }
+  static V mul_where(M m, V a, V b) { return select(m, vmulq_f64(a, b), zero()); }
+  static V max(V a, V b) { return select(lt(b, a), a, b); }  // vmaxq passes a NaN on, whichever it is
+  static V neg_where(M m, V a) { return select(m, neg(a), a); }
+  static V neg_abs(V a) { return neg(abs(a)); }
   static V neg(V a) { return vnegq_f64(a); }
   static V abs(V a) { return vabsq_f64(a); }
   static V select(M m, V a, V b) { return vbslq_f64(m, a, b); }
@@ -95,6 +100,11 @@ struct F32 {
   static V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
   static V fnma(V a, V b, V c) { return vfmsq_f32(c, a, b); }
   static V fma_where(M m, V a, V b, V c) { return vbslq_f32(m, vfmaq_f32(c, a, b), c); }
+  static V add_where(M m, V a, V b) { return vbslq_f32(m, vaddq_f32(a, b), a); }
+  static V mul_where(M m, V a, V b) { return select(m, vmulq_f32(a, b), zero()); }
+  static V max(V a, V b) { return select(lt(b, a), a, b); }  // vmaxq passes a NaN on, whichever it is
+  static V neg_where(M m, V a) { return select(m, neg(a), a); }
+  static V neg_abs(V a) { return neg(abs(a)); }
   static V neg(V a) { return vnegq_f32(a); }
   static V abs(V a) { return vabsq_f32(a); }
   static V select(M m, V a, V b) { return vbslq_f32(m, a, b); }

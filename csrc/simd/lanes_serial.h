@@ -77,6 +77,17 @@ struct SerialLanes {
   static V fma_where(M m, V a, V b, V c) {
     return each([&](int i) { return m.at[i] ? Scalar::fma(a.at[i], b.at[i], c.at[i]) : c.at[i]; });
   }
+  static V add_where(M m, V a, V b) {
+    return each([&](int i) { return m.at[i] ? a.at[i] + b.at[i] : a.at[i]; });
+  }
+  static V mul_where(M m, V a, V b) {
+    return each([&](int i) { return m.at[i] ? a.at[i] * b.at[i] : T(0); });
+  }
+  static V max(V a, V b) {
+    return each([&](int i) { return a.at[i] > b.at[i] ? a.at[i] : b.at[i]; });
+  }
+  static V neg_where(M m, V a) { return select(m, neg(a), a); }
+  static V neg_abs(V a) { return as_float(ior(as_int(a), iset1(kSign))); }
   static V neg(V a) { return as_float(ixor(as_int(a), iset1(kSign))); }
   static V abs(V a) { return as_float(iand(as_int(a), iset1(kSign - 1))); }
   static V select(M m, V a, V b) {

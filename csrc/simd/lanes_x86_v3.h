@@ -32,6 +32,11 @@ struct F64 {
   static V fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm256_fnmadd_pd(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm256_blendv_pd(c, _mm256_fmadd_pd(a, b, c), m); }
+  static V add_where(M m, V a, V b) { return _mm256_blendv_pd(a, _mm256_add_pd(a, b), m); }
+  static V mul_where(M m, V a, V b) { return _mm256_mul_pd(_mm256_and_pd(m, a), _mm256_and_pd(m, b)); }
+  static V max(V a, V b) { return _mm256_max_pd(a, b); }
+  static V neg_where(M m, V a) { return _mm256_xor_pd(a, _mm256_and_pd(m, set1(-0.0))); }
+  static V neg_abs(V a) { return _mm256_or_pd(a, set1(-0.0)); }
   static V neg(V a) { return _mm256_xor_pd(a, set1(-0.0)); }
   static V abs(V a) { return _mm256_andnot_pd(set1(-0.0), a); }
   static V select(M m, V a, V b) { return _mm256_blendv_pd(b, a, m); }
@@ -96,6 +101,11 @@ struct F32 {
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm256_blendv_ps(c, _mm256_fmadd_ps(a, b, c), m); }
+  static V add_where(M m, V a, V b) { return _mm256_blendv_ps(a, _mm256_add_ps(a, b), m); }
+  static V mul_where(M m, V a, V b) { return _mm256_mul_ps(_mm256_and_ps(m, a), _mm256_and_ps(m, b)); }
+  static V max(V a, V b) { return _mm256_max_ps(a, b); }
+  static V neg_where(M m, V a) { return _mm256_xor_ps(a, _mm256_and_ps(m, set1(-0.0f))); }
+  static V neg_abs(V a) { return _mm256_or_ps(a, set1(-0.0f)); }
   static V neg(V a) { return _mm256_xor_ps(a, set1(-0.0f)); }
   static V abs(V a) { return _mm256_andnot_ps(set1(-0.0f), a); }
   static V select(M m, V a, V b) { return _mm256_blendv_ps(b, a, m); }

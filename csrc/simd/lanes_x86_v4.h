@@ -35,6 +35,11 @@ struct F64Half {
   static V fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm256_fnmadd_pd(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm256_mask3_fmadd_pd(a, b, c, m); }
+  static V add_where(M m, V a, V b) { return _mm256_mask_add_pd(a, m, a, b); }
+  static V mul_where(M m, V a, V b) { return _mm256_maskz_mul_pd(m, a, b); }
+  static V max(V a, V b) { return _mm256_max_pd(a, b); }
+  static V neg_where(M m, V a) { return _mm256_mask_xor_pd(a, m, a, as_float(iset1(0x8000000000000000ull))); }
+  static V neg_abs(V a) { return as_float(ior(as_int(a), iset1(0x8000000000000000ull))); }
   static V neg(V a) { return as_float(ixor(as_int(a), iset1(0x8000000000000000ull))); }
   static V abs(V a) { return as_float(iand(as_int(a), iset1(0x7fffffffffffffffull))); }
   static V select(M m, V a, V b) { return _mm256_mask_blend_pd(m, b, a); }
@@ -95,6 +100,11 @@ struct F64 {
   static V fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm512_fnmadd_pd(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm512_mask3_fmadd_pd(a, b, c, m); }
+  static V add_where(M m, V a, V b) { return _mm512_mask_add_pd(a, m, a, b); }
+  static V mul_where(M m, V a, V b) { return _mm512_maskz_mul_pd(m, a, b); }
+  static V max(V a, V b) { return _mm512_maskz_max_pd(0xff, a, b); }
+  static V neg_where(M m, V a) { return _mm512_mask_xor_pd(a, m, a, as_float(iset1(0x8000000000000000ull))); }
+  static V neg_abs(V a) { return as_float(ior(as_int(a), iset1(0x8000000000000000ull))); }
   static V neg(V a) { return as_float(ixor(as_int(a), iset1(0x8000000000000000ull))); }
   static V abs(V a) { return as_float(iand(as_int(a), iset1(0x7fffffffffffffffull))); }
   static V select(M m, V a, V b) { return _mm512_mask_blend_pd(m, b, a); }
@@ -155,6 +165,11 @@ struct F32Half {
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm256_mask3_fmadd_ps(a, b, c, m); }
+  static V add_where(M m, V a, V b) { return _mm256_mask_add_ps(a, m, a, b); }
+  static V mul_where(M m, V a, V b) { return _mm256_maskz_mul_ps(m, a, b); }
+  static V max(V a, V b) { return _mm256_max_ps(a, b); }
+  static V neg_where(M m, V a) { return _mm256_mask_xor_ps(a, m, a, as_float(iset1(0x80000000u))); }
+  static V neg_abs(V a) { return as_float(ior(as_int(a), iset1(0x80000000u))); }
   static V neg(V a) { return as_float(ixor(as_int(a), iset1(0x80000000u))); }
   static V abs(V a) { return as_float(iand(as_int(a), iset1(0x7fffffffu))); }
   static V select(M m, V a, V b) { return _mm256_mask_blend_ps(m, b, a); }
@@ -215,6 +230,11 @@ struct F32 {
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static V fnma(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
   static V fma_where(M m, V a, V b, V c) { return _mm512_mask3_fmadd_ps(a, b, c, m); }
+  static V add_where(M m, V a, V b) { return _mm512_mask_add_ps(a, m, a, b); }
+  static V mul_where(M m, V a, V b) { return _mm512_maskz_mul_ps(m, a, b); }
+  static V max(V a, V b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+  static V neg_where(M m, V a) { return _mm512_mask_xor_ps(a, m, a, as_float(iset1(0x80000000u))); }
+  static V neg_abs(V a) { return as_float(ior(as_int(a), iset1(0x80000000u))); }
   static V neg(V a) { return as_float(ixor(as_int(a), iset1(0x80000000u))); }
   static V abs(V a) { return as_float(iand(as_int(a), iset1(0x7fffffffu))); }
   static V select(M m, V a, V b) { return _mm512_mask_blend_ps(m, b, a); }

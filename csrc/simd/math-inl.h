@@ -69,7 +69,7 @@ template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V exp(typename L::V x) {
   using C = MathConstants<typename L::T>;
   constexpr int kShift = kSignificandBits<L>;
-  auto inside = L::select(L::lt(x, L::set1(C::kExpLow)), L::set1(C::kExpLow), x);
+  auto inside = L::max(L::set1(C::kExpLow), x);
   inside = L::select(L::lt(L::set1(C::kExpHigh), x), L::set1(C::kExpHigh), inside);
   typename L::I rounded;
   const auto p = exp_reduced<L>(inside, C::kExpRound, 1, rounded);
@@ -87,16 +87,16 @@ GRADFOLD_LANE_FUNCTION typename L::V exp(typename L::V x) {
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V exp_nonpositive(typename L::V x) {
   using C = MathConstants<typename L::T>;
-  const auto inside = L::select(L::lt(x, L::set1(C::kExpLow)), L::set1(C::kExpLow), x);
+  const auto inside = L::max(L::set1(C::kExpLow), x);
   typename L::I rounded;
   // The polynomial carries the first power of two (exact), so 2^n needs one more product, which rounds once.
   const auto p = exp_reduced<L>(inside, C::kExpRoundNonpositive, C::kExpScaleNonpositive, rounded);
   return L::mul(p, L::as_float(L::template ishl<kSignificandBits<L>>(rounded)));
 }
 
-// log(2^k (1+f)) for sqrt(1/2) - 1 <= f < sqrt(2) - 1 and an integer k. `root` is f, or 0 where f^2 is of no account.
+// log(2^k (1+f)) for sqrt(1/2) - 1 <= f < sqrt(2) - 1 and an integer k. `square` is f^2, or 0 where that is of no account.
 template <class L>
-GRADFOLD_LANE_FUNCTION typename L::V log_reduced(typename L::V f, typename L::V k, typename L::V root) {
+GRADFOLD_LANE_FUNCTION typename L::V log_reduced(typename L::V f, typename L::V k, typename L::V square) {
   using C = MathConstants<typename L::T>;
   typename L::V p;
   if constexpr (kIsFloat<L>) {
@@ -106,14 +106,14 @@ GRADFOLD_LANE_FUNCTION typename L::V log_reduced(typename L::V f, typename L::V 
                   C::kLog13, C::kLog12, C::kLog11, C::kLog10, C::kLog9, C::kLog8, C::kLog7, C::kLog6, C::kLog5,
                   C::kLog4, C::kLog3);
   }
-  const auto tail = L::mul(L::mul(root, root), L::fma(f, p, L::set1(typename L::T(-0.5))));
+  const auto tail = L::mul(square, L::fma(f, p, L::set1(typename L::T(-0.5))));
   const auto low = L::fma(k, L::set1(C::kLn2Lo), tail);
   return L::fma(k, L::set1(C::kLn2Hi), L::add(f, low));
 }
 
 template <class L>
 GRADFOLD_LANE_FUNCTION typename L::V log_reduced(typename L::V f, typename L::V k) {
-  return log_reduced<L>(f, k, f);
+  return log_reduced<L>(f, k, L::mul(f, f));
 }
 
 // Splits a positive normal x into 2^k m with sqrt(1/2) <= m < sqrt(2). `biased` is as_int(x) less the bits of
@@ -192,8 +192,8 @@ GRADFOLD_LANE_FUNCTION typename L::V log1p_unit(typename L::V x) {
   const auto doubled = L::le(L::set1(2 * C::kSqrtHalf), L::add(L::set1(1), x));  // k = 1, else k = 0
   const auto f = L::select(doubled, L::fma(x, L::set1(T(0.5)), L::set1(T(-0.5))), x);
   // Below 2^-60 f^2 changes no bit of f in either type, and in float32 it soon is subnormal, which takes a CPU a hundred times as long.
-  const auto root = L::select(L::lt(x, L::set1(T(0x1p-60))), L::zero(), f);
-  return log_reduced<L>(f, L::select(doubled, L::set1(1), L::zero()), root);
+  const auto square = L::mul_where(L::le(L::set1(T(0x1p-60)), x), f, f);
+  return log_reduced<L>(f, L::select(doubled, L::set1(1), L::zero()), square);
 }
 
 // cos x for |x| <= 2^16, x in radians. At most 1.6 ULP (measured: float32 1.537, float64 1.445). Beyond, and for ±inf,
