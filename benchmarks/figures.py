@@ -13,6 +13,7 @@ import warnings
 import numpy as np
 from benchmarks import limits
 from benchmarks.bench_gradient import Problem
+from benchmarks.bench_gradient import one_model as one_model_problem
 
 from gradfold import _bench_peers as peers
 from gradfold._bench_problems import classification
@@ -51,11 +52,13 @@ def peer_ratios() -> None:
 
 
 def one_model() -> None:
-    q = Problem(100, 1)
-    for n_threads in (1, limits.cores()):
-        seconds = median_seconds(lambda n=n_threads: q.gradient(False, n), 15)
-        share = q.X.nbytes / seconds / limits.read_bandwidth(n_threads)
-        print(f"one model, {n_threads} thread(s): {share:.0%} of the read bandwidth")
+    for n_features in (30, 100, 1000):
+        q = one_model_problem(n_features, "cpu", limits.cores())
+        shares = []
+        for n_threads in (1, limits.cores()):
+            seconds = median_seconds(lambda q=q, n=n_threads: q.gradient(False, n), 9)
+            shares.append(f"{n_threads} thread(s) {q.X.nbytes / seconds / limits.read_bandwidth(n_threads):.0%}")
+        print(f"one model, {n_features} features, {q.X.nbytes >> 20} MiB of X, share of the read bandwidth:", ", ".join(shares))
 
 
 def permutation() -> None:

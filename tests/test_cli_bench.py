@@ -177,6 +177,7 @@ TINY = _bench_table.Sizes(
     models=(1, 100),
     features=(7, 100),
     few_values=1400,
+    beyond_caches=False,
     many_values=2800,
     permutation=2000,
     split_rows=300,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradfold import _core
+from gradfold import _core, index
 from gradfold.index import (
     Folds,
     Permutation,
@@ -544,6 +544,24 @@ def test_repeats_seeds_and_batches_share_no_order():
     for a in range(len(rows)):
         for b in range(a):
             assert 0.45 < np.mean(rows[a] == rows[b]) < 0.55
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "U3"])
+@pytest.mark.parametrize("spread", ["all", "around zero", "at the top", "far apart"])
+def test_codes_of_labels(dtype, spread):
+    """In the order in which labels are met, with their counts, however far apart they are: as numpy.unique has it."""
+    rng = np.random.default_rng(list((dtype + spread).encode()))
+    for n in (1, 2, 3000):
+        wide = {"all": 2**62, "around zero": 50, "at the top": 100, "far apart": 400_000}[spread]
+        values = rng.integers(0 if spread == "at the top" else -wide, wide, n)
+        if dtype[0] in "iu":
+            top = np.iinfo(dtype)
+            values = (top.max - values.astype("u8")) if spread == "at the top" else values.clip(max(top.min, -(2**62)), min(top.max, 2**62))
+        labels = index._labels("groups", values.astype(dtype), "group labels")
+        _, first, inverse, counts = np.unique(values.astype(dtype), return_index=True, return_inverse=True, return_counts=True)
+        met = np.argsort(first)
+        np.testing.assert_array_equal(labels.codes, np.argsort(met)[inverse])
+        np.testing.assert_array_equal(labels.counts, counts[met])
 
 
 def test_labels_of_every_type():

@@ -1,7 +1,7 @@
 """Dense gradient of many models over one pass of X, beside the machine's limit and beside other libraries.
 
-The times are of 80 MB of X, beyond the caches of most machines. What is measured for a ratio has fewer rows where there are many models:
-each value of X is then used so often that where it lies does not matter, and a peer needs a mask of rows times models.
+The times are of 80 MB of X, beyond the caches of many machines; the shares of one model are of as much as lies in memory here. What is
+measured for a ratio has fewer rows where there are many models: each value of X is then used so often that where it lies does not matter, and a peer needs a mask of rows times models.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gradfold import _bench_peers, _core, gradient
+from gradfold import _bench_peers, _core, _limits, gradient
 from gradfold._bench_problems import Dense, Rows
 from gradfold._bench_problems import Multinomial as MultinomialProblem
 from gradfold._bench_timing import beside, median_seconds, ratio
@@ -192,7 +192,7 @@ def measured(
 
 
 class OneModel:
-    """One model reads X once and does little with it: the limit is memory. On all cores, or on the GPU."""
+    """One model reads X once and does little with it: the limit is memory, where X lies. On all cores, or on the GPU."""
 
     params = (devices.ALL, [30, 100, 1000])
     param_names = ["device", "n_features"]
@@ -217,12 +217,17 @@ class OneModelOneThread(OneModel):
         return shares_of_bandwidth(self.params, 1)
 
 
+def one_model(n_features: int, device: str, n_threads: int) -> Problem:
+    """Its X is larger than all caches."""
+    return Problem(n_features, 1, device, n_rows=max(VALUES, _limits.beyond_caches(n_threads) // 4) // n_features)
+
+
 def shares_of_bandwidth(params: tuple[list, list], n_threads: int) -> dict[tuple[str, int], float]:
     found = {}
     for device, n_features in itertools.product(*params):
         if device == "cuda" and devices.no_gpu() is not None:
             continue
-        problem = Problem(n_features, 1, device)
+        problem = one_model(n_features, device, n_threads)
         problem.gradient(False, n_threads)
         seconds = median_seconds(lambda q=problem: q.gradient(False, n_threads))
         found[device, n_features] = problem.X.nbytes / seconds / limits.read_bandwidth(n_threads, device)

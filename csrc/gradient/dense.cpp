@@ -149,6 +149,9 @@ void loss_gradient(const LossGradientArgs<T>& args) {
 
   OrderedItems items;
   const std::int64_t n_items = n_chunks * n_panels;
+  const double multiply_adds = 2.0 * static_cast<double>(args.n_positions) * static_cast<double>(p) *
+                               static_cast<double>(args.n_models) * static_cast<double>(args.n_outputs);
+  const int threads = useful_threads(args.n_threads, n_items, multiply_adds);
   auto work = [&](int) {
     std::vector<std::int64_t> ids(kRowChunk);
     std::vector<const T*> x(kRowChunk);
@@ -159,6 +162,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     AlignedArray<T> narrow(several ? 0 : 2 * kNarrowModels * p);
     std::vector<OutputBlock<T>> blocks;
     std::int64_t have_chunk = -1, n = 0;
+    const T *chunk_y = nullptr, *chunk_weight = nullptr;
     for (;;) {
       const std::int64_t item = items.take();
       if (item >= n_items) break;
@@ -171,17 +175,20 @@ void loss_gradient(const LossGradientArgs<T>& args) {
           std::copy_n(args.rows + begin, n, ids.data());
           for (std::int64_t i = 0; i < n; ++i) y[i] = args.y[ids[i]];
           for (std::int64_t i = 0; args.weight != nullptr && i < n; ++i) weight[i] = args.weight[ids[i]];
+          for (std::int64_t i = 0; i < n; ++i) x[i] = args.X.row(ids[i]);
+          chunk_y = y.data();
+          chunk_weight = args.weight != nullptr ? weight.data() : nullptr;
         } else {
           for (std::int64_t i = 0; i < n; ++i) ids[i] = begin + i;
-          std::copy_n(args.y + begin, n, y.data());
-          if (args.weight != nullptr) std::copy_n(args.weight + begin, n, weight.data());
+          const T* const first = args.X.row(begin);
+          for (std::int64_t i = 0; i < n; ++i) x[i] = first + i * p;
+          chunk_y = args.y + begin;
+          chunk_weight = args.weight != nullptr ? args.weight + begin : nullptr;
         }
-        for (std::int64_t i = 0; i < n; ++i) x[i] = args.X.row(ids[i]);
         have_chunk = chunk;
       }
       const Panel<T>& panel = panels[at];
       roles[at].fill(ids.data(), n, args.weight, masks.data());
-      const T* chunk_weight = args.weight != nullptr ? weight.data() : nullptr;
       double* chunk_loss = want_loss ? loss.get() : nullptr;
       double* chunk_weight_sum = want_weight_sum ? weight_sum.get() : nullptr;
       if (several) {
@@ -189,13 +196,13 @@ void loss_gradient(const LossGradientArgs<T>& args) {
         for (const Block<T>& block : panel.blocks)
           blocks.push_back({block.n_vectors, block.W.get(), block.intercept.get(),
                             want_gradient ? grad.get() + p * block.first : nullptr, grad_intercept.get() + block.first});
-        kernels.outputs({n, x.data(), y.data(), chunk_weight, masks.data(), p, panel.n, args.n_outputs,
+        kernels.outputs({n, x.data(), chunk_y, chunk_weight, masks.data(), p, panel.n, args.n_outputs,
                          static_cast<int>(blocks.size()), blocks.data(), count.get(), chunk_loss, chunk_weight_sum, scratch.get(), nullptr});
       } else {
         const Block<T>& block = panel.blocks[0];
         kernels.chunk(args.loss, {n,
                                   x.data(),
-                                  y.data(),
+                                  chunk_y,
                                   chunk_weight,
                                   masks.data(),
                                   p,
@@ -215,13 +222,13 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                                   narrow_models(panel.n, block.n_vectors, n),
                                   narrow.get(),
                                   nullptr,
-#ifdef GRADFOLD_FREE
                                   panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr,
                                   nullptr,
-                                  true});
-#else
-                                  panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr});
+                                  args.X.row(ids[0] + threads * kRowChunk),  // chunks are taken in turn
+#ifdef GRADFOLD_FREE
+                                  true
 #endif
+                                 });
       }
       items.turn(item);
       Totals& total = totals[at];
@@ -240,9 +247,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
       items.done(item);
     }
   };
-  const double multiply_adds = 2.0 * static_cast<double>(args.n_positions) * static_cast<double>(p) *
-                               static_cast<double>(args.n_models) * static_cast<double>(args.n_outputs);
-  run_team(useful_threads(args.n_threads, n_items, multiply_adds), work);
+  run_team(threads, work);
 
   for (std::int64_t i = 0; i < n_panels; ++i) {
     const Panel<T>& panel = panels[i];

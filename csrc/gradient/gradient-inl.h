@@ -265,8 +265,7 @@ void gradient_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::
 // Rows of a block: the z tile and the block's rows of X must stay in the caches between the three passes.
 template <class T>
 std::int64_t block_rows(std::int64_t n_features) {
-  constexpr std::int64_t kBlockBytes = 256 * 1024;
-  const std::int64_t rows = kBlockBytes / (static_cast<std::int64_t>(sizeof(T)) * n_features) / 8 * 8;
+  const std::int64_t rows = block_bytes() / (static_cast<std::int64_t>(sizeof(T)) * n_features) / 8 * 8;
   return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
 }
 

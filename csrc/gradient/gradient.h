@@ -20,6 +20,9 @@ constexpr int panel_lanes(int n_vectors, int lanes_of_vector) {
   return n_vectors == kHalfVector ? lanes_of_vector / 2 : n_vectors * lanes_of_vector;
 }
 
+// What a block of rows of X may take of the second-level cache, beside the weights and the gradient. No result depends on it.
+std::int64_t block_bytes();
+
 // One panel of models over one chunk of at most kRowChunk batch positions. `lanes` = panel_lanes(n_vectors, lanes of the level);
 // everything "per lane" has that length. Arrays of features are [n_features][lanes].
 template <class T>
@@ -48,6 +51,7 @@ struct ChunkTask {
   const T* loss_epsilon = nullptr;  // [lanes] for the losses that have one; null means kLossEpsilon
   // n_rows rows that will be wanted later: brought into the L2 cache in passing, instead of the task's own, which lie close. May be null.
   const T* const* later = nullptr;
+  const T* next = nullptr;  // where the rows of this thread's next chunk probably lie, if those of this one lie without gaps. May be null.
 #ifdef GRADFOLD_FREE
   bool goes_on = false;  // grad is added to
 #endif

@@ -21,16 +21,20 @@ class Ahead {
 #ifdef GRADFOLD_PLANT_STRIDE  // so far that lines are gone before they are used: for the proof of the performance gate alone
   static constexpr std::uint64_t kBlocks = 1024;
 #else
-  static constexpr std::uint64_t kBlocks = 4;
+  static constexpr std::uint64_t kBlocks = 2;
 #endif
-  // The memory kBlocks blocks after these n rows, if they lie without gaps. It may be past the data: fetching never faults, and where the
-  // next chunk follows in memory its first rows are there in time.
+  // The memory kBlocks blocks after the n rows from r0 on, if they lie without gaps. Where the chunk ends it is that of the chunk that
+  // probably follows; it may be past the data: fetching never faults.
   template <class T>
-  void aim(const T* const* rows, std::int64_t n, std::int64_t n_features) {
+  void aim(const ChunkTask<T>& task, std::int64_t r0, std::int64_t n) {
     at_ = end_ = 0;
-    if (rows[n - 1] - rows[0] != (n - 1) * n_features) return;
-    const std::uint64_t bytes = static_cast<std::uint64_t>(n * n_features) * sizeof(T);
-    at_ = reinterpret_cast<std::uint64_t>(rows[0]) + kBlocks * bytes;
+    const T* const* rows = task.x + r0;
+    if (rows[n - 1] - rows[0] != (n - 1) * task.n_features) return;
+    const auto address = [](const T* p) { return reinterpret_cast<std::uint64_t>(p); };
+    const std::uint64_t bytes = static_cast<std::uint64_t>(n * task.n_features) * sizeof(T);
+    const std::uint64_t end = address(task.x[task.n_rows - 1]) + static_cast<std::uint64_t>(task.n_features) * sizeof(T);
+    at_ = address(rows[0]) + kBlocks * bytes;
+    if (task.next != nullptr && at_ >= end) at_ = address(task.next) + (at_ - end);
     end_ = at_ + bytes;
   }
   template <int LINES>
@@ -45,42 +49,56 @@ class Ahead {
   std::uint64_t at_ = 0, end_ = 0;
 };
 
-// z[m][i] for L::N rows, z being [n_models][kScratchRows].
-template <class L, int M, class Rows>
-void narrow_forward(const Rows rows, Ahead& ahead_of, std::int64_t n_features, const typename L::T* W,
+// z[m][i] for GROUPS * L::N rows, z being [n_models][kScratchRows].
+template <class L, int M, int GROUPS, class Rows>
+void narrow_forward(const Rows (&rows)[GROUPS], Ahead& ahead_of, std::int64_t n_features, const typename L::T* W,
                     const typename L::T* intercept, typename L::T* z) {
   using T = typename L::T;
   using V = typename L::V;
   using C = Columns<L>;
   Ahead ahead = ahead_of;  // a copy stays in registers
   // Three quarters of the lines that the step itself uses; the gradient's pass fetches the rest.
-  constexpr int kLines = (C::kColumns * L::N * static_cast<int>(sizeof(T)) * 3 / 4 + 63) / 64;
-  V sum[M];
-  for (int m = 0; m < M; ++m) sum[m] = L::zero();
+  constexpr int kLines = (GROUPS * C::kColumns * L::N * static_cast<int>(sizeof(T)) * 3 / 4 + 63) / 64;
+  V sum[GROUPS][M];
+  for (int g = 0; g < GROUPS; ++g)
+    for (int m = 0; m < M; ++m) sum[g][m] = L::zero();
   for (std::int64_t f0 = 0; f0 < n_features; f0 += kFeatureChunk) {
     const std::int64_t f1 = f0 + kFeatureChunk < n_features ? f0 + kFeatureChunk : n_features;
-    V acc[M];
-    for (int m = 0; m < M; ++m) acc[m] = L::zero();
+    V acc[GROUPS][M];
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUPS; ++g)
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) acc[g][m] = L::zero();
     std::int64_t f = f0;
     for (; f + C::kColumns <= f1; f += C::kColumns) {
       ahead.fetch<kLines>();
-      V column[C::kColumns];
-      C::load(rows, f, column);
 #pragma GCC unroll 4
-      for (int c = 0; c < C::kColumns; ++c)
+      for (int g = 0; g < GROUPS; ++g) {
+        V column[C::kColumns];
+        C::load(rows[g], f, column);
 #pragma GCC unroll 4
-        for (int m = 0; m < M; ++m) acc[m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[m]);
+        for (int c = 0; c < C::kColumns; ++c)
+#pragma GCC unroll 4
+          for (int m = 0; m < M; ++m) acc[g][m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[g][m]);
+      }
     }
-    for (; f < f1; ++f) {
-      T column[L::N];
-      const auto at = rows.template at<1, L::N>(f);
-      for (int i = 0; i < L::N; ++i) column[i] = *at.row(i, 0);
-      const V v = L::load(column);
-      for (int m = 0; m < M; ++m) acc[m] = L::fma(v, L::set1(W[m * n_features + f]), acc[m]);
-    }
-    for (int m = 0; m < M; ++m) sum[m] = L::add(sum[m], acc[m]);
+    for (; f < f1; ++f)
+#pragma GCC unroll 4
+      for (int g = 0; g < GROUPS; ++g) {
+        T column[L::N];
+        const auto at = rows[g].template at<1, L::N>(f);
+        for (int i = 0; i < L::N; ++i) column[i] = *at.row(i, 0);
+        const V v = L::load(column);
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) acc[g][m] = L::fma(v, L::set1(W[m * n_features + f]), acc[g][m]);
+      }
+#pragma GCC unroll 4
+    for (int g = 0; g < GROUPS; ++g)
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m) sum[g][m] = L::add(sum[g][m], acc[g][m]);
   }
-  for (int m = 0; m < M; ++m) L::store(z + m * kScratchRows, L::add(sum[m], L::set1(intercept[m])));
+  for (int g = 0; g < GROUPS; ++g)
+    for (int m = 0; m < M; ++m) L::store(z + m * kScratchRows + g * L::N, L::add(sum[g][m], L::set1(intercept[m])));
   ahead_of = ahead;
 }
 
@@ -88,34 +106,69 @@ void narrow_forward(const Rows rows, Ahead& ahead_of, std::int64_t n_features, c
 template <class L, int M>
 void narrow_forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* W, Ahead& ahead) {
   using T = typename L::T;
-  for (std::int64_t i = 0; i < n; i += L::N) {
+  constexpr int kGroups = M > 2 ? 1 : 2;  // each has a chain of FMAs for a model, and one or two chains would wait for themselves
+  std::int64_t i = 0;
+  const auto take = [&]<int GROUPS>() {
+    constexpr int kRows = GROUPS * L::N;
+    static_assert(kScratchRows % kRows == 0);
     const T* const* rows = task.x + r0 + i;
-    const T* filled[L::N];
-    if (i + L::N > n) {  // the last rows of a block: their vector is filled up with the last row again
-      for (int k = 0; k < L::N; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
+    const T* filled[kRows];
+    if (i + kRows > n) {  // the last rows of a block: their vector is filled up with the last row again
+      for (int k = 0; k < kRows; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
       rows = filled;
     }
     const std::int64_t stride = rows[1] - rows[0];
     bool even = true;
-    for (int k = 2; k < L::N; ++k) even &= rows[k] - rows[k - 1] == stride;
-    T* z = task.scratch + i;
-    if (even)
-      narrow_forward<L, M>(RowStride<T>{rows[0], stride}, ahead, task.n_features, W, task.intercept, z);
-    else
-      narrow_forward<L, M>(RowPointers<T>{rows}, ahead, task.n_features, W, task.intercept, z);
-  }
+    for (int k = 2; k < kRows; ++k) even &= rows[k] - rows[k - 1] == stride;
+    const auto run = [&]<class Rows>(const Rows(&groups)[GROUPS]) {
+      narrow_forward<L, M, GROUPS>(groups, ahead, task.n_features, W, task.intercept, task.scratch + i);
+    };
+    if (even) {
+      RowStride<T> groups[GROUPS];
+      for (int g = 0; g < GROUPS; ++g) groups[g] = {rows[g * L::N], stride};
+      run(groups);
+    } else {
+      RowPointers<T> groups[GROUPS];
+      for (int g = 0; g < GROUPS; ++g) groups[g] = {rows + g * L::N};
+      run(groups);
+    }
+    i += kRows;
+  };
+  if constexpr (kGroups > 1)
+    while (i + (kGroups - 1) * L::N < n) take.template operator()<kGroups>();
+  while (i < n) take.template operator()<1>();
 }
 
+// Sums over a chunk's rows, in order and so scalar.
 template <class T, int M>
 struct NarrowSums {
   T residual[M] = {}, count[M] = {};
   double loss[M] = {}, weight[M] = {};
 };
 
-// Residuals of one model over `n` rows, in place of its z; returns whether a row it does not use has a z that is not finite.
+// Bit k: whether the lane uses row k, of `n` <= L::N rows.
+template <class L>
+std::uint64_t use_of_rows(const std::uint64_t* roles, std::int64_t n, int lane) {
+  using D = typename L::Wide;
+  std::uint64_t bits = 0;
+  if (n < L::N) {  // never read past the rows that the caller gave
+    for (std::int64_t k = 0; k < n; ++k) bits |= (roles[k] >> lane & 1) << k;
+    return bits;
+  }
+  static_assert(kNarrowModels <= 8, "the lane's bit, moved to where it makes a positive number");
+  for (int h = 0; h < L::kWide; ++h) {
+    const auto mine = D::template ishl<52>(D::iand(D::iload(roles + h * D::N), D::iset1(std::uint64_t{1} << lane)));
+    bits |= D::bits(D::lt(D::zero(), D::as_float(mine))) << (h * D::N);
+  }
+  return bits;
+}
+
+// Residuals of one model over `n` rows, in place of its z: +0 on a row that it does not use. So are its losses, where `losses` is not null;
+// with weights, which may be anything on such a row, the losses are summed here. Returns whether any z is not finite.
 template <class L, class LossType>
 bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, int lane, typename L::T* z,
-                     typename L::T& residual_sum, typename L::T& count, double& loss_sum, double& weight_sum) {
+                     typename L::T* losses, [[maybe_unused]] typename L::T& residual_sum, typename L::T& count, double& loss_sum,
+                     double& weight_sum) {
 #ifdef GRADFOLD_FREE
   if (task.loss != nullptr)
     free_narrow_residual<L, LossType, true>(task, r0, n, lane, z, residual_sum, count, loss_sum, weight_sum);
@@ -126,20 +179,15 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
   using T = typename L::T;
   using V = typename L::V;
   const V epsilon = L::set1(task.loss_epsilon != nullptr ? task.loss_epsilon[lane] : static_cast<T>(kLossEpsilon));
-  bool poisoned = false;
+  V finite = L::zero();  // z * 0 is a zero or NaN, and a NaN stays in a sum
+  int used = 0;
   for (std::int64_t i = 0; i < n; i += L::N) {
     const std::int64_t left = n - i < L::N ? n - i : L::N;
-    const std::uint64_t all = left < 64 ? (std::uint64_t{1} << left) - 1 : ~std::uint64_t{0};
-    std::uint64_t common = ~std::uint64_t{0}, bits = all;
-    for (std::int64_t k = 0; k < left; ++k) common &= task.roles[r0 + i + k];
-    if ((common >> lane & 1) == 0) {
-      bits = 0;
-      for (std::int64_t k = 0; k < left; ++k) bits |= (task.roles[r0 + i + k] >> lane & 1) << k;
-    }
+    const std::uint64_t bits = use_of_rows<L>(task.roles + r0 + i, left, lane);
     T y_tail[L::N], w_tail[L::N], loss_of[L::N];
     const T* y = task.y + r0 + i;
     const T* w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
-    if (left < L::N) {  // never read past the rows that the caller gave
+    if (left < L::N) {
       for (int k = 0; k < L::N; ++k) {
         y_tail[k] = k < left ? y[k] : T(0);
         w_tail[k] = w != nullptr && k < left ? w[k] : T(0);
@@ -153,26 +201,27 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
     if (w != nullptr) gradient = L::mul(L::load(w), gradient);
     const auto use = L::from_bits(bits);
     L::store(z + i, L::select(use, gradient, L::zero()));
-    poisoned |= (~L::bits(L::is_finite(zv)) & ~bits & all) != 0;
-    // Sums over rows are in order, so they are scalar. A row that is not used adds +0 to the residuals and nothing to the rest.
-    for (std::int64_t k = 0; k < left; ++k) residual_sum += z[i + k];
-    count += static_cast<T>(__builtin_popcountll(bits));
-    if (task.loss != nullptr) {
+    finite = L::fma(zv, L::zero(), finite);
+    used += __builtin_popcountll(bits);
+    if (losses != nullptr) L::store(losses + i, L::select(use, loss, L::zero()));
+    if (w != nullptr && task.loss != nullptr) {
       L::store(loss_of, loss);
       for (std::int64_t k = 0; k < left; ++k)
-        if (bits >> k & 1) loss_sum = scalar_fma(w != nullptr ? static_cast<double>(w[k]) : 1.0, static_cast<double>(loss_of[k]), loss_sum);
+        if (bits >> k & 1) loss_sum = scalar_fma(static_cast<double>(w[k]), static_cast<double>(loss_of[k]), loss_sum);
     }
     if (task.weight_sum != nullptr)
       for (std::int64_t k = 0; k < left; ++k)
         if (bits >> k & 1) weight_sum += w != nullptr ? static_cast<double>(w[k]) : 1.0;
   }
-  return poisoned;
+  count += static_cast<T>(used);
+  return L::bits(L::eq(finite, finite)) != L::bits(L::m_all());
 #endif
 }
 
 template <class L>
 using NarrowResidual = bool (*)(const ChunkTask<typename L::T>&, std::int64_t r0, std::int64_t n, int lane, typename L::T* z,
-                                typename L::T& residual_sum, typename L::T& count, double& loss_sum, double& weight_sum);
+                                typename L::T* losses, typename L::T& residual_sum, typename L::T& count, double& loss_sum,
+                                double& weight_sum);
 
 template <class L>
 NarrowResidual<L> narrow_residual_pass(Loss loss) {
@@ -185,11 +234,28 @@ NarrowResidual<L> narrow_residual_pass(Loss loss) {
   }
 }
 
+// What a row adds to the sums of its chunk; losses may be null.
+template <class T, int M>
+inline void narrow_add(const T* residual, const T* losses, std::int64_t r, T (&residual_sum)[M], double (&loss_sum)[M]) {
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m) residual_sum[m] += residual[m * kScratchRows + r];
+  if (losses == nullptr) return;
+#pragma GCC unroll 4
+  for (int m = 0; m < M; ++m) loss_sum[m] += static_cast<double>(losses[m * kScratchRows + r]);
+}
+
+template <class T, int M>
+void narrow_sums(const T* residual, const T* losses, std::int64_t n, NarrowSums<T, M>& sums) {
+  for (std::int64_t r = 0; r < n; ++r) narrow_add<T, M>(residual, losses, r, sums.residual, sums.loss);
+}
+
 // grad[m][f] goes on over `n` rows, for the features of TILE vectors from f on. The last vector ends with the last feature at the
-// latest: it may overlap the one before it, and then both hold the same sums.
-template <class L, int M, int TILE>
-void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::int64_t f, std::int64_t n_features,
-                          const typename L::T* residual, typename L::T* grad, Ahead& ahead_of) {
+// latest: it may overlap the one before it, and then both hold the same sums. With sums (SUMS), those of the rows go on in the same loop:
+// all are chains that wait for themselves.
+template <class L, int M, int TILE, bool SUMS>
+void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::int64_t f, std::int64_t n_features, const typename L::T* residual,
+                          typename L::T* grad, Ahead& ahead_of, const typename L::T* losses, NarrowSums<typename L::T, M>* sums_of) {
+  using T = typename L::T;
   using V = typename L::V;
   Ahead ahead = ahead_of;
   std::int64_t at[TILE];
@@ -201,6 +267,11 @@ void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::in
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int t = 0; t < TILE; ++t) acc[m][t] = L::load(grad + m * n_features + at[t]);
+  T residual_sum[M];
+  double loss_sum[M];
+  if constexpr (SUMS)
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) residual_sum[m] = sums_of->residual[m], loss_sum[m] = sums_of->loss[m];
   for (std::int64_t r = 0; r < n; ++r) {
     ahead.fetch<(TILE + 3) / 4>();
     V xv[TILE];
@@ -212,32 +283,39 @@ void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::in
 #pragma GCC unroll 8
       for (int t = 0; t < TILE; ++t) acc[m][t] = L::fma(xv[t], rv, acc[m][t]);
     }
+    if constexpr (SUMS) narrow_add<T, M>(residual, losses, r, residual_sum, loss_sum);
   }
 #pragma GCC unroll 4
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
     for (int t = 0; t < TILE; ++t) L::store(grad + m * n_features + at[t], acc[m][t]);
+  if constexpr (SUMS)
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) sums_of->residual[m] = residual_sum[m], sums_of->loss[m] = loss_sum[m];
   ahead_of = ahead;
 }
 
-template <class L, int M, int TILE>
+template <class L, int M, int TILE, bool SUMS>
 void narrow_gradient_tiles(int n_vectors, const typename L::T* const* x, std::int64_t n, std::int64_t f, std::int64_t n_features,
-                           const typename L::T* residual, typename L::T* grad, Ahead& ahead) {
+                           const typename L::T* residual, typename L::T* grad, Ahead& ahead, const typename L::T* losses,
+                           NarrowSums<typename L::T, M>* sums) {
   if (n_vectors == TILE)
 #ifdef GRADFOLD_FREE
     free_narrow_gradient_tile<L, M, TILE>(x, n, f, n_features, residual, grad, ahead);
 #else
-    narrow_gradient_tile<L, M, TILE>(x, n, f, n_features, residual, grad, ahead);
+    narrow_gradient_tile<L, M, TILE, SUMS>(x, n, f, n_features, residual, grad, ahead, losses, sums);
 #endif
   else if constexpr (TILE > 1)
-    narrow_gradient_tiles<L, M, TILE - 1>(n_vectors, x, n, f, n_features, residual, grad, ahead);
+    narrow_gradient_tiles<L, M, TILE - 1, SUMS>(n_vectors, x, n, f, n_features, residual, grad, ahead, losses, sums);
 }
 
+// The gradient of `n` rows and, where `sums` is not null, what they add to those.
 template <class L, int M>
 void narrow_gradient(const typename L::T* const* x, std::int64_t n, std::int64_t n_features, const typename L::T* residual,
-                     typename L::T* grad, Ahead& ahead) {
-  constexpr std::int64_t kTile = M == 1 ? 8 : 4;
+                     typename L::T* grad, Ahead& ahead, const typename L::T* losses, NarrowSums<typename L::T, M>* sums) {
+  constexpr std::int64_t kTile = M == 1 ? 8 : (M > 2 && L::kRowTile < 8 ? 2 : 4);  // 16 registers, or 32
   if (n_features < L::N) {
+    if (sums != nullptr) narrow_sums(residual, losses, n, *sums);
     for (std::int64_t r = 0; r < n; ++r)
       for (std::int64_t f = 0; f < n_features; ++f)
         for (int m = 0; m < M; ++m) {
@@ -250,7 +328,11 @@ void narrow_gradient(const typename L::T* const* x, std::int64_t n, std::int64_t
     const std::int64_t wanted = (n_features - f + L::N - 1) / L::N;
     // A last vector that overlaps must not stand alone: the tile before it has stored what it would add to again.
     const std::int64_t take = wanted <= kTile ? wanted : (wanted == kTile + 1 ? kTile - 1 : kTile);
-    narrow_gradient_tiles<L, M, static_cast<int>(kTile)>(static_cast<int>(take), x, n, f, n_features, residual, grad, ahead);
+    const int tile = static_cast<int>(take);
+    if (f == 0 && sums != nullptr)
+      narrow_gradient_tiles<L, M, static_cast<int>(kTile), true>(tile, x, n, f, n_features, residual, grad, ahead, losses, sums);
+    else
+      narrow_gradient_tiles<L, M, static_cast<int>(kTile), false>(tile, x, n, f, n_features, residual, grad, ahead, losses, sums);
     f += take * L::N;
   }
 }
@@ -258,7 +340,7 @@ void narrow_gradient(const typename L::T* const* x, std::int64_t n, std::int64_t
 // Rows of a narrow block: what the forward pass has read is still in the first-level cache when the gradient reads it again.
 template <class T>
 std::int64_t narrow_block_rows(std::int64_t n_features) {
-  constexpr std::int64_t kBlockBytes = 8 * 1024;
+  constexpr std::int64_t kBlockBytes = 16 * 1024;
   const std::int64_t rows = kBlockBytes / (static_cast<std::int64_t>(sizeof(T)) * n_features) / 16 * 16;
   return rows < 16 ? 16 : (rows > kScratchRows ? kScratchRows : rows);
 }
@@ -281,12 +363,14 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
     for (std::int64_t k = L::N - p % L::N; k < L::N && p >= L::N; ++k) tail[m * L::N + k] = W[m * p + p - L::N + k];
 #endif
   NarrowSums<T, M> sums;
+  T losses_of_rows[M * kScratchRows];
+  T* const losses = task.loss != nullptr && task.weight == nullptr ? losses_of_rows : nullptr;
   const std::int64_t step = narrow_block_rows<T>(p);
   for (std::int64_t r0 = 0; r0 < task.n_rows; r0 += step) {
     if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
     Ahead ahead;
-    ahead.aim(task.x + r0, n, p);
+    ahead.aim(task, r0, n);
 #ifdef GRADFOLD_FREE
     if (p >= L::N)
       free_narrow_forward<L, M>(task, r0, n, W, tail, ahead);
@@ -295,16 +379,23 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
     narrow_forward_block<L, M>(task, r0, n, W, ahead);
     bool select = false;
     for (int m = 0; m < M; ++m)
-      select |= residual(task, r0, n, m, task.scratch + m * kScratchRows, sums.residual[m], sums.count[m], sums.loss[m], sums.weight[m]);
-    if (!want_gradient) continue;
-    if (!select) {
-      narrow_gradient<L, M>(task.x + r0, n, p, task.scratch, grad, ahead);
+      select |= residual(task, r0, n, m, task.scratch + m * kScratchRows, losses == nullptr ? nullptr : losses + m * kScratchRows,
+                         sums.residual[m], sums.count[m], sums.loss[m], sums.weight[m]);
+#ifdef GRADFOLD_FREE
+    NarrowSums<T, M>* const sums_of_rows = nullptr;
+#else
+    NarrowSums<T, M>* const sums_of_rows = &sums;
+#endif
+    if (want_gradient && !select) {
+      narrow_gradient<L, M>(task.x + r0, n, p, task.scratch, grad, ahead, losses, sums_of_rows);
       continue;
     }
+    if (sums_of_rows != nullptr) narrow_sums(task.scratch, losses, n, sums);
+    if (!want_gradient) continue;
     for (int m = 0; m < M; ++m)  // a row that is not finite: each model takes only its own rows
       for (std::int64_t r = 0; r < n; ++r)
         if (task.roles[r0 + r] >> m & 1)
-          narrow_gradient<L, 1>(task.x + r0 + r, 1, p, task.scratch + m * kScratchRows + r, grad + m * p, ahead);
+          narrow_gradient<L, 1>(task.x + r0 + r, 1, p, task.scratch + m * kScratchRows + r, grad + m * p, ahead, nullptr, nullptr);
   }
   for (int m = 0; m < M; ++m) {
     if (want_gradient)

@@ -1,10 +1,23 @@
 #include "gradient/panels.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "gradient/gradient.h"
 
 namespace gradfold {
+
+std::int64_t block_bytes() {
+  static const std::int64_t bytes = [] {
+    std::int64_t cache = 0;
+#ifdef _SC_LEVEL2_CACHE_SIZE  // of the GNU C library; 0 or -1 where it does not know
+    cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
+    return std::clamp<std::int64_t>((cache > 0 ? cache : 1 << 20) / 4, 128 << 10, 512 << 10);
+  }();
+  return bytes;
+}
 
 std::vector<int> panel_widths(std::int64_t n_models, int lanes, bool has_half, int most) {
   const std::int64_t rest = n_models % lanes;

@@ -1,6 +1,8 @@
 #include "index/labels.h"
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 namespace gradfold {
 namespace {
@@ -80,15 +82,55 @@ LabelCodes encode(const Label& label, std::int64_t n, std::int32_t* codes) {
   return found;
 }
 
+// Labels that are integers close to one another, of either sign: the table is indexed by the label itself.
+template <class Word>
+bool encode_close(const unsigned char* labels, std::int64_t n, std::int32_t* codes, LabelCodes& found) {
+  using Signed = std::make_signed_t<Word>;
+  const ShortLabel<Word> label{labels};
+  const auto word = [&label](std::int64_t row) { return static_cast<Word>(label.key(row)); };
+  if (n == 0) return false;
+  Word low = word(0), high = low;
+  Signed signed_low = static_cast<Signed>(low), signed_high = signed_low;
+  for (std::int64_t row = 0; row < n; ++row) {
+    const Word w = word(row);
+    low = std::min(low, w), high = std::max(high, w);
+    signed_low = std::min(signed_low, static_cast<Signed>(w)), signed_high = std::max(signed_high, static_cast<Signed>(w));
+  }
+  const Word plain_range = static_cast<Word>(high - low);
+  const Word signed_range = static_cast<Word>(static_cast<Word>(signed_high) - static_cast<Word>(signed_low));
+  const Word first = signed_range < plain_range ? static_cast<Word>(signed_low) : low;
+  const std::uint64_t range = std::min(plain_range, signed_range);
+  constexpr std::uint64_t kFew = 1 << 16;  // 256 KiB of codes
+  if (range > std::max(kFew, static_cast<std::uint64_t>(n) / 4)) return false;
+  std::vector<std::int32_t> code_of(static_cast<std::size_t>(range) + 1, -1);
+  for (std::int64_t row = 0; row < n; ++row) {
+    std::int32_t& code = code_of[static_cast<Word>(word(row) - first)];
+    if (code < 0) {
+      code = static_cast<std::int32_t>(found.first_row.size());
+      found.first_row.push_back(row);
+    }
+    codes[row] = code;
+  }
+  found.counts.assign(found.first_row.size(), 0);
+  for (std::int64_t row = 0; row < n; ++row) ++found.counts[codes[row]];
+  return true;
+}
+
+template <class Word>
+LabelCodes encode_words(const unsigned char* labels, std::int64_t n, std::int32_t* codes) {
+  LabelCodes found;
+  return encode_close<Word>(labels, n, codes, found) ? found : encode(ShortLabel<Word>{labels}, n, codes);
+}
+
 }  // namespace
 
 LabelCodes encode_labels(const void* labels, std::int64_t n, std::int64_t item_bytes, std::int32_t* codes) {
   const auto* bytes = static_cast<const unsigned char*>(labels);
   switch (item_bytes) {
-    case 1: return encode(ShortLabel<std::uint8_t>{bytes}, n, codes);
-    case 2: return encode(ShortLabel<std::uint16_t>{bytes}, n, codes);
-    case 4: return encode(ShortLabel<std::uint32_t>{bytes}, n, codes);
-    case 8: return encode(ShortLabel<std::uint64_t>{bytes}, n, codes);
+    case 1: return encode_words<std::uint8_t>(bytes, n, codes);
+    case 2: return encode_words<std::uint16_t>(bytes, n, codes);
+    case 4: return encode_words<std::uint32_t>(bytes, n, codes);
+    case 8: return encode_words<std::uint64_t>(bytes, n, codes);
     default: return encode(LongLabel{bytes, item_bytes}, n, codes);
   }
 }

@@ -10,8 +10,8 @@ struct LabelCodes {
   std::vector<std::int64_t> counts;     // of each code
 };
 
-// labels: n items of item_bytes each, side by side. Codes count from 0 in the order in which labels are met. One pass
-// with a hash table: O(n), where a sort would be O(n log n).
+// labels: n items of item_bytes each, side by side. Codes count from 0 in the order in which labels are met. A table of the labels, or a
+// hash table where they are far apart: O(n), where a sort would be O(n log n).
 LabelCodes encode_labels(const void* labels, std::int64_t n, std::int64_t item_bytes, std::int32_t* codes);
 
 }  // namespace gradfold

@@ -38,7 +38,7 @@ struct PlainLanes {
     return load(lane);
   }
   // y ^ ((y >> s) & keep)
-  static V xor_shift(V y, int s, V keep) { return y ^ ((y >> static_cast<W>(s)) & keep); }
+  static V xor_shift(V y, V s, V keep) { return y ^ ((y >> s) & keep); }
   static V replace_above(V v, V limit, V with) {
     const V above = reinterpret_cast<V>(v > limit);
     return (v & ~above) | (with & above);
@@ -85,9 +85,9 @@ typedef std::uint64_t Vector64 __attribute__((vector_size(kVectorBytes)));
 #if defined(__AVX512F__)
 
 struct Lanes32 : PlainLanes<std::uint32_t, Vector32> {
-  static V xor_shift(V y, int s, V keep) {  // one ternary operation, a ^ (b & c)
+  static V xor_shift(V y, V s, V keep) {  // one ternary operation, a ^ (b & c)
     return reinterpret_cast<V>(_mm512_ternarylogic_epi32(reinterpret_cast<__m512i>(y),
-                                                         reinterpret_cast<__m512i>(y >> static_cast<W>(s)),
+                                                         reinterpret_cast<__m512i>(y >> s),
                                                          reinterpret_cast<__m512i>(keep), 0x78));
   }
   static __mmask16 above(V v, V limit) {
@@ -109,9 +109,9 @@ struct Lanes32 : PlainLanes<std::uint32_t, Vector32> {
 };
 
 struct Lanes64 : PlainLanes<std::uint64_t, Vector64> {
-  static V xor_shift(V y, int s, V keep) {
+  static V xor_shift(V y, V s, V keep) {
     return reinterpret_cast<V>(_mm512_ternarylogic_epi64(reinterpret_cast<__m512i>(y),
-                                                         reinterpret_cast<__m512i>(y >> static_cast<W>(s)),
+                                                         reinterpret_cast<__m512i>(y >> s),
                                                          reinterpret_cast<__m512i>(keep), 0x78));
   }
   static __mmask8 above(V v, V limit) {

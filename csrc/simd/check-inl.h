@@ -103,6 +103,7 @@ const char* wrong_lane_member() {
     __builtin_memcpy(y, b, sizeof y);
     const I ia = L::as_int(va), ib = L::as_int(vb);
     GRADFOLD_CHECK(integer_is(ia, [&](int i) { return x[i]; }), "as_int");
+    GRADFOLD_CHECK(integer_is(L::iload(y), [&](int i) { return y[i]; }), "iload");
     GRADFOLD_CHECK(integer_is(L::iset1(x[0]), [&](int) { return x[0]; }), "iset1");
     GRADFOLD_CHECK(integer_is(L::iadd(ia, ib), [&](int i) { return static_cast<Bits>(x[i] + y[i]); }), "iadd");
     GRADFOLD_CHECK(integer_is(L::isub(ia, ib), [&](int i) { return static_cast<Bits>(x[i] - y[i]); }), "isub");

@@ -57,6 +57,7 @@ struct F64 {
   }
   static I as_int(V a) { return vreinterpretq_u64_f64(a); }
   static V as_float(I a) { return vreinterpretq_f64_u64(a); }
+  static I iload(const Bits* p) { return vld1q_u64(p); }
   static I iset1(Bits x) { return vdupq_n_u64(x); }
   static I iadd(I a, I b) { return vaddq_u64(a, b); }
   static I isub(I a, I b) { return vsubq_u64(a, b); }
@@ -122,6 +123,7 @@ struct F32 {
   static M from_bits(std::uint64_t b) { return vtstq_u32(vdupq_n_u32(static_cast<std::uint32_t>(b)), lane_bits()); }
   static I as_int(V a) { return vreinterpretq_u32_f32(a); }
   static V as_float(I a) { return vreinterpretq_f32_u32(a); }
+  static I iload(const Bits* p) { return vld1q_u32(p); }
   static I iset1(Bits x) { return vdupq_n_u32(x); }
   static I iadd(I a, I b) { return vaddq_u32(a, b); }
   static I isub(I a, I b) { return vsubq_u32(a, b); }

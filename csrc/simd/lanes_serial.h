@@ -137,6 +137,9 @@ struct SerialLanes {
     __builtin_memcpy(&r, &a, sizeof r);
     return r;
   }
+  static I iload(const Bits* p) {
+    return integers([p](int i) { return p[i]; });
+  }
   static I iset1(Bits x) {
     return integers([x](int) { return x; });
   }

@@ -58,6 +58,7 @@ struct F64 {
   }
   static I as_int(V a) { return _mm256_castpd_si256(a); }
   static V as_float(I a) { return _mm256_castsi256_pd(a); }
+  static I iload(const Bits* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static I iset1(Bits x) { return _mm256_set1_epi64x(static_cast<long long>(x)); }
   static I iadd(I a, I b) { return _mm256_add_epi64(a, b); }
   static I isub(I a, I b) { return _mm256_sub_epi64(a, b); }
@@ -127,6 +128,7 @@ struct F32 {
   }
   static I as_int(V a) { return _mm256_castps_si256(a); }
   static V as_float(I a) { return _mm256_castsi256_ps(a); }
+  static I iload(const Bits* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static I iset1(Bits x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
   static I isub(I a, I b) { return _mm256_sub_epi32(a, b); }

@@ -57,6 +57,7 @@ struct F64Half {
   static M from_bits(std::uint64_t b) { return static_cast<M>(b & 0x0f); }
   static I as_int(V a) { return _mm256_castpd_si256(a); }
   static V as_float(I a) { return _mm256_castsi256_pd(a); }
+  static I iload(const Bits* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static I iset1(Bits x) { return _mm256_set1_epi64x(static_cast<long long>(x)); }
   static I iadd(I a, I b) { return _mm256_add_epi64(a, b); }
   static I isub(I a, I b) { return _mm256_sub_epi64(a, b); }
@@ -122,6 +123,7 @@ struct F64 {
   static M from_bits(std::uint64_t b) { return static_cast<M>(b); }  // the low N bits, lane 0 lowest
   static I as_int(V a) { return _mm512_castpd_si512(a); }
   static V as_float(I a) { return _mm512_castsi512_pd(a); }
+  static I iload(const Bits* p) { return _mm512_loadu_si512(p); }
   static I iset1(Bits x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
   static I iadd(I a, I b) { return _mm512_add_epi64(a, b); }
   static I isub(I a, I b) { return _mm512_sub_epi64(a, b); }
@@ -187,6 +189,7 @@ struct F32Half {
   static M from_bits(std::uint64_t b) { return static_cast<M>(b); }
   static I as_int(V a) { return _mm256_castps_si256(a); }
   static V as_float(I a) { return _mm256_castsi256_ps(a); }
+  static I iload(const Bits* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static I iset1(Bits x) { return _mm256_set1_epi32(static_cast<int>(x)); }
   static I iadd(I a, I b) { return _mm256_add_epi32(a, b); }
   static I isub(I a, I b) { return _mm256_sub_epi32(a, b); }
@@ -252,6 +255,7 @@ struct F32 {
   static M from_bits(std::uint64_t b) { return static_cast<M>(b); }
   static I as_int(V a) { return _mm512_castps_si512(a); }
   static V as_float(I a) { return _mm512_castsi512_ps(a); }
+  static I iload(const Bits* p) { return _mm512_loadu_si512(p); }
   static I iset1(Bits x) { return _mm512_set1_epi32(static_cast<int>(x)); }
   static I iadd(I a, I b) { return _mm512_add_epi32(a, b); }
   static I isub(I a, I b) { return _mm512_sub_epi32(a, b); }

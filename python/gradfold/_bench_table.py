@@ -24,11 +24,14 @@ class Sizes:
     ----------
     few_values, many_values : int
         Values of X for up to 16 models, and for more.
+    beyond_caches : bool
+        Make X of one model so large, at least, that it lies in memory.
     """
 
     models: tuple[int, ...] = (1, 16, 100, 512)
     features: tuple[int, ...] = (30, 100, 1000)
     few_values: int = 16_000_000
+    beyond_caches: bool = True
     many_values: int = 4_000_000
     permutation: int = 10_000_000
     split_rows: int = 1_000_000
@@ -46,6 +49,7 @@ QUICK = Sizes(
     models=(1, 100),
     features=(100,),
     few_values=4_000_000,
+    beyond_caches=False,
     many_values=2_000_000,
     permutation=2_000_000,
     split_rows=200_000,
@@ -58,8 +62,8 @@ QUICK = Sizes(
 _SERIAL = 16  # problems are so much smaller at the level without vectors, which is there for tests
 _MASK_ROWS = 1 << 16  # of a problem of many models: a peer needs a mask of rows × models
 
-# The shares of the limit that we aim at: of a gradient of many models, of one with the loss beside it, and of one model,
-# on one thread and on several.
+# The shares of the limit that we aim at: of a gradient of many models, of one with the loss beside it, and of one model whose X lies
+# in memory, on one thread and on several.
 _TARGET, _TARGET_WITH_LOSS, _TARGET_WIDE = 0.75, 0.70, 0.90
 _TARGET_ONE_MODEL = {True: 0.65, False: 0.75}
 
@@ -107,12 +111,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table before it is measured; `target` is a share of the limit."""
+    """A row of the table before it is measured; `target` is a share of the limit, of data that lie in memory if `in_memory`."""
 
     kernel: str
     shape: str
     make: Callable[[], Work]
     target: float | None = None
+    in_memory: bool = False
 
     @property
     def name(self) -> str:
@@ -131,6 +136,7 @@ def cases(sizes: Sizes, n_threads: int) -> list[Case]:
                         f"{n_models} × {n_features}",
                         functools.partial(_dense, sizes, n_models, n_features, loss, n_threads),
                         dense_target(n_models, n_features, loss, n_threads),
+                        in_memory=n_models == 1,
                     )
                 )
     for n_features in sizes.features:
@@ -185,6 +191,8 @@ def _rows(n_rows: int, n_features: int) -> Rows:
 
 def _dense(sizes: Sizes, n_models: int, n_features: int, loss: bool, n_threads: int) -> Work:
     values = sizes.few_values if n_models <= 16 else sizes.many_values
+    if n_models == 1 and sizes.beyond_caches:
+        values = max(values, _limits.beyond_caches(n_threads) // 4)
     n_rows = max(5, _scaled(values) // n_features)
     if n_models > 16:
         n_rows = min(n_rows, _MASK_ROWS)
@@ -312,6 +320,8 @@ def measure(case: Case, limits: _limits.Limits, peers: Iterable[str], sizes: Siz
     ratios = {name: peer.times * ratio for (name, peer), ratio in zip(used.items(), found.ratios)}
     best = min(ratios, key=lambda name: ratios[name], default=None)
     least, limited_by = bound(work, limits)
+    in_memory = limits.bandwidth(work.n_bytes, work.n_threads).place.capacity is None
+    target = case.target if in_memory or not case.in_memory else None
     n_bytes = sum(work.traffic.values())
     row = {
         "kernel": case.kernel,
@@ -323,7 +333,7 @@ def measure(case: Case, limits: _limits.Limits, peers: Iterable[str], sizes: Siz
         "flops_per_byte": work.flops / n_bytes,
         "limited_by": limited_by,
         "of_limit": least / found.seconds,
-        "target_of_limit": case.target,
+        "target_of_limit": target,
         "peers": ratios,
         "best_peer": best,
         "times_best_peer": None if best is None else ratios[best],

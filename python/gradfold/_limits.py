@@ -198,9 +198,13 @@ def fma_peak(itemsize: int, n_threads: int, level: str | None = None) -> float:
 
 def memory_read_bandwidth(n_threads: int) -> float:
     """Bytes/s of vector loads from memory alone, for those who need no other limit."""
+    return _read(_ones(beyond_caches(n_threads) // 8), n_threads, None)
+
+
+def beyond_caches(n_threads: int) -> int:
+    """Bytes of a working set that lies in memory, as `measure` has it."""
     found, _ = caches()
-    place = places(found, n_threads, MOST, available_memory())[-1]
-    return _read(_ones(place.working_set // 8), n_threads, None)
+    return places(found, n_threads, MOST, available_memory())[-1].working_set
 
 
 def caches() -> tuple[tuple[Cache, ...], str]:
