@@ -1,7 +1,8 @@
 """Dense gradient of many models over one pass of X, beside the machine's limit and beside other libraries.
 
 The times are of 80 MB of X, beyond the caches of many machines; the shares of one model are of as much as lies in memory here. What is
-measured for a ratio has fewer rows where there are many models: each value of X is then used so often that where it lies does not matter, and a peer needs a mask of rows times models.
+measured for a ratio has fewer rows where there are many models: each value of X is then used so often that where it lies does not
+matter, and a peer needs a mask of rows times models.
 """
 
 from __future__ import annotations
