@@ -213,6 +213,16 @@ void kernels(const char* type) {
         if (due()) same_on_all_levels("loss_gradient " + name + " flags " + std::to_string(flags), [&] {
           return gradient_bytes<T>(q, static_cast<Loss>(loss), flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1));
         });
+    if (q.p > 256 && q.m > 4) {
+      const auto with_blocks_of = [&](std::int64_t bytes) {
+        const std::int64_t before = block_bytes();
+        set_block_bytes(bytes);
+        const Bytes out = gradient_bytes<T>(q, Loss::log_loss, true, true, true, 2);
+        set_block_bytes(before);
+        return out;
+      };
+      check(with_blocks_of(1) == with_blocks_of(1 << 30) && with_blocks_of(1) == with_blocks_of(block_bytes()), "blocks of any size " + name);
+    }
     for (std::int64_t outputs : {2, 3, 10, 101})
       for (int flags = 0; flags < 8; ++flags) {
         if (outputs * q.p * q.m > 100'000 || !due()) continue;

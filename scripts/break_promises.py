@@ -50,8 +50,8 @@ BREAKAGES = (
         "csrc/gradient/narrow-inl.h",
         (
             (
-                "acc[m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[m]);",
-                "acc[m] = L::add(L::mul(column[c], L::set1(W[m * n_features + f + c])), acc[m]);",
+                "acc[g][m] = L::fma(column[c], L::set1(W[m * n_features + f + c]), acc[g][m]);",
+                "acc[g][m] = L::add(L::mul(column[c], L::set1(W[m * n_features + f + c])), acc[g][m]);",
             ),
         ),
         "solo_is_batched",
@@ -157,7 +157,7 @@ BREAKAGES = (
         "5 no leak",
         "a residual of 0 cannot add anything",
         "csrc/gradient/narrow-inl.h",
-        (("if (!select) {", "if (true || !select) {"),),
+        (("if (want_gradient && !select) {", "if (want_gradient) {"),),
         "no_leak",
     ),
     Breakage(

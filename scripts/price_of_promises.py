@@ -119,6 +119,10 @@ def body(case: Case) -> tuple[Callable[[], Any], Callable[[], dict[str, Any]]]:
 
 def worker() -> None:
     """Answers one line by one: a case and a file for its results, or null for one turn."""
+    from gradfold import _core
+
+    if Path(os.environ["PYTHONPATH"]).resolve() not in Path(_core.__file__).resolve().parents:
+        sys.exit(f"gradfold comes from {_core.__file__}: an editable install stands before PYTHONPATH. Run this where there is none.")
     run: Callable[[], Any] = lambda: None  # noqa: E731
     calls = 1
 
@@ -213,7 +217,7 @@ def measure(case: Case, level: str, workers: dict[str, Worker], rounds: int, fol
 COUNTED = (
     *(f"gradient/float32/{name}" for name in (
         "models1", "models1/loss", "models1/features1000", "models4/loss", "models100", "models100/loss", "models100/loss_only",
-        "models100/folds/loss", "models100/features30/loss", "models100/features1000",
+        "models100/folds/loss", "models100/features30/loss", "models24/features1000",
     )),
     "gradient/float64/models100/loss", "residual/float32/log_loss", "residual/float32/log_loss/loss",
     "epoch/float32/sgd/models100", "epoch/float32/adam/models100",

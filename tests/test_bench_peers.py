@@ -224,6 +224,13 @@ def test_sides_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.seen == ["theirs", "theirs", "sleep 0.5", "ours", "ours"] * 3
 
 
+def test_a_side_runs_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as a processor that has slept takes to wake up, whatever a body takes."""
+    clock = _Clock(monkeypatch)
+    found = _bench_timing.beside(clock.body("ours", 0.02, 0.02, 0.02, 1.0), [], 1)
+    assert found.seconds == 1.0 and len(clock.seen) == 4
+
+
 def test_short_bodies_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = _Clock(monkeypatch)
     found = _bench_timing.beside(clock.body("ours", 1, 0.005, 0.001, 0.002, 0.002, 0.004), [], 1)

@@ -283,6 +283,14 @@ def test_what_binds() -> None:
     assert bound(0.0, 2e6, {"gather_rows": 2e6, "read": 2e6}) == (pytest.approx(3e-4), "memory")
 
 
+@pytest.mark.parametrize(("n_bytes", "in_memory", "target"), [(2e6, True, 0.75), (1e5, True, None), (1e5, False, 0.75)])
+def test_one_model_has_a_target_in_memory_alone(n_bytes: float, in_memory: bool, target: float | None) -> None:
+    """Where X lies in a cache, other things bind."""
+    work = _bench_table.Work(lambda: None, 1.0, {"read": n_bytes}, n_bytes, 1)
+    row = _bench_table.measure(_bench_table.Case("gradient", "1 × 30", lambda: work, 0.75, in_memory), _limits_of(1, "x86_v3"), [], TINY)
+    assert row["target_of_limit"] == target
+
+
 @pytest.mark.parametrize(
     ("of_limit", "target", "best", "wanted"),
     [

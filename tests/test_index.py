@@ -564,6 +564,20 @@ def test_codes_of_labels(dtype, spread):
         np.testing.assert_array_equal(labels.counts, counts[met])
 
 
+@pytest.mark.parametrize(
+    ("n", "span"), [(10, 65_536), (10, 65_537), (10, 65_538), (400_000, 90_000), (400_000, 100_001), (400_000, 100_002)]
+)
+def test_codes_of_labels_that_are_just_close_enough(n, span):
+    """A table of up to 65,537 labels, or of a quarter of the rows and one; beyond, a hash table."""
+    values = np.random.default_rng(span).integers(-span // 2, span - span // 2 - 1, n)
+    values[[0, -1]] = -span // 2, span - span // 2 - 1
+    labels = index._labels("groups", values, "group labels")
+    _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
+    met = np.argsort(first)
+    np.testing.assert_array_equal(labels.codes, np.argsort(met)[inverse])
+    np.testing.assert_array_equal(labels.counts, counts[met])
+
+
 def test_labels_of_every_type():
     base = np.array([2, 0, 1, 1, 0, 2, 0, 1, 2, 2] * 30)
     expected = stratified_kfold(base, 3, seed=4)

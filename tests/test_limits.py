@@ -183,6 +183,13 @@ def test_working_sets_grow_and_are_whole_lines_of_each_thread(n_threads: int, mo
         assert all(p.working_set <= 64 * _MIB or p.working_set >= 4 * sizes[k - 1] for k, p in enumerate(found[:-1]))
 
 
+def test_memory_is_beyond_all_last_caches() -> None:
+    """Eight of 32 MiB: the threads of one have its own, those of all have 256 MiB."""
+    for n_threads, megabytes in ((1, 128), (16, 128), (32, 256), (128, 1024)):
+        last = _limits.places(_DESKTOP, n_threads, 1 << 34, 1 << 40)[-1]
+        assert (last.name, last.working_set) == ("memory", megabytes * _MIB)
+
+
 def test_a_working_set_that_a_cache_could_hold_is_not_called_memory() -> None:
     for most, available in ((32 * _MIB, 1 << 40), (1 << 30, 128 * _MIB)):
         last = _limits.places(_DESKTOP, 1, most, available)[-1]

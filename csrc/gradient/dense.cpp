@@ -200,6 +200,9 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                          static_cast<int>(blocks.size()), blocks.data(), count.get(), chunk_loss, chunk_weight_sum, scratch.get(), nullptr});
       } else {
         const Block<T>& block = panel.blocks[0];
+        // Items are taken in turn, all panels of a chunk before the next chunk.
+        const std::int64_t after = ids[0] + std::max<std::int64_t>(1, threads / n_panels) * kRowChunk;
+        const T* const next = args.rows == nullptr && after < args.X.n_rows ? args.X.row(after) : nullptr;
         kernels.chunk(args.loss, {n,
                                   x.data(),
                                   chunk_y,
@@ -224,7 +227,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                                   nullptr,
                                   panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr,
                                   nullptr,
-                                  args.X.row(ids[0] + threads * kRowChunk),  // chunks are taken in turn
+                                  next,
 #ifdef GRADFOLD_FREE
                                   true
 #endif

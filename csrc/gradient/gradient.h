@@ -20,8 +20,10 @@ constexpr int panel_lanes(int n_vectors, int lanes_of_vector) {
   return n_vectors == kHalfVector ? lanes_of_vector / 2 : n_vectors * lanes_of_vector;
 }
 
-// What a block of rows of X may take of the second-level cache, beside the weights and the gradient. No result depends on it.
+// What a block of rows of X may take of the second-level cache, beside the weights and the gradient: a quarter of what the system says
+// that one has, or what was set. No result depends on it.
 std::int64_t block_bytes();
+void set_block_bytes(std::int64_t bytes);
 
 // One panel of models over one chunk of at most kRowChunk batch positions. `lanes` = panel_lanes(n_vectors, lanes of the level);
 // everything "per lane" has that length. Arrays of features are [n_features][lanes].

@@ -19,23 +19,25 @@ inline double scalar_fma(double a, double b, double c) { return __builtin_fma(a,
 class Ahead {
  public:
 #ifdef GRADFOLD_PLANT_STRIDE  // so far that lines are gone before they are used: for the proof of the performance gate alone
-  static constexpr std::uint64_t kBlocks = 1024;
+  static constexpr std::int64_t kBlocks = 1024;
 #else
-  static constexpr std::uint64_t kBlocks = 2;
+  static constexpr std::int64_t kBlocks = 2;
 #endif
-  // The memory kBlocks blocks after the n rows from r0 on, if they lie without gaps. Where the chunk ends it is that of the chunk that
-  // probably follows; it may be past the data: fetching never faults.
+  // The block of `step` rows that comes kBlocks later than that of the n rows from r0 on, if those lie without gaps. After the chunk's
+  // last block come those of task.next, or of what follows in memory; that may be past the data: fetching never faults.
   template <class T>
-  void aim(const ChunkTask<T>& task, std::int64_t r0, std::int64_t n) {
+  void aim(const ChunkTask<T>& task, std::int64_t r0, std::int64_t n, std::int64_t step) {
     at_ = end_ = 0;
     const T* const* rows = task.x + r0;
     if (rows[n - 1] - rows[0] != (n - 1) * task.n_features) return;
-    const auto address = [](const T* p) { return reinterpret_cast<std::uint64_t>(p); };
-    const std::uint64_t bytes = static_cast<std::uint64_t>(n * task.n_features) * sizeof(T);
-    const std::uint64_t end = address(task.x[task.n_rows - 1]) + static_cast<std::uint64_t>(task.n_features) * sizeof(T);
-    at_ = address(rows[0]) + kBlocks * bytes;
-    if (task.next != nullptr && at_ >= end) at_ = address(task.next) + (at_ - end);
-    end_ = at_ + bytes;
+    const std::int64_t block = r0 / step + kBlocks, n_blocks = (task.n_rows + step - 1) / step;
+    const auto bytes = [&task](std::int64_t n_rows) { return static_cast<std::uint64_t>(n_rows * task.n_features) * sizeof(T); };
+    at_ = reinterpret_cast<std::uint64_t>(rows[0]);
+    if (block < n_blocks || task.next == nullptr)
+      at_ += bytes(block * step - r0);
+    else
+      at_ = reinterpret_cast<std::uint64_t>(task.next) + bytes((block - n_blocks) * step);
+    end_ = at_ + bytes(step);
   }
   template <int LINES>
   void fetch() {
@@ -164,10 +166,11 @@ std::uint64_t use_of_rows(const std::uint64_t* roles, std::int64_t n, int lane) 
 }
 
 // Residuals of one model over `n` rows, in place of its z: +0 on a row that it does not use. So are its losses, where `losses` is not null;
-// with weights, which may be anything on such a row, the losses are summed here. Returns whether any z is not finite.
+// with weights, which may be anything on such a row, the losses are summed here. Returns whether any z is not finite. The sum of the
+// residuals is the caller's, but of the kernels freed of the promises.
 template <class L, class LossType>
 bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, int lane, typename L::T* z,
-                     typename L::T* losses, [[maybe_unused]] typename L::T& residual_sum, typename L::T& count, double& loss_sum,
+                     [[maybe_unused]] typename L::T* losses, [[maybe_unused]] typename L::T& residual_sum, typename L::T& count, double& loss_sum,
                      double& weight_sum) {
 #ifdef GRADFOLD_FREE
   if (task.loss != nullptr)
@@ -370,7 +373,7 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
     if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
     Ahead ahead;
-    ahead.aim(task, r0, n);
+    ahead.aim(task, r0, n, step);
 #ifdef GRADFOLD_FREE
     if (p >= L::N)
       free_narrow_forward<L, M>(task, r0, n, W, tail, ahead);

@@ -279,7 +279,7 @@ def places(found: tuple[Cache, ...], n_threads: int, most: int, available: int) 
         capacity = cache.size * max(1, n_threads // cache.shared_by)
         if working_set <= capacity:
             out.append(Place(cache.name, _whole(working_set, n_threads), capacity))
-    last = found[-1].size
+    last = found[-1].size * max(1, n_threads // found[-1].shared_by)  # of all the last caches that the threads use
     working_set = _whole(min(4 * last, most, available // 4), n_threads)
     name = "memory" if working_set > last else "last-level cache or memory"
     return [*(place for place in out if place.working_set < working_set), Place(name, working_set, None)]
