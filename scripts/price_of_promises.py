@@ -5,8 +5,9 @@
 Builds two sides, the second with GRADFOLD_FREE, an option of CMake that is there for this alone. What it frees stands in the report.
 Each side runs in a process of its own, on one thread; the two take turns, and their order changes from round to round. The price is the
 least CPU seconds of one over those of the other, beside the 95 % interval of the median of promised / freed of a round, by the order of
-the rounds, which assumes nothing of their distribution but that rounds are independent. Instructions are counted by Callgrind where it is installed. Whatever
-is timed is compared first: a freed kernel that is wrong proves nothing. Needs a C++ compiler, CMake, Ninja and pybind11.
+the rounds, which assumes nothing of their distribution but that rounds are independent. Instructions are counted by Callgrind where it is
+installed. Whatever is timed is compared first: a freed kernel that is wrong proves nothing. Needs a C++ compiler, CMake, Ninja and
+pybind11, and an environment without an editable install of gradfold.
 """
 
 from __future__ import annotations
@@ -258,7 +259,8 @@ def text(found: list[Found], counted: dict[str, float], load: str, rounds: int, 
         "",
         f"Written by `PYTHONPATH=python python scripts/price_of_promises.py{option}`. How much longer the kernels take than the same",
         f"kernels freed of the promises, on one thread: CPU seconds, the least of {rounds} rounds in which both take turns, beside the",
-        f"95 % interval of the median round, which neighbours of this machine move. Models are of five folds; X has {VALUES:,} values. {processor()}, {len(os.sched_getaffinity(0))} cores,",
+        "95 % interval of the median round, which neighbours of this machine move. Models are of five folds;",
+        f"X has {VALUES:,} values. {processor()}, {len(os.sched_getaffinity(0))} cores,",
         f"load {load} when it began.",
         "",
         FREED.format(maths=OWN_MATHS if own_maths else FREE_MATHS),
