@@ -546,10 +546,19 @@ def test_repeats_seeds_and_batches_share_no_order():
             assert 0.45 < np.mean(rows[a] == rows[b]) < 0.55
 
 
+def codes_are_right(values):
+    """In the order in which labels are met, with their counts, as numpy.unique has it."""
+    labels = index._labels("groups", values, "group labels")
+    _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
+    met = np.argsort(first)
+    np.testing.assert_array_equal(labels.codes, np.argsort(met)[inverse])
+    np.testing.assert_array_equal(labels.counts, counts[met])
+
+
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "U3"])
 @pytest.mark.parametrize("spread", ["all", "around zero", "at the top", "far apart"])
 def test_codes_of_labels(dtype, spread):
-    """In the order in which labels are met, with their counts, however far apart they are: as numpy.unique has it."""
+    """However far apart they are."""
     rng = np.random.default_rng(list((dtype + spread).encode()))
     for n in (1, 2, 3000):
         wide = {"all": 2**62, "around zero": 50, "at the top": 100, "far apart": 400_000}[spread]
@@ -557,11 +566,7 @@ def test_codes_of_labels(dtype, spread):
         if dtype[0] in "iu":
             top = np.iinfo(dtype)
             values = (top.max - values.astype("u8")) if spread == "at the top" else values.clip(max(top.min, -(2**62)), min(top.max, 2**62))
-        labels = index._labels("groups", values.astype(dtype), "group labels")
-        _, first, inverse, counts = np.unique(values.astype(dtype), return_index=True, return_inverse=True, return_counts=True)
-        met = np.argsort(first)
-        np.testing.assert_array_equal(labels.codes, np.argsort(met)[inverse])
-        np.testing.assert_array_equal(labels.counts, counts[met])
+        codes_are_right(values.astype(dtype))
 
 
 @pytest.mark.parametrize(
@@ -571,11 +576,7 @@ def test_codes_of_labels_that_are_just_close_enough(n, span):
     """A table of up to 65,537 labels, or of a quarter of the rows and one; beyond, a hash table."""
     values = np.random.default_rng(span).integers(-span // 2, span - span // 2 - 1, n)
     values[[0, -1]] = -span // 2, span - span // 2 - 1
-    labels = index._labels("groups", values, "group labels")
-    _, first, inverse, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
-    met = np.argsort(first)
-    np.testing.assert_array_equal(labels.codes, np.argsort(met)[inverse])
-    np.testing.assert_array_equal(labels.counts, counts[met])
+    codes_are_right(values)
 
 
 def test_labels_of_every_type():
