@@ -3,6 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
+#include <functional>
+#include <optional>
+
 namespace gradfold {
 namespace py = pybind11;
 
@@ -31,6 +34,28 @@ class NoGil {
   PyThreadState* state_;
 };
 
+// Python's own signal handlers, for a loop that has given the GIL up: call it now and then on the thread that had it. What a handler
+// raises calls `cancel` and waits for `rethrow`, which needs the GIL.
+class Signals {
+ public:
+  explicit Signals(std::function<void()> cancel) : cancel_(std::move(cancel)) {}
+  void operator()() {
+    if (finalizing()) return cancel_();  // a daemon thread at exit: the GIL cannot be had any more
+    py::gil_scoped_acquire acquire;
+    if (!raised_ && PyErr_CheckSignals() != 0) {
+      raised_.emplace();
+      cancel_();
+    }
+  }
+  void rethrow() const {
+    if (raised_) throw *raised_;
+  }
+
+ private:
+  std::function<void()> cancel_;
+  std::optional<py::error_already_set> raised_;
+};
+
 void register_levels(py::module_& m);
 void register_simd(py::module_& m);
 void register_index(py::module_& m);
@@ -38,5 +63,6 @@ void register_gradient(py::module_& m);
 void register_metrics(py::module_& m);
 void register_train(py::module_& m);
 void register_roofline(py::module_& m);
+void register_optimum(py::module_& m);
 
 }  // namespace gradfold

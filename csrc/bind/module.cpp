@@ -9,4 +9,5 @@ PYBIND11_MODULE(_core, m) {
   gradfold::register_metrics(m);
   gradfold::register_train(m);
   gradfold::register_roofline(m);
+  gradfold::register_optimum(m);
 }

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <optional>
 #include <set>
 
 #include "bind/arrays.h"
@@ -135,20 +134,13 @@ class BoundTrainer {
   std::string advance(std::int64_t max_steps, double seconds) {
     const Exclusive running(busy_, "Trainer.advance: already running in another thread");
     Trainer* const trainer = &made();
-    std::optional<py::error_already_set> raised;
+    Signals signals([trainer] { trainer->cancel(); });
     Status status;
     {
       const NoGil released;  // the epochs touch no Python object; other Python threads go on meanwhile
-      status = trainer->advance(max_steps, seconds, [&] {
-        if (finalizing()) return trainer->cancel();  // a daemon thread at exit: the GIL cannot be had any more
-        py::gil_scoped_acquire acquire;  // Python's own signal handlers run here, on the thread that called advance
-        if (!raised && PyErr_CheckSignals() != 0) {
-          raised.emplace();
-          trainer->cancel();
-        }
-      });
+      status = trainer->advance(max_steps, seconds, [&] { signals(); });
     }
-    if (raised) throw *raised;
+    signals.rethrow();
     return status == Status::done ? "done" : status == Status::paused ? "paused" : "interrupted";
   }
 

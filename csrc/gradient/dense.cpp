@@ -112,7 +112,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
   const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
   const std::int64_t p = args.X.n_features;
   const bool several = args.loss == Loss::multinomial;
-  const bool want_gradient = args.grad_W != nullptr || args.grad_intercept != nullptr;
+  const bool want_gradient = args.grad_W != nullptr || args.grad_intercept != nullptr || args.total_W != nullptr;
   const bool want_loss = args.loss_out != nullptr || !want_gradient;
   const bool want_weight_sum = args.mean && args.weight != nullptr;
   std::vector<Panel<T>> panels =
@@ -136,7 +136,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     const std::int64_t lanes = panel.lanes();
     std::vector<std::int64_t> split_of_model(several ? panel.n : lanes, -1);
     for (int m = 0; m < panel.n; ++m) split_of_model[m] = args.folds != nullptr ? args.split_of_model[panel.first + m] : 0;
-    roles.emplace_back(args.folds, split_of_model, Use::train);
+    roles.emplace_back(args.folds, split_of_model, args.use);
     if (!several && args.loss_epsilon != nullptr) {
       panel.loss_epsilon = AlignedArray<T>(lanes);
       for (int l = 0; l < panel.n; ++l) panel.loss_epsilon[l] = static_cast<T>(args.loss_epsilon[panel.first + l]);
@@ -166,6 +166,11 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     for (;;) {
       const std::int64_t item = items.take();
       if (item >= n_items) break;
+      if (args.stop != nullptr && __atomic_load_n(args.stop, __ATOMIC_RELAXED) != 0) {
+        items.turn(item);
+        items.done(item);
+        continue;
+      }
       const std::int64_t chunk = item / n_panels;
       const std::int64_t at = item % n_panels;
       if (chunk != have_chunk) {
@@ -197,7 +202,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
           blocks.push_back({block.n_vectors, block.W.get(), block.intercept.get(),
                             want_gradient ? grad.get() + p * block.first : nullptr, grad_intercept.get() + block.first});
         kernels.outputs({n, x.data(), chunk_y, chunk_weight, masks.data(), p, panel.n, args.n_outputs,
-                         static_cast<int>(blocks.size()), blocks.data(), count.get(), chunk_loss, chunk_weight_sum, scratch.get(), nullptr});
+                         static_cast<int>(blocks.size()), blocks.data(), count.get(), chunk_loss, chunk_weight_sum, scratch.get(), args.stop});
       } else {
         const Block<T>& block = panel.blocks[0];
         // Items are taken in turn, all panels of a chunk before the next chunk.
@@ -224,7 +229,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                                   scratch.get(),
                                   narrow_models(panel.n, block.n_vectors, n),
                                   narrow.get(),
-                                  nullptr,
+                                  args.stop,
                                   panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr,
                                   nullptr,
                                   next,
@@ -250,7 +255,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
       items.done(item);
     }
   };
-  run_team(threads, work);
+  run_team(threads, work, args.poll != nullptr ? *args.poll : std::function<void()>());
 
   for (std::int64_t i = 0; i < n_panels; ++i) {
     const Panel<T>& panel = panels[i];
@@ -272,6 +277,11 @@ void loss_gradient(const LossGradientArgs<T>& args) {
           return canonical(scaled ? rounded * factor : rounded);
         };
         const std::int64_t to = output * args.n_models + panel.first + m;
+        if (args.total_intercept != nullptr) args.total_intercept[to] = canonical(total.grad_intercept[block.first + l]);
+        if (args.total_W != nullptr)
+          for (std::int64_t f = 0; f < p; ++f)
+            args.total_W[f * args.n_outputs * args.n_models + to] =
+                canonical(static_cast<double>(total.grad[p * block.first + f * block.lanes + l]));
         if (args.grad_intercept != nullptr) args.grad_intercept[to] = finish(total.grad_intercept[block.first + l]);
         if (args.grad_W != nullptr)
           for (std::int64_t f = 0; f < p; ++f)

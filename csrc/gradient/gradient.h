@@ -2,6 +2,7 @@
 // Raw pointers and sizes only.
 #pragma once
 #include <cstdint>
+#include <functional>
 
 #include "gradient/roles.h"
 #include "levels/levels.h"
@@ -163,6 +164,12 @@ struct LossGradientArgs {
   T* grad_W;                     // the shape of W; null with grad_intercept null: only the loss
   T* grad_intercept;             // null: not wanted
   int n_threads;
+  Use use = Use::train;          // which rows: those that a model's split trains on, or those that it scores
+  // With mean = false, the float64 totals before they are rounded, in the shapes of grad_W and grad_intercept. Null: not wanted.
+  double* total_W = nullptr;
+  double* total_intercept = nullptr;
+  const std::function<void()>* poll = nullptr;  // called now and then by the calling thread
+  const int* stop = nullptr;     // when it becomes non-zero the call ends soon, and no result is defined
 };
 
 template <class T>

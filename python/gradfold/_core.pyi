@@ -158,3 +158,60 @@ class roofline:
 index: Any
 metrics: Any
 simd: Any
+
+class optimum:
+    """Many models at their own optima."""
+
+    @staticmethod
+    def cell_moments(
+        X: _Array, y: _Array, weight: _Array | None, order: _Array, offset: _Array, n_threads: int
+    ) -> tuple[_Array, _Array, _Array]:
+        """Σw (n_cells,), weighted means (n_cells, n_features + 1) and comoments (n_cells, n_features + 1, n_features + 1) of
+        cells, whose rows are order[offset[c]:offset[c + 1]]; the last column is y."""
+
+    @staticmethod
+    def split_moments(
+        X: _Array, weight: _Array | None, ids: _Array, conditions: _Array, splits: _Int64, n_threads: int
+    ) -> tuple[_Array, _Array, _Array]:
+        """Σw (n_splits,), means and scales (n_splits, n_features) of the training rows of some splits; −1 marks a constant."""
+
+    class Optimizer:
+        def __init__(
+            self,
+            *,
+            X: _Array,
+            y: _Array,
+            sample_weight: _Array | None,
+            ids: _Array,
+            conditions: _Array,
+            split_of_model: _Array,
+            loss: str,
+            loss_epsilon: _Array | None,
+            n_outputs: int,
+            l2: _Array,
+            fit_intercept: bool,
+            standardize: bool,
+            exact: bool,
+            weight_sum: _Array,
+            mean: _Array,
+            scale: _Array,
+            comoment: _Array | None,
+            coef_init: _Array | None,
+            intercept_init: _Array | None,
+            max_iter: int,
+            tol: float,
+            n_threads: int,
+            held_out_weight: _Array | None = None,
+            validation: tuple[_Array, _Array, _Array | None] | None = None,
+        ) -> None:
+            """Models of the splits `split_of_model`; `weight_sum` (n_splits,), `mean` (n_splits, n_features + 1, y last), `scale`
+            (n_splits, n_features) and `comoment` (n_splits, n_features + 1, n_features + 1) are of their training rows."""
+
+        def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
+            """At most `max_steps` passes over X: "done", "paused" or "interrupted"."""
+
+        def cancel(self) -> None: ...
+        def coef(self) -> _Array: ...
+        def intercept(self) -> _Array: ...
+        def held_out(self) -> _Array: ...
+        def arrivals(self) -> dict[str, _Array]: ...

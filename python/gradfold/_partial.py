@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _class_weight, _missing, _plan, _problem, _target
+from gradfold import _check, _class_weight, _missing, _optimum, _plan, _problem, _target
 from gradfold._interrupt import Interrupt
 from gradfold._plan import Settings
 from gradfold._problem import Problem, Rows
@@ -37,6 +37,8 @@ def partial_fit(
         raise RuntimeError("partial_fit needs the refitted model; this run holds none")
     if run.best_diverged:
         raise RuntimeError("partial_fit: the model has diverged, so there is nothing to go on from; fit anew")
+    if run.solver in _optimum.SOLVERS:
+        raise RuntimeError(f"partial_fit goes on by epochs, and this run's solver {run.solver!r} has none; fit anew with 'sgd' or 'adam'")
     if run._state is None:
         raise RuntimeError("partial_fit needs the optimiser's state, which this run does not hold (an older file)")
     dtype, n_features = run.best_coef.dtype, run.best_coef.shape[-1]

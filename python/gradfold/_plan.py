@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core, _learning_rate, _missing, _splits
+from gradfold import _core, _learning_rate, _missing, _optimum, _splits
 from gradfold._problem import REFIT, Problem, Rows
 from gradfold.candidates import DEFAULTS, HYPER, SCHEDULES
 
@@ -63,6 +63,8 @@ class Settings:
     track_train_loss: bool = False
     device: str = "cpu"
     device_reason: str = ""
+    max_iter: int = 1000
+    tol: float = 1e-4
 
 
 @dataclass
@@ -164,6 +166,9 @@ def learning_rates(
         if row["learning_rate"] == "auto":
             tests.setdefault(tuple(row[name] for name in ("solver", "loss", "batch_size")), []).append(c)
             continue
+        if row["solver"] in _optimum.SOLVERS:
+            out[c] = np.nan
+            continue
         rate = LEARNING_RATES[row["solver"]] if row["learning_rate"] is None else row["learning_rate"]
         if settings.batch_scaling is not None:
             rate = _learning_rate.scaled(rate, row["batch_size"], settings.batch_size, settings.batch_scaling)
@@ -208,6 +213,8 @@ def _range_test(
 def steps_per_epoch(problem: Problem, row: dict[str, Any]) -> int:
     """⌈n / B⌉."""
     assert problem.X is not None
+    if row["solver"] in _optimum.SOLVERS:
+        return _optimum.Trainer.steps_per_epoch
     n_rows, batch_size = len(problem.X), int(row["batch_size"])
     return -(-n_rows // min(batch_size, n_rows))
 
@@ -235,6 +242,11 @@ def make_trainer(
     `settings.device`, and one that cannot be made raises.
     """
     assert problem.X is not None and problem.target is not None
+    if rows[0]["solver"] in _optimum.SOLVERS:
+        return _optimum.Trainer(
+            problem, settings, rows, own, ids=ids, conditions=conditions, splits=splits, coef_init=coef_init,
+            intercept_init=intercept_init,
+        )  # fmt: skip
 
     def column(name: str) -> Array:
         return np.array([row[name] for row in rows], np.float64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _choose, _core, _device, _missing, _partial, _plots, _storage, diagnostics
+from gradfold import _check, _choose, _core, _device, _missing, _optimum, _partial, _plots, _storage, diagnostics
 from gradfold import _held_out as _scored
 from gradfold import loss as _loss
 from gradfold._stopping import REASONS
@@ -54,6 +54,7 @@ _ARRAYS = (
 )
 _REQUIRED = 7  # so many of them are in every file
 _STATE = "state_"  # the optimiser's arrays, one member each
+_ARRIVALS, _REFIT_ARRIVAL = "arrival_", "refit_arrival_"  # what became of the models on their way to the optimum
 
 # Rows whose raw predictions are held at once while scoring, in bytes of X.
 _GATHER_BYTES = 16 << 20
@@ -121,6 +122,14 @@ class Run:
         The factors on the refit's sample weights.
     best_diverged : bool
         Whether the refit diverged.
+    arrivals : dict of arrays of shape (n_models,), or None
+        Of the solvers "lbfgs" and "cholesky". "how" says how each model ended: 1 converged, 2 at `max_iter`, 3 where no step
+        lowers the objective in this precision, 4 not finite at the start, 0 interrupted; "n_iter" and "n_passes" (over X),
+        "objective" (mean loss and penalty), "gradient_norm" (its largest component), "gap" (what the objective may still
+        lose), and, where the Gram matrix of the training rows was factored, "smallest_pivot" (the least share of a column
+        that the columns before it do not explain; the penalty counts) and "dropped" (columns that they explain up to
+        rounding, whose weights stay 0).
+    refit_arrival : dict of the same, of the refit; or None
     interrupted : bool
         Whether Ctrl-C or `max_seconds` ended the fit early.
     stop_reason : str
@@ -175,6 +184,8 @@ class Run:
         metadata: Mapping[str, Any] | None = None,
         device: str = "cpu",
         device_reason: str = "cpu: where the data lives",
+        arrivals: dict[str, Array] | None = None,
+        refit_arrival: dict[str, Array] | None = None,
     ) -> None:
         shape = held_out_loss.shape
         done = np.where(diverged_epoch >= 0, diverged_epoch, len(history)).reshape(shape)  # of files of version 1
@@ -193,6 +204,8 @@ class Run:
         self.metadata = {} if metadata is None else dict(metadata)
         self.device = device
         self.device_reason = device_reason
+        self.arrivals = arrivals
+        self.refit_arrival = refit_arrival
         self._state = state
         self._scored = scored
         self._split_fill = split_fill
@@ -241,6 +254,25 @@ class Run:
     def diverged(self) -> Array:
         """Whether each model diverged, bool of shape (n_models,)."""
         return np.asarray(self.diverged_epoch >= 0)
+
+    @property
+    def converged(self) -> npt.NDArray[np.bool_] | None:
+        """Whether each model came to its optimum, bool of shape (n_models,); None for solvers of epochs.
+
+        The largest component of the gradient is at most `tol`, and what the objective may still lose (half the slope along
+        the next direction) is at most tol / 1,000 of it. For "cholesky" the solution was exact.
+        """
+        return None if self.arrivals is None else np.asarray(self.arrivals["how"] == _optimum.CONVERGED)
+
+    @property
+    def best_converged(self) -> bool | None:
+        """The same for the refit."""
+        return None if self.refit_arrival is None else bool(self.refit_arrival["how"] == _optimum.CONVERGED)
+
+    @property
+    def n_iter(self) -> npt.NDArray[np.int64]:
+        """Iterations of each model, shape (n_models,): steps to the optimum, or updates of a solver of epochs."""
+        return np.asarray(self.steps)
 
     @property
     def interrupted(self) -> bool:
@@ -716,6 +748,8 @@ class Run:
                 arrays[name] = _text(array) if array.dtype.kind == "O" else array
         if self._state is not None:
             arrays.update({f"{_STATE}{name}": self._state[name] for name in sorted(self._state)})
+        for prefix, found in ((_ARRIVALS, self.arrivals), (_REFIT_ARRIVAL, self.refit_arrival)):
+            arrays.update({f"{prefix}{name}": np.asarray(values) for name, values in sorted((found or {}).items())})
         meta = {
             "format": _FORMAT,
             "format_version": _FORMAT_VERSION,
@@ -783,7 +817,10 @@ def load(path: str | os.PathLike[str]) -> Run:
         best_intercept = arrays.get("best_intercept")
         models: dict[str, Any] = {name: arrays[name] for name in _ARRAYS[:_REQUIRED]}
         models.update({name: arrays.get(name) for name in _ARRAYS[_REQUIRED + 3 :]})
-        state = {name[len(_STATE) :]: array for name, array in arrays.items() if name.startswith(_STATE)}
+        state, arrivals, refit_arrival = (
+            {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+            for prefix in (_STATE, _ARRIVALS, _REFIT_ARRIVAL)
+        )
         candidates = None
         if meta["candidates"] is not None:
             candidates = Candidates(_with_inf(row) for row in meta["candidates"])
@@ -796,6 +833,8 @@ def load(path: str | os.PathLike[str]) -> Run:
             best_epochs=int(meta.get("best_epochs", meta["settings"].get("epochs", 0))),
             metadata=meta.get("metadata"),
             state=state or None,
+            arrivals=arrivals or None,
+            refit_arrival=refit_arrival or None,
             loss=_check.choice("loss", meta["loss"], (*_loss.NAMES, "auto")),
             solver=meta["solver"],
             solver_reason=meta["solver_reason"],

@@ -21,6 +21,7 @@ from gradfold import (
     _learning_rate,
     _loop,
     _missing,
+    _optimum,
     _partial,
     _plan,
     _problem,
@@ -79,6 +80,8 @@ def fit(
     clip_norm: float = np.inf,
     clip_value: float = np.inf,
     average: int = 0,
+    max_iter: int = 1000,
+    tol: float = 1e-4,
     power_t: float = 0.25,
     decay: float = 0.9,
     decay_epochs: float = 10,
@@ -131,8 +134,13 @@ def fit(
         which is ½ (y − z)².
     loss_epsilon : float
         The threshold of "huber", and half the width of the insensitive zone of the epsilon_insensitive losses.
-    solver : {"auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw"}
-        torch.optim's formulas. "auto" is adam; `Run.solver_reason` says why.
+    solver : {"auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lbfgs", "cholesky"}
+        Solvers of epochs with torch.optim's formulas, or of the optimum: "lbfgs" for losses with a second derivative
+        ("log_loss", "squared_error", "multinomial", "huber", "squared_hinge", "modified_huber",
+        "squared_epsilon_insensitive"), each model to its own `tol`; and "cholesky" for "squared_error", whose normal
+        equations it solves, exactly up to rounding, or, where they are too ill-conditioned for that, in passes over X. The
+        last two take no l1, and what speaks of epochs does not concern them: `epochs`, `batch_size` and `shuffle` are not
+        used, and the rest raises. "auto" is adam; `Run.solver_reason` says why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
     learning_rate : float or "auto", optional
@@ -186,6 +194,13 @@ def fit(
         Limits of the mean loss gradient before the penalty: of its 2-norm, intercept included, then of each component.
     average : int
         From a model's own update number `average` ≥ 1 on, its weights are the mean over the updates. 0: no average.
+    max_iter : int
+        Of "lbfgs": steps of a model at most. A model that has not come to its optimum then keeps the weights it has, and
+        a `ConvergenceWarning` names its candidate.
+    tol : float
+        Of "lbfgs": the largest component of the gradient of mean loss and penalty at which a model has arrived, as in
+        scikit-learn (with standardize=True of the standardised weights); and what the objective may still lose, half the
+        slope along the next direction, is to be at most tol / 1,000 of it.
     power_t, decay, decay_epochs, plateau_factor : float
         Of the schedules.
     warmup : float
@@ -265,6 +280,8 @@ def fit(
     ChoiceWarning
         The best candidate is at an edge of the grid, or the splits' losses differ by more than their noise
         (``warnings.filterwarnings("ignore", category=gradfold.ChoiceWarning)`` silences both).
+    ConvergenceWarning
+        Models of "lbfgs" did not come to their optimum; the message names their candidates.
     UserWarning
         X was copied, a class has fewer rows than there are folds, or the target of a regression is constant.
 
@@ -292,7 +309,11 @@ def fit(
         deadline=_optional(max_seconds, lambda v: started + _check.real("max_seconds", v, positive=True)),
         device=where,
         device_reason=_device.reason(device, where),
+        max_iter=_check.integer("max_iter", max_iter, 1, 2**62),
+        tol=_check.real("tol", tol, positive=True),
     )
+    if _optimum.check(params, given, where):
+        settings.epochs = 1
     control = _Control(
         stopping=EarlyStopping.read(early_stopping),
         halving=Halving.read(halving),
@@ -323,6 +344,8 @@ def fit(
                 device=where,
             )  # fmt: skip
             _settle_losses(params, problem, control)
+            if params[0]["solver"] in _optimum.SOLVERS:
+                _optimum.check_losses(params)
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not control.refit:
                 raise ValueError(
@@ -395,6 +418,7 @@ class _Fitter:
             trained = _loop.train(self.plan, self.settings, self._watch(self.plan, shape), self.interrupt, shape)
             run = self.collect(self.plan, trained, trained.status)
             self._warn_diverged(run)
+            self._warn_short(run.arrivals, run.n_splits)
             if run.interrupted:
                 return run
             self._choose(run)
@@ -486,6 +510,13 @@ class _Fitter:
                 stacklevel=4,
             )
 
+    def _warn_short(self, arrivals: dict[str, Array] | None, n_splits: int) -> None:
+        if arrivals is None:
+            return
+        for text in _optimum.warnings_of(arrivals, n_splits, self.settings.tol, self.settings.params[0]["solver"]):
+            # The frames above: this one, run (or _refit), fit, the caller.
+            warnings.warn(text, _optimum.ConvergenceWarning, stacklevel=4 if n_splits else 5)
+
     # -- choice -------------------------------------------------------------------------------------------------------
 
     def _choose(self, run: Run) -> None:
@@ -559,6 +590,8 @@ class _Fitter:
             run.stop_reason = trained.status
         epochs = trained.best_epoch if self._restores() else trained.epochs_trained
         self._fitted(run, plan.parts[0].trainer, 0, int(epochs[0]), float(rates[0, 0]))
+        if run.refit_arrival is not None:
+            self._warn_short({name: values.reshape(1) for name, values in run.refit_arrival.items()}, 0)
         if run.best_diverged:
             trainer = plan.parts[0].trainer
             # The frames above: this one, run, fit, the caller.
@@ -579,13 +612,15 @@ class _Fitter:
         run.best_steps = int(trainer.steps()[own])
         run.best_diverged = bool(trainer.diverged_epoch[own] >= 0)
         run.best_epochs = epochs
-        run.settings["refit_learning_rate"] = rate
+        run.settings["refit_learning_rate"] = None if np.isnan(rate) else rate
         split = 0 if self.problem.validation is not None else REFIT
         if self.problem.filled is not None:
             run.fill = self.problem.fill(split)
         if self.problem.class_weight is not None:
             run.class_weight = self.problem.factors(split)
-        if not run.best_diverged:
+        if isinstance(trainer, _optimum.Trainer):
+            run.refit_arrival = {name: np.array(values[own]) for name, values in trainer.arrivals.items()}
+        elif not run.best_diverged:
             run._state = _partial.state_of(trainer, own)
 
     # -- the Run ------------------------------------------------------------------------------------------------------
@@ -595,11 +630,14 @@ class _Fitter:
         problem, settings = self.problem, self.settings
         shape = (len(settings.params), problem.n_splits)
         n_models = shape[0] * shape[1]
+        arrivals = None
         if plan is not None and trained is not None:
             coef, intercept = plan.gather(lambda t: t.coef()), plan.gather(lambda t: t.intercept())
             steps = plan.gather(lambda t: t.steps())
             diverged_epoch = plan.gather(lambda t: np.array(t.diverged_epoch))
             diverged_batch = plan.gather(lambda t: np.array(t.diverged_batch))
+            if isinstance(plan.parts[0].trainer, _optimum.Trainer):
+                arrivals = _optimum.gather(plan)
         else:
             n_features, kind = (0, np.dtype(np.float64)) if problem.X is None else (problem.X.shape[1], problem.X.dtype)
             outputs = problem.outputs
@@ -634,6 +672,8 @@ class _Fitter:
             ),
             settings={
                 "epochs": settings.epochs,
+                "max_iter": settings.max_iter,
+                "tol": settings.tol,
                 "batch_size": settings.batch_size,
                 "batch_scaling": settings.batch_scaling,
                 "shuffle": settings.shuffle,
@@ -675,6 +715,7 @@ class _Fitter:
             split_fill=problem.split_fills() if plan is not None else None,
             device=settings.device,
             device_reason=self._device_reason(),
+            arrivals=arrivals,
         )
 
 
@@ -696,7 +737,7 @@ def _params(
     for row in rows:
         if row["solver"] == "auto":
             row["solver"] = _plan.AUTO_SOLVER
-        if row["learning_rate"] is None:
+        if row["learning_rate"] is None and row["solver"] not in _optimum.SOLVERS:
             row["learning_rate"] = _plan.LEARNING_RATES[row["solver"]]
         if row["schedule"] == "optimal" and row["l2"] == 0:
             raise ValueError("l2: got 0 with schedule='optimal', which divides by it; wanted a number above 0")

@@ -1,0 +1,114 @@
+#include "gradient/gram.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "gradient/panels.h"
+#include "simd/fpenv.h"
+#include "threads/team.h"
+#include "train/moments.h"
+
+namespace gradfold {
+
+GRADFOLD_DISPATCH(GramKernels, gram_kernels, gram)
+
+namespace {
+
+bool stopped(const int* stop) { return stop != nullptr && __atomic_load_n(stop, __ATOMIC_RELAXED) != 0; }
+
+// One chunk of a cell's rows, as the kernels want them.
+template <class T>
+struct ChunkRows {
+  std::vector<const T*> x = std::vector<const T*>(kRowChunk);
+  std::vector<double> y = std::vector<double>(kRowChunk), weight = std::vector<double>(kRowChunk);
+
+  void read(const DenseRows<T>& X, const T* y_of, const T* weight_of, const std::int64_t* rows, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      x[i] = X.row(rows[i]);
+      y[i] = static_cast<double>(y_of[rows[i]]);
+      weight[i] = weight_of != nullptr ? static_cast<double>(weight_of[rows[i]]) : 1.0;
+    }
+  }
+};
+
+}  // namespace
+
+template <class T>
+void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std::int64_t* order, const std::int64_t* offset,
+                  std::int64_t n_cells, const CellMoments& out, int n_threads, const std::function<void()>& poll, const int* stop) {
+  FloatingPointGuard guard;
+  const GramKernels<T>& kernels = gram_kernels<T>(current_level());
+  const MomentKernels<T>& moments = moment_kernels<T>(current_level());
+  const std::int64_t p = X.n_features, size = gram_size(p, kernels.panel), one = p + 1;
+
+  struct Cell {
+    AlignedArray<double> shift, total;
+  };
+  struct Item {
+    std::int64_t cell, begin, n;
+  };
+  std::vector<Cell> cells(n_cells);
+  std::vector<Item> list;
+  ChunkRows<T> first;
+  for (std::int64_t c = 0; c < n_cells; ++c) {
+    const std::int64_t rows = offset[c + 1] - offset[c];
+    std::fill_n(out.mean + c * one, one, 0.0);
+    std::fill_n(out.comoment + c * one * one, one * one, 0.0);
+    out.weight[c] = 0;
+    if (rows == 0) continue;
+    for (std::int64_t at = 0; at < rows; at += kRowChunk) list.push_back({c, offset[c] + at, std::min(kRowChunk, rows - at)});
+    cells[c] = {AlignedArray<double>(one), AlignedArray<double>(size * size)};
+    const std::int64_t n = std::min(kRowChunk, rows);
+    first.read(X, y, weight, order + offset[c], n);
+    double* shift = cells[c].shift.get();
+    moments.sums(first.x.data(), first.weight.data(), n, p, nullptr, shift);
+    double sum = 0, sum_y = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      sum += first.weight[i];
+      sum_y = __builtin_fma(first.weight[i], first.y[i], sum_y);
+    }
+    shift[p] = sum_y;
+    for (std::int64_t f = 0; f < one; ++f) shift[f] /= sum;
+  }
+
+  const std::int64_t n_items = static_cast<std::int64_t>(list.size());
+  OrderedItems items;
+  run_team(static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(n_threads, n_items))), [&](int) {
+    ChunkRows<T> rows;
+    AlignedArray<double> gram(size * size), scratch(gram_scratch(size));
+    for (std::int64_t at = items.take(); at < n_items; at = items.take()) {
+      const Item& item = list[at];
+      Cell& cell = cells[item.cell];
+      if (!stopped(stop)) {
+        rows.read(X, y, weight, order + item.begin, item.n);
+        kernels.chunk({item.n, rows.x.data(), rows.y.data(), weight != nullptr ? rows.weight.data() : nullptr, p, cell.shift.get(),
+                       gram.get(), scratch.get()});
+      }
+      items.turn(at);
+      for (std::int64_t i = 0; i < p + 2; ++i)
+        for (std::int64_t j = i; j < p + 2; ++j) cell.total[i * size + j] += gram[i * size + j];
+      items.done(at);
+    }
+  }, poll);
+
+  for (std::int64_t c = 0; c < n_cells && !stopped(stop); ++c) {
+    if (offset[c + 1] == offset[c]) continue;
+    const double* total = cells[c].total.get();
+    const double sum = out.weight[c] = total[one * size + one];
+    double* mean = out.mean + c * one;
+    double* comoment = out.comoment + c * one * one;
+    for (std::int64_t i = 0; i < one; ++i) mean[i] = total[i * size + one] / sum;  // of the shifted column
+    for (std::int64_t i = 0; i < one; ++i)
+      for (std::int64_t j = i; j < one; ++j)
+        comoment[i * one + j] = comoment[j * one + i] = __builtin_fma(-mean[i], total[j * size + one], total[i * size + j]);
+    for (std::int64_t i = 0; i < one; ++i) mean[i] += cells[c].shift[i];
+  }
+}
+
+#define GRADFOLD_INSTANTIATE(T)                                                                                              \
+  template void cell_moments(const DenseRows<T>&, const T*, const T*, const std::int64_t*, const std::int64_t*, std::int64_t, \
+                             const CellMoments&, int, const std::function<void()>&, const int*);
+GRADFOLD_INSTANTIATE(float)
+GRADFOLD_INSTANTIATE(double)
+
+}  // namespace gradfold

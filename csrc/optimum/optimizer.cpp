@@ -1,0 +1,704 @@
+// L-BFGS of many models together (J. Nocedal, "Updating quasi-Newton matrices with limited storage", 1980), and the normal equations.
+//
+// A model's parameters here are v = scale * w and the intercept at the mean of its training rows: centred and, if asked for,
+// standardised, with no copy of X. Where the comoments are known, what L-BFGS starts each direction from is the inverse of
+// curvature * comoment + l2, the Hessian of the loss at 0: so the first step is Newton's, and the scales of the columns and what they
+// have in common cost no iterations. Whether it is used depends on the shape of X alone, never on who else trains.
+#include "optimum/optimizer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "simd/fpenv.h"
+#include "threads/team.h"
+
+namespace gradfold {
+
+namespace {
+
+constexpr int kHistory = 10;        // pairs of steps and gradients that are remembered; scipy's default
+constexpr double kDecrease = 1e-4;  // Wolfe's conditions
+constexpr double kSlope = 0.9;
+constexpr double kLonger = 10;      // how much further a step may go that was too short
+constexpr int kTries = 20;          // trial points along a direction
+// W. Hager, H. Zhang, "A new conjugate gradient method with guaranteed descent and an efficient line search", 2005: near the optimum
+// the objective's own rounding hides a decrease, and the slopes tell instead.
+constexpr double kApproximate = 0.1;
+// What the objective's rounding may hide, as a share of it.
+template <class T>
+constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-10;
+// The possible decrease that is left must be below this share of tol, relative to the objective.
+constexpr double kGap = 1e-3;
+// Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
+constexpr double kIllConditioned = 1e-9;
+
+double drop_limit(std::int64_t p) { return 16.0 * static_cast<double>(p) * std::numeric_limits<double>::epsilon(); }
+
+// One line search.
+struct Search {
+  double alpha = 0, low = 0, f_low = 0, slope_low = 0, high = 0, f_high = 0;
+  bool bracketed = false;
+  int tries = 0;
+
+  void start(double first, double f, double slope) { *this = {first, 0, f, slope, 0, 0, false, 0}; }
+  void too_long(double f) {
+    high = alpha;
+    f_high = f;
+    bracketed = true;
+    between();
+  }
+  void too_short(double f, double slope) {
+    const double before = low, slope_before = slope_low;
+    low = alpha;
+    f_low = f;
+    slope_low = slope;
+    if (bracketed) return between();
+    // Where the slope would vanish if it went on as it did.
+    const double rise = slope - slope_before;
+    const double guess = rise > 0 ? alpha - slope * (alpha - before) / rise : kLonger * alpha;
+    alpha = std::min(std::max(guess, 1.5 * low), kLonger * low);
+  }
+
+ private:
+  void between() {
+    const double width = high - low;
+    const double bend = f_high - f_low - slope_low * width;
+    double t = bend > 0 ? -slope_low * width / (2 * bend) : 0.5;  // the minimum of the parabola through what is known
+    if (!(t > 0.1)) t = 0.1;
+    if (t > 0.9) t = 0.9;
+    alpha = low + t * width;
+  }
+};
+
+}  // namespace
+
+double curvature_at_zero(Loss loss, std::int64_t n_outputs) {
+  switch (loss) {
+    case Loss::log_loss: return 0.25;
+    case Loss::squared_error:
+    case Loss::huber: return 1;
+    case Loss::squared_hinge:
+    case Loss::modified_huber:
+    case Loss::squared_epsilon_insensitive: return 2;
+    case Loss::multinomial: return 1.0 / static_cast<double>(n_outputs);
+    default: return 0;
+  }
+}
+
+namespace {
+
+template <class T>
+class OptimizerOf final : public Optimizer {
+ public:
+  explicit OptimizerOf(OptimumArgs<T> args)
+      : a_(std::move(args)),
+        m_(static_cast<std::int64_t>(a_.split_of_model.size())),
+        p_(a_.X.n_features),
+        shape_{p_, a_.n_outputs, a_.fit_intercept},
+        size_(shape_.size()),
+        kernels_(optimum_kernels(current_level())),
+        lanes_(m_),
+        groups_((m_ + kGroup - 1) / kGroup) {
+    arrivals_.how.assign(m_, Arrival::running);
+    arrivals_.n_iter.assign(m_, 0);
+    arrivals_.n_passes.assign(m_, 0);
+    for (auto* values : {&arrivals_.objective, &arrivals_.gradient_norm, &arrivals_.gap, &arrivals_.smallest_pivot})
+      values->assign(m_, std::numeric_limits<double>::quiet_NaN());
+    arrivals_.dropped.assign(m_, 0);
+    held_out_.assign(m_, std::numeric_limits<double>::quiet_NaN());
+  }
+
+  Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
+    FloatingPointGuard guard;
+    using clock = std::chrono::steady_clock;
+    const auto start = clock::now();
+    if (cancelled()) return Status::interrupted;
+    if (!prepared_) {
+      prepare(poll);
+      if (cancelled()) return Status::interrupted;
+      prepared_ = true;
+    }
+    for (;;) {
+      std::vector<std::int64_t> active;
+      for (std::int64_t m = 0; m < m_; ++m)
+        if (arrivals_.how[m] == Arrival::running) active.push_back(m);
+      if (active.empty()) break;
+      if (max_passes == 0 || (seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds))
+        return Status::paused;
+      if (max_passes > 0) --max_passes;
+      if (!pass(active, poll)) return Status::interrupted;
+    }
+    if (!scored_) {
+      score(poll);
+      if (cancelled()) return Status::interrupted;
+      scored_ = true;
+    }
+    return Status::done;
+  }
+
+  void coef(void* out) const override {
+    std::vector<T> b(a_.n_outputs);
+    for (std::int64_t m = 0; m < m_; ++m) weights_at(m, static_cast<T*>(out) + m * a_.n_outputs * p_, b.data());
+  }
+  void intercept(void* out) const override {
+    std::vector<T> w(a_.n_outputs * p_);
+    for (std::int64_t m = 0; m < m_; ++m) weights_at(m, w.data(), static_cast<T*>(out) + m * a_.n_outputs);
+  }
+  std::vector<double> held_out() const override { return held_out_; }
+
+ private:
+  struct Lane {
+    Search search;
+    double f = 0, first_f = 0;  // at the point, and at the start
+    bool started = false, fresh = true;      // fresh: no pair is remembered
+  };
+
+  // kGroup models; arrays are [size][kGroup].
+  struct Group {
+    AlignedArray<double> at, gradient, direction, trial, trial_gradient, work;
+    std::vector<AlignedArray<double>> steps, changes;  // the last first
+    std::vector<double> inverse = std::vector<double>(kHistory * kGroup, 0.0);  // of step * change
+    AlignedArray<double> factor;  // empty: unknown
+    double scaling[kGroup];       // of the matrix that each direction starts from
+  };
+
+  const SplitSums& sums(std::int64_t model) const { return a_.sums[a_.split_of_model[model]]; }
+  // Whether the weight of a column stays 0: one that is constant, unless it stands for an intercept.
+  bool constant(const SplitSums& s, std::int64_t f) const { return s.scale[f] <= 0 && (a_.standardize || a_.fit_intercept); }
+  double scale(const SplitSums& s, std::int64_t f) const { return a_.standardize && !constant(s, f) ? s.scale[f] : 1.0; }
+  double centre(const SplitSums& s, std::int64_t f) const { return a_.fit_intercept ? s.mean[f] : 0.0; }
+  bool knows_curvature() const { return a_.sums[a_.split_of_model[0]].comoment != nullptr; }
+
+  // f(group) for all groups, on as many threads as their work is worth.
+  template <class F>
+  void each_group(double work_of_one, F&& f) {
+    const std::int64_t n = static_cast<std::int64_t>(groups_.size());
+    constexpr double kThreadWork = 1 << 20;
+    const double worth = std::max(1.0, std::min(1e6, work_of_one * static_cast<double>(n) / kThreadWork));
+    const int threads = static_cast<int>(std::min<double>({static_cast<double>(a_.n_threads), static_cast<double>(n), worth}));
+    std::atomic<std::int64_t> next{0};
+    run_team(threads, [&](int) {
+      for (std::int64_t g = next++; g < n; g = next++) f(g);
+    });
+  }
+  // f(lane, model) for the models of a group.
+  template <class F>
+  void each_lane(std::int64_t g, F&& f) {
+    for (int l = 0; l < kGroup && g * kGroup + l < m_; ++l) f(l, g * kGroup + l);
+  }
+
+  // ---- the start ----
+
+  // Element (i, j) of a split's Gram matrix in the parameters here, per unit of weight; column p is y.
+  double gram(const SplitSums& s, std::int64_t i, std::int64_t j) const {
+    if ((i < p_ && constant(s, i)) || (j < p_ && constant(s, j))) return i == j ? 1 : 0;
+    double value = s.comoment[i * (p_ + 1) + j];
+    if (!a_.fit_intercept) value += s.weight * ((i < p_ ? s.mean[i] : s.mean_y) * (j < p_ ? s.mean[j] : s.mean_y));
+    const double scales = (i < p_ ? scale(s, i) : 1.0) * (j < p_ ? scale(s, j) : 1.0);
+    return value / s.weight / scales;
+  }
+
+  void prepare(const std::function<void()>& poll) {
+    const bool curvature = knows_curvature();
+    const double c = curvature_at_zero(a_.loss, a_.n_outputs);
+    for (std::int64_t g = 0; g < static_cast<std::int64_t>(groups_.size()); ++g) {
+      Group& group = groups_[g];
+      std::fill_n(group.scaling, kGroup, 1.0);
+      group.at = AlignedArray<double>(size_ * kGroup);
+      if (curvature) group.factor = AlignedArray<double>(triangle(p_) * kGroup);
+    }
+    // The packed lower triangle of every split in use.
+    std::vector<AlignedArray<double>> packed(a_.sums.size());
+    if (curvature) {
+      std::vector<std::int64_t> used = a_.split_of_model;
+      std::sort(used.begin(), used.end());
+      used.erase(std::unique(used.begin(), used.end()), used.end());
+      for (std::int64_t s : used) {
+        packed[s] = AlignedArray<double>(triangle(p_));
+        for (std::int64_t i = 0; i < p_; ++i)
+          for (std::int64_t j = 0; j <= i; ++j) packed[s][triangle(i) + j] = c * gram(a_.sums[s], i, j);
+        if (poll) poll();
+      }
+    }
+    each_group(static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
+      Group& group = groups_[g];
+      if (cancelled()) return;
+      if (curvature) {
+        double smallest[kGroup], dropped[kGroup];
+        const double* from[kGroup] = {};
+        double l2[kGroup];
+        each_lane(g, [&](int l, std::int64_t m) {
+          from[l] = packed[a_.split_of_model[m]].get();
+          l2[l] = a_.l2[m];
+        });
+        for (int l = 1; l < kGroup; ++l)
+          if (from[l] == nullptr) {  // a lane without a model
+            from[l] = from[0];
+            l2[l] = l2[0];
+          }
+        double* to = group.factor.get();
+        for (std::int64_t e = 0; e < triangle(p_); ++e)
+          for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = from[l][e];
+        for (std::int64_t i = 0; i < p_; ++i)
+          for (int l = 0; l < kGroup; ++l) to[(triangle(i) + i) * kGroup + l] += l2[l];
+        kernels_.factor(to, p_, drop_limit(p_), smallest, dropped);
+        each_lane(g, [&](int l, std::int64_t m) {
+          arrivals_.smallest_pivot[m] = smallest[l];
+          arrivals_.dropped[m] = static_cast<std::int64_t>(dropped[l]);
+        });
+      }
+      if (a_.exact) {
+        solve_exactly(g);
+      } else {
+        start_at(g);
+      }
+    });
+    if (a_.exact && std::all_of(arrivals_.how.begin(), arrivals_.how.end(), [](Arrival h) { return h != Arrival::running; })) return;
+    for (std::int64_t g = 0; g < static_cast<std::int64_t>(groups_.size()); ++g) {
+      bool runs = false;
+      each_lane(g, [&](int, std::int64_t m) { runs = runs || arrivals_.how[m] == Arrival::running; });
+      if (!runs) continue;
+      Group& group = groups_[g];
+      for (auto* array : {&group.gradient, &group.direction, &group.trial, &group.trial_gradient, &group.work})
+        *array = AlignedArray<double>(size_ * kGroup);
+      std::copy_n(group.at.get(), size_ * kGroup, group.trial.get());
+    }
+  }
+
+  void start_at(std::int64_t g) {
+    Group& group = groups_[g];
+    each_lane(g, [&](int l, std::int64_t m) {
+      const SplitSums& s = sums(m);
+      for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
+        double b = a_.intercept_init != nullptr ? a_.intercept_init[m * a_.n_outputs + k] : 0.0;
+        for (std::int64_t f = 0; f < p_; ++f) {
+          const double w = a_.coef_init != nullptr && !constant(s, f) ? a_.coef_init[(m * a_.n_outputs + k) * p_ + f] : 0.0;
+          group.at[(k * p_ + f) * kGroup + l] = w * scale(s, f);
+          b = std::fma(w, centre(s, f), b);
+        }
+        if (a_.fit_intercept) group.at[(shape_.n_weights() + k) * kGroup + l] = b;
+      }
+    });
+  }
+
+  // v = (gram + l2)^-1 (comoment with y), and the mean of y.
+  void solve_exactly(std::int64_t g) {
+    Group& group = groups_[g];
+    each_lane(g, [&](int l, std::int64_t m) {
+      for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = gram(sums(m), f, p_);
+      if (a_.fit_intercept) group.at[p_ * kGroup + l] = sums(m).mean_y;
+    });
+    kernels_.solve(group.factor.get(), p_, group.at.get());
+    each_lane(g, [&](int l, std::int64_t m) {
+      const SplitSums& s = sums(m);
+      double* v = group.at.get() + l;
+      bool finite = true;
+      for (std::int64_t d = 0; d < size_; ++d) finite = finite && std::isfinite(v[d * kGroup]);
+      if (!finite) {
+        arrivals_.how[m] = Arrival::diverged;
+        for (std::int64_t d = 0; d < size_; ++d) v[d * kGroup] = 0;
+        return;
+      }
+      if (arrivals_.smallest_pivot[m] < kIllConditioned || arrivals_.dropped[m] > 0) {  // passes over X refine it
+        return;
+      }
+      // What the normal equations say of the solution: the residual of each, and the objective.
+      double norm = 0, product = 0, square = 0;
+      for (std::int64_t i = 0; i < p_; ++i) {
+        const double y = gram(s, i, p_);
+        double residual = -y;
+        for (std::int64_t j = 0; j < p_; ++j) residual = std::fma(gram(s, i, j), v[j * kGroup], residual);
+        residual = std::fma(a_.l2[m], v[i * kGroup], residual);
+        norm = std::max(norm, std::abs(residual));
+        product = std::fma(v[i * kGroup], residual - y, product);  // v'(G + l2)v - 2 v'y
+      }
+      square = gram(s, p_, p_);
+      arrivals_.how[m] = Arrival::converged;
+      arrivals_.n_iter[m] = 1;
+      arrivals_.gradient_norm[m] = norm;
+      arrivals_.objective[m] = std::max(0.0, 0.5 * (square + product));
+      arrivals_.gap[m] = 0;
+    });
+  }
+
+  // The weights on X's scale that parameters v stand for, rounded to T: w [n_outputs][n_features], b [n_outputs].
+  void weights_of(std::int64_t m, const double* v, T* w, T* b) const {
+    const SplitSums& s = sums(m);
+    for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
+      double shift = 0;
+      for (std::int64_t f = 0; f < p_; ++f) {
+        const T own = w[k * p_ + f] = static_cast<T>(v[(k * p_ + f) * kGroup] / scale(s, f));
+        shift = std::fma(static_cast<double>(own), centre(s, f), shift);
+      }
+      b[k] = a_.fit_intercept ? static_cast<T>(v[(shape_.n_weights() + k) * kGroup] - shift) : T(0);
+    }
+  }
+  // The same, and v becomes what float32 weights stand for: the loss and the gradient will be those of that point.
+  void settle(std::int64_t m, double* v, T* w, T* b) const {
+    weights_of(m, v, w, b);
+    if constexpr (sizeof(T) == sizeof(double)) return;
+    const SplitSums& s = sums(m);
+    for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
+      double shift = 0;
+      for (std::int64_t f = 0; f < p_; ++f) {
+        const double own = static_cast<double>(w[k * p_ + f]);
+        v[(k * p_ + f) * kGroup] = own * scale(s, f);
+        shift = std::fma(own, centre(s, f), shift);
+      }
+      if (a_.fit_intercept) v[(shape_.n_weights() + k) * kGroup] = static_cast<double>(b[k]) + shift;
+    }
+  }
+  void weights_at(std::int64_t m, T* w, T* b) const {
+    const AlignedArray<double>& at = groups_[m / kGroup].at;
+    if (at)
+      weights_of(m, at.get() + m % kGroup, w, b);
+    else  // not prepared yet
+      std::fill_n(w, a_.n_outputs * p_, T(0)), std::fill_n(b, a_.n_outputs, T(0));
+  }
+
+  // ---- one pass ----
+
+  bool pass(const std::vector<std::int64_t>& active, const std::function<void()>& poll) {
+    const std::int64_t n = static_cast<std::int64_t>(active.size()), outputs = a_.n_outputs;
+    // Trial points into the layout of the gradient's call.
+    std::vector<T> own_w(p_ * outputs), own_b(outputs);
+    AlignedArray<T> W(p_ * outputs * n), b(outputs * n);
+    AlignedArray<double> total(p_ * outputs * n), total_b(outputs * n), loss(n);
+    std::vector<std::int64_t> splits(n);
+    std::vector<double> epsilon(a_.loss_epsilon.empty() ? 0 : n);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t m = active[i];
+      splits[i] = a_.split_of_model[m];
+      if (!epsilon.empty()) epsilon[i] = a_.loss_epsilon[m];
+      settle(m, groups_[m / kGroup].trial.get() + m % kGroup, own_w.data(), own_b.data());
+      for (std::int64_t k = 0; k < outputs; ++k) {
+        for (std::int64_t f = 0; f < p_; ++f) W[(f * outputs + k) * n + i] = own_w[k * p_ + f];
+        b[k * n + i] = own_b[k];
+      }
+    }
+    LossGradientArgs<T> call{};
+    call.X = a_.X;
+    call.y = a_.y;
+    call.weight = a_.weight;
+    call.n_positions = a_.X.n_rows;
+    call.folds = &a_.folds;
+    call.split_of_model = splits.data();
+    call.n_models = n;
+    call.n_outputs = outputs;
+    call.W = W.get();
+    call.intercept = b.get();
+    call.loss = a_.loss;
+    call.loss_epsilon = epsilon.empty() ? nullptr : epsilon.data();
+    call.mean = false;
+    call.loss_out = loss.get();
+    call.total_W = total.get();
+    call.total_intercept = total_b.get();
+    call.n_threads = a_.n_threads;
+    call.poll = poll ? &poll : nullptr;
+    call.stop = &stop_;
+    loss_gradient(call);
+    if (cancelled()) return false;
+    const double work = (4 * kHistory + 4.0) * static_cast<double>(size_) +
+                        (knows_curvature() ? 2.0 * static_cast<double>(p_) * static_cast<double>(p_ * outputs) : 0.0);
+    std::vector<std::int64_t> first(groups_.size() + 1, n);  // of the group's models in `active`
+    for (std::int64_t i = n - 1; i >= 0; --i) first[active[i] / kGroup] = i;
+    for (std::int64_t g = static_cast<std::int64_t>(groups_.size()) - 1; g >= 0; --g)
+      if (first[g] == n || active[first[g]] / kGroup != g) first[g] = first[g + 1];
+    each_group(work, [&](std::int64_t g) {
+      if (first[g] == first[g + 1]) return;
+      take(g, active.data(), first[g], first[g + 1], loss.get(), total.get(), total_b.get(), n);
+    });
+    return true;
+  }
+
+  // What a pass says of the trial points of a group: active[begin] to active[end - 1] are its models that run.
+  void take(std::int64_t g, const std::int64_t* active, std::int64_t begin, std::int64_t end, const double* loss, const double* total,
+            const double* total_b, std::int64_t n) {
+    Group& group = groups_[g];
+    const std::int64_t outputs = a_.n_outputs, weights = shape_.n_weights();
+    double f_trial[kGroup] = {}, norm[kGroup] = {}, square[kGroup];
+    bool finite[kGroup] = {};
+    kernels_.dot(group.trial.get(), group.trial.get(), {p_, outputs, false}, square);
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t m = active[i];
+      const int l = static_cast<int>(m % kGroup);
+      const SplitSums& s = sums(m);
+      ++arrivals_.n_passes[m];
+      f_trial[l] = std::fma(0.5 * a_.l2[m], square[l], loss[i] / s.weight);
+      double sum = f_trial[l];  // not finite as soon as one of them is not
+      for (std::int64_t k = 0; k < outputs; ++k) {
+        const double gb = total_b[k * n + i] / s.weight;
+        if (a_.fit_intercept) {
+          group.trial_gradient[(weights + k) * kGroup + l] = gb;
+          norm[l] = std::max(norm[l], std::abs(gb));
+          sum += gb;
+        }
+        for (std::int64_t f = 0; f < p_; ++f) {
+          const std::int64_t d = (k * p_ + f) * kGroup + l;
+          double own = 0;
+          if (!constant(s, f)) {
+            own = std::fma(-centre(s, f), gb, total[(f * outputs + k) * n + i] / s.weight) / scale(s, f);
+            own = std::fma(a_.l2[m], group.trial[d], own);
+          }
+          group.trial_gradient[d] = own;
+          // Without standardising, on X's own scale and about its own zero, as scikit-learn has it.
+          norm[l] = std::max(norm[l], std::abs(a_.standardize ? own : std::fma(centre(s, f), gb, own)));
+          sum += own;
+        }
+      }
+      finite[l] = std::isfinite(sum);
+    }
+
+    // Which points are accepted, and how the others are tried again.
+    double accepted[kGroup] = {}, step_gradient[kGroup], step_before[kGroup];
+    double* const step = group.work.get();
+    std::copy_n(group.trial.get(), size_ * kGroup, step);
+    const double minus_one[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    kernels_.add_product(minus_one, group.at.get(), size_, step);
+    kernels_.dot(step, group.trial_gradient.get(), shape_, step_gradient);
+    kernels_.dot(step, group.gradient.get(), shape_, step_before);
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t m = active[i];
+      const int l = static_cast<int>(m % kGroup);
+      Lane& lane = lanes_[m];
+      if (!lane.started) {
+        if (!finite[l]) {
+          arrivals_.how[m] = Arrival::diverged;
+          continue;
+        }
+        accepted[l] = 1;
+        continue;
+      }
+      Search& search = lane.search;
+      const double before = step_before[l], slope = step_gradient[l];
+      bool good = false;
+      if (finite[l] && before < 0) {
+        const bool decreases = f_trial[l] <= std::fma(kDecrease, before, lane.f) ||
+                               (f_trial[l] <= lane.f + kRounding<T> * std::abs(lane.f) && slope <= (2 * kApproximate - 1) * before);
+        const bool long_enough = slope >= kSlope * before;
+        good = decreases && long_enough;
+        if (!good && decreases) search.too_short(f_trial[l], slope / search.alpha);
+        if (!decreases) search.too_long(f_trial[l]);
+      } else {
+        search.too_long(std::numeric_limits<double>::infinity());
+      }
+      if (good) {
+        accepted[l] = 1;
+        continue;
+      }
+      if (++search.tries < kTries && before < 0) continue;
+      if (lane.fresh) {
+        arrivals_.how[m] = Arrival::precision;
+      } else {  // once more from here, without the pairs
+        forget(group, l);
+        lane.fresh = true;
+        accepted[l] = -1;
+      }
+    }
+
+    // Accepted points become the models' own; their steps and changes of the gradient are remembered.
+    bool any = false, pairs = false;
+    double remember[kGroup] = {};
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t m = active[i];
+      const int l = static_cast<int>(m % kGroup);
+      Lane& lane = lanes_[m];
+      any = any || accepted[l] != 0;
+      if (!(accepted[l] > 0)) continue;
+      arrivals_.objective[m] = lane.f = f_trial[l];
+      arrivals_.gradient_norm[m] = norm[l];
+      if (lane.started)
+        ++arrivals_.n_iter[m];
+      else
+        lane.first_f = std::abs(lane.f);
+      remember[l] = lane.started ? 1 : 0;
+      pairs = pairs || lane.started;
+      lane.started = true;
+    }
+    if (any) {
+      if (pairs) remember_pairs(group, g, remember);
+      kernels_.copy_where(accepted, group.trial.get(), size_, group.at.get());
+      kernels_.copy_where(accepted, group.trial_gradient.get(), size_, group.gradient.get());
+      turn(group, g, accepted);
+    }
+    // The next trial points.
+    double alpha[kGroup] = {};
+    each_lane(g, [&](int l, std::int64_t m) { alpha[l] = lanes_[m].search.alpha; });
+    std::copy_n(group.at.get(), size_ * kGroup, group.trial.get());
+    kernels_.add_product(alpha, group.direction.get(), size_, group.trial.get());
+  }
+
+  void forget(Group& group, int l) {
+    for (int h = 0; h < kHistory; ++h) {
+      group.inverse[h * kGroup + l] = 0;
+      for (auto* pairs : {&group.steps, &group.changes})
+        if (h < static_cast<int>(pairs->size()))
+          for (std::int64_t d = 0; d < size_; ++d) (*pairs)[h][d * kGroup + l] = 0;
+    }
+    group.scaling[l] = 1;
+  }
+
+  // The pair (trial - at, trial_gradient - gradient) of the lanes in `use` becomes their first one; the others' stay.
+  void remember_pairs(Group& group, std::int64_t g, double* use) {
+    AlignedArray<double> change(size_ * kGroup);
+    std::copy_n(group.trial_gradient.get(), size_ * kGroup, change.get());
+    const double minus_one[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    kernels_.add_product(minus_one, group.gradient.get(), size_, change.get());
+    double product[kGroup], square[kGroup];
+    kernels_.dot(group.work.get(), change.get(), shape_, product);
+    kernels_.dot(change.get(), change.get(), shape_, square);
+    bool any = false;
+    for (int l = 0; l < kGroup; ++l) {
+      if (!(product[l] > std::numeric_limits<double>::epsilon() * square[l])) use[l] = 0;  // no curvature seen: nothing to learn from
+      any = any || use[l] > 0;
+    }
+    if (!any) return;
+    if (static_cast<int>(group.steps.size()) < kHistory) {
+      group.steps.emplace_back(size_ * kGroup);
+      group.changes.emplace_back(size_ * kGroup);
+    }
+    const int n = static_cast<int>(group.steps.size());
+    for (int h = n - 1; h > 0; --h) {
+      kernels_.copy_where(use, group.steps[h - 1].get(), size_, group.steps[h].get());
+      kernels_.copy_where(use, group.changes[h - 1].get(), size_, group.changes[h].get());
+    }
+    kernels_.copy_where(use, group.work.get(), size_, group.steps[0].get());
+    kernels_.copy_where(use, change.get(), size_, group.changes[0].get());
+    // How large the curvature is along the step, in the measure of the matrix that directions start from.
+    apply(group, change.get());
+    double measured[kGroup];
+    kernels_.dot(group.changes[0].get(), change.get(), shape_, measured);
+    for (int l = 0; l < kGroup; ++l) {
+      if (!(use[l] > 0)) continue;
+      for (int h = n - 1; h > 0; --h) group.inverse[h * kGroup + l] = group.inverse[(h - 1) * kGroup + l];
+      group.inverse[l] = 1 / product[l];
+      if (measured[l] > 0) group.scaling[l] = product[l] / measured[l];
+      if (g * kGroup + l < m_) lanes_[g * kGroup + l].fresh = false;
+    }
+  }
+
+  // v becomes the inverse of the matrix at the start, times v; without `scaling`.
+  void apply(const Group& group, double* v) const {
+    if (!group.factor) return;
+    for (std::int64_t k = 0; k < a_.n_outputs; ++k) kernels_.solve(group.factor.get(), p_, v + k * p_ * kGroup);
+    if (!a_.fit_intercept) return;
+    const double inverse = 1 / curvature_at_zero(a_.loss, a_.n_outputs);
+    for (std::int64_t d = shape_.n_weights() * kGroup; d < size_ * kGroup; ++d) v[d] *= inverse;
+  }
+
+  // New directions of the lanes in `use` (those below 0 have met the end of a search), and whether they have arrived.
+  void turn(Group& group, std::int64_t g, const double* use) {
+    double* const v = group.work.get();
+    double product[kHistory][kGroup], negative[kGroup], factor[kGroup];
+    std::copy_n(group.gradient.get(), size_ * kGroup, v);
+    const int n = static_cast<int>(group.steps.size());
+    for (int h = 0; h < n; ++h) {
+      kernels_.dot(group.steps[h].get(), v, shape_, product[h]);
+      for (int l = 0; l < kGroup; ++l) {
+        product[h][l] *= group.inverse[h * kGroup + l];
+        negative[l] = -product[h][l];
+      }
+      kernels_.add_product(negative, group.changes[h].get(), size_, v);
+    }
+    apply(group, v);
+    for (std::int64_t d = 0; d < size_; ++d)
+      for (int l = 0; l < kGroup; ++l) v[d * kGroup + l] *= group.scaling[l];
+    for (int h = n - 1; h >= 0; --h) {
+      kernels_.dot(group.changes[h].get(), v, shape_, factor);
+      for (int l = 0; l < kGroup; ++l) factor[l] = std::fma(-factor[l], group.inverse[h * kGroup + l], product[h][l]);
+      kernels_.add_product(factor, group.steps[h].get(), size_, v);
+    }
+    for (std::int64_t d = 0; d < size_ * kGroup; ++d) v[d] = -v[d];
+    double turns[kGroup], slope[kGroup], steepest[kGroup];
+    for (int l = 0; l < kGroup; ++l) turns[l] = use[l] != 0 ? 1 : 0;
+    kernels_.copy_where(turns, v, size_, group.direction.get());
+    kernels_.dot(group.direction.get(), group.gradient.get(), shape_, slope);
+    kernels_.dot(group.gradient.get(), group.gradient.get(), shape_, steepest);
+    each_lane(g, [&](int l, std::int64_t m) {
+      if (use[l] == 0 || arrivals_.how[m] != Arrival::running) return;
+      Lane& lane = lanes_[m];
+      const double gap = arrivals_.gap[m] = -0.5 * slope[l];
+      const double least = kGap * a_.tol * std::max(std::abs(lane.f), 1e-2 * lane.first_f);
+      if (use[l] > 0) {
+        if (arrivals_.gradient_norm[m] <= a_.tol && gap <= least) {
+          arrivals_.how[m] = Arrival::converged;
+          return;
+        }
+        if (arrivals_.n_iter[m] >= a_.max_iter) {
+          arrivals_.how[m] = Arrival::max_iter;
+          return;
+        }
+      }
+      if (!(slope[l] < 0)) {
+        arrivals_.how[m] = Arrival::precision;
+        return;
+      }
+      // Without curvature the first step is of length 1, as in scipy.
+      const double first = lane.fresh && !group.factor ? std::min(1.0, 1.0 / std::sqrt(steepest[l])) : 1.0;
+      lane.search.start(first, lane.f, slope[l]);
+    });
+  }
+
+  // ---- the end ----
+
+  // Held-out losses, at the weights as they are returned.
+  void score(const std::function<void()>& poll) {
+    const std::int64_t outputs = a_.n_outputs;
+    AlignedArray<T> W(p_ * outputs * m_), b(outputs * m_);
+    std::vector<T> w(p_ * outputs), own_b(outputs);
+    for (std::int64_t m = 0; m < m_; ++m) {
+      weights_at(m, w.data(), own_b.data());
+      for (std::int64_t k = 0; k < outputs; ++k) {
+        for (std::int64_t f = 0; f < p_; ++f) W[(f * outputs + k) * m_ + m] = w[k * p_ + f];
+        b[k * m_ + m] = own_b[k];
+      }
+    }
+    const bool own_rows = a_.validation_X.x != nullptr;
+    LossGradientArgs<T> call{};
+    call.X = own_rows ? a_.validation_X : a_.X;
+    call.y = own_rows ? a_.validation_y : a_.y;
+    call.weight = own_rows ? a_.validation_weight : (a_.held_out_weight != nullptr ? a_.held_out_weight : a_.weight);
+    call.n_positions = call.X.n_rows;
+    call.folds = own_rows ? nullptr : &a_.folds;
+    call.split_of_model = a_.split_of_model.data();
+    call.use = Use::score;
+    call.n_models = m_;
+    call.n_outputs = outputs;
+    call.W = W.get();
+    call.intercept = b.get();
+    call.loss = a_.loss;
+    call.loss_epsilon = a_.loss_epsilon.empty() ? nullptr : a_.loss_epsilon.data();
+    call.mean = true;
+    call.loss_out = held_out_.data();
+    call.n_threads = a_.n_threads;
+    call.poll = poll ? &poll : nullptr;
+    call.stop = &stop_;
+    loss_gradient(call);
+    for (std::int64_t m = 0; m < m_; ++m)
+      if (arrivals_.how[m] == Arrival::diverged || !std::isfinite(held_out_[m])) held_out_[m] = std::numeric_limits<double>::quiet_NaN();
+  }
+
+  const OptimumArgs<T> a_;
+  const std::int64_t m_, p_;
+  const ParameterShape shape_;
+  const std::int64_t size_;
+  const OptimumKernels& kernels_;
+  std::vector<Lane> lanes_;
+  std::vector<Group> groups_;
+  std::vector<double> held_out_;
+  bool prepared_ = false, scored_ = false;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<T> args) {
+  return std::make_unique<OptimizerOf<T>>(std::move(args));
+}
+template std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<float>);
+template std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<double>);
+
+}  // namespace gradfold

@@ -1,0 +1,197 @@
+// Include after the level's lanes; internal linkage throughout.
+#pragma once
+#include "gradient/gradient.h"
+#include "optimum/optimum.h"
+
+namespace gradfold {
+namespace {
+
+using Lanes = F64;
+constexpr int kParts = kGroup / Lanes::N;  // vectors of a group
+
+inline void group_dot(const double* a, const double* b, const ParameterShape& shape, double* out) {
+  Lanes::V total[kParts];
+  for (auto& t : total) t = Lanes::zero();
+  auto chunk = [&](std::int64_t begin, std::int64_t n) {
+    Lanes::V sum[kParts];
+    for (auto& s : sum) s = Lanes::zero();
+    for (std::int64_t d = begin; d < begin + n; ++d)
+      for (int v = 0; v < kParts; ++v)
+        sum[v] = Lanes::fma(Lanes::load(a + d * kGroup + v * Lanes::N), Lanes::load(b + d * kGroup + v * Lanes::N), sum[v]);
+    for (int v = 0; v < kParts; ++v) total[v] = Lanes::add(total[v], sum[v]);
+  };
+  const std::int64_t p = shape.n_features;
+  for (std::int64_t k = 0; k < shape.n_outputs; ++k)
+    for (std::int64_t f = 0; f < p; f += kFeatureChunk) chunk(k * p + f, p - f < kFeatureChunk ? p - f : kFeatureChunk);
+  if (shape.fit_intercept) chunk(shape.n_weights(), shape.n_outputs);
+  for (int v = 0; v < kParts; ++v) Lanes::store(out + v * Lanes::N, total[v]);
+}
+
+inline void group_add_product(const double* factor, const double* x, std::int64_t n, double* y) {
+  for (int v = 0; v < kParts; ++v) {
+    const auto f = Lanes::load(factor + v * Lanes::N);
+    for (std::int64_t d = 0; d < n; ++d) {
+      const std::int64_t at = d * kGroup + v * Lanes::N;
+      Lanes::store(y + at, Lanes::fma(f, Lanes::load(x + at), Lanes::load(y + at)));
+    }
+  }
+}
+
+inline void group_copy_where(const double* use, const double* from, std::int64_t n, double* to) {
+  for (int v = 0; v < kParts; ++v) {
+    const auto m = Lanes::lt(Lanes::zero(), Lanes::load(use + v * Lanes::N));
+    for (std::int64_t d = 0; d < n; ++d) {
+      const std::int64_t at = d * kGroup + v * Lanes::N;
+      Lanes::store(to + at, Lanes::select(m, Lanes::load(from + at), Lanes::load(to + at)));
+    }
+  }
+}
+
+// What the columns of a matrix have lost so far.
+struct Pivots {
+  Lanes::V drop, smallest, dropped;
+
+  // The reciprocal of the root of a pivot, or 0.
+  Lanes::V reciprocal(Lanes::V pivot, Lanes::V diagonal) {
+    const auto one = Lanes::set1(1.0);
+    const auto stays = Lanes::lt(Lanes::mul(drop, diagonal), pivot);  // false on NaN
+    const auto share = Lanes::div(pivot, diagonal);
+    smallest = Lanes::select(stays, Lanes::select(Lanes::lt(share, smallest), share, smallest), smallest);
+    dropped = Lanes::select(stays, dropped, Lanes::add(dropped, one));
+    return Lanes::select(stays, Lanes::div(one, Lanes::sqrt(pivot)), Lanes::zero());
+  }
+};
+
+// Rows [i, i + NI) and columns [j, j + NJ) of the factor; DIAGONAL: i = j, and NI = NJ.
+template <int NI, int NJ, bool DIAGONAL>
+void factor_tile(double* a, std::int64_t i, std::int64_t j, Pivots* pivots) {
+  double* row[NI];
+  for (int r = 0; r < NI; ++r) row[r] = a + triangle(i + r) * kGroup;
+  const double* column[NJ];
+  for (int c = 0; c < NJ; ++c) column[c] = a + triangle(j + c) * kGroup;
+  Lanes::V sum[NI][NJ];
+#pragma GCC unroll 4
+  for (int r = 0; r < NI; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < NJ; ++c) sum[r][c] = DIAGONAL && c > r ? Lanes::zero() : Lanes::load(row[r] + (j + c) * kGroup);
+  Lanes::V diagonal[NJ];
+  for (int c = 0; c < NJ; ++c) diagonal[c] = sum[DIAGONAL ? c : 0][c];
+  for (std::int64_t k = 0; k < j; ++k) {
+    Lanes::V right[NJ];
+#pragma GCC unroll 4
+    for (int c = 0; c < NJ; ++c) right[c] = Lanes::load(column[c] + k * kGroup);
+#pragma GCC unroll 4
+    for (int r = 0; r < NI; ++r) {
+      const auto left = DIAGONAL ? right[r < NJ ? r : 0] : Lanes::load(row[r] + k * kGroup);
+#pragma GCC unroll 4
+      for (int c = 0; c < NJ; ++c)
+        if (!DIAGONAL || c <= r) sum[r][c] = Lanes::fnma(left, right[c], sum[r][c]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < NJ; ++c) {
+    Lanes::V inverse = Lanes::zero();
+    if (!DIAGONAL) inverse = Lanes::load(column[c] + (j + c) * kGroup);
+#pragma GCC unroll 4
+    for (int r = DIAGONAL ? c : 0; r < NI; ++r) {
+#pragma GCC unroll 4
+      for (int k = 0; k < c; ++k) {
+        const auto right = DIAGONAL ? sum[c][k] : Lanes::load(column[c] + (j + k) * kGroup);
+        sum[r][c] = Lanes::fnma(sum[r][k], right, sum[r][c]);
+      }
+      if (DIAGONAL && r == c)
+        inverse = sum[r][c] = pivots->reciprocal(sum[r][c], diagonal[c]);
+      else
+        sum[r][c] = Lanes::mul(sum[r][c], inverse);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < NI; ++r)
+#pragma GCC unroll 4
+    for (int c = 0; c < NJ; ++c)
+      if (!DIAGONAL || c <= r) Lanes::store(row[r] + (j + c) * kGroup, sum[r][c]);
+}
+
+inline void group_factor(double* a, std::int64_t n, double drop, double* smallest, double* dropped) {
+  // A tile is kTile x kTile accumulators and as many operands: 16 + 8 of 32 registers, or 4 + 4 of 16.
+  constexpr int kTile = Lanes::kRowTile == 8 ? 4 : 2;
+  for (int v = 0; v < kParts; ++v) {
+    Pivots pivots{Lanes::set1(drop), Lanes::set1(1.0), Lanes::zero()};
+    double* const own = a + v * Lanes::N;
+    std::int64_t i = 0;
+    for (; i + kTile <= n; i += kTile) {
+      for (std::int64_t j = 0; j < i; j += kTile) factor_tile<kTile, kTile, false>(own, i, j, &pivots);
+      factor_tile<kTile, kTile, true>(own, i, i, &pivots);
+    }
+    for (; i < n; ++i) {
+      std::int64_t j = 0;
+      for (; j + kTile <= i; j += kTile) factor_tile<1, kTile, false>(own, i, j, &pivots);
+      for (; j < i; ++j) factor_tile<1, 1, false>(own, i, j, &pivots);
+      factor_tile<1, 1, true>(own, i, i, &pivots);
+    }
+    Lanes::store(smallest + v * Lanes::N, pivots.smallest);
+    Lanes::store(dropped + v * Lanes::N, pivots.dropped);
+  }
+}
+
+// x_i = (b_i - sum of l[i][k] x_k) / l[i][i] for NI rows from i on.
+template <int NI>
+void forward_rows(const double* a, std::int64_t i, double* b) {
+  const double* row[NI];
+  Lanes::V sum[NI];
+  for (int r = 0; r < NI; ++r) {
+    row[r] = a + triangle(i + r) * kGroup;
+    sum[r] = Lanes::load(b + (i + r) * kGroup);
+  }
+  for (std::int64_t k = 0; k < i; ++k) {
+    const auto x = Lanes::load(b + k * kGroup);
+#pragma GCC unroll 4
+    for (int r = 0; r < NI; ++r) sum[r] = Lanes::fnma(Lanes::load(row[r] + k * kGroup), x, sum[r]);
+  }
+  for (int r = 0; r < NI; ++r) {
+    for (int k = 0; k < r; ++k) sum[r] = Lanes::fnma(Lanes::load(row[r] + (i + k) * kGroup), sum[k], sum[r]);
+    sum[r] = Lanes::mul(sum[r], Lanes::load(row[r] + (i + r) * kGroup));
+    Lanes::store(b + (i + r) * kGroup, sum[r]);
+  }
+}
+
+// The unknowns [i, i + NI), last first, and what they take from the rows above.
+template <int NI>
+void backward_rows(const double* a, std::int64_t i, double* b) {
+  const double* row[NI];
+  Lanes::V x[NI];
+  for (int r = 0; r < NI; ++r) row[r] = a + triangle(i + r) * kGroup;
+  for (int r = NI - 1; r >= 0; --r) {
+    x[r] = Lanes::load(b + (i + r) * kGroup);
+    for (int k = NI - 1; k > r; --k) x[r] = Lanes::fnma(Lanes::load(row[k] + (i + r) * kGroup), x[k], x[r]);
+    x[r] = Lanes::mul(x[r], Lanes::load(row[r] + (i + r) * kGroup));
+    Lanes::store(b + (i + r) * kGroup, x[r]);
+  }
+  for (std::int64_t k = 0; k < i; ++k) {
+    auto sum = Lanes::load(b + k * kGroup);
+#pragma GCC unroll 4
+    for (int r = NI - 1; r >= 0; --r) sum = Lanes::fnma(Lanes::load(row[r] + k * kGroup), x[r], sum);
+    Lanes::store(b + k * kGroup, sum);
+  }
+}
+
+inline void group_solve(const double* factor, std::int64_t n, double* b) {
+  const std::int64_t whole = n / 4 * 4;
+  for (int v = 0; v < kParts; ++v) {
+    const double* a = factor + v * Lanes::N;
+    double* own = b + v * Lanes::N;
+    for (std::int64_t i = 0; i < whole; i += 4) forward_rows<4>(a, i, own);
+    for (std::int64_t i = whole; i < n; ++i) forward_rows<1>(a, i, own);
+    for (std::int64_t i = n - 1; i >= whole; --i) backward_rows<1>(a, i, own);
+    for (std::int64_t i = whole - 4; i >= 0; i -= 4) backward_rows<4>(a, i, own);
+  }
+}
+
+}  // namespace
+}  // namespace gradfold
+
+#define GRADFOLD_OPTIMUM_KERNELS(level)                                                                                      \
+  namespace gradfold {                                                                                                       \
+  extern const OptimumKernels optimum_##level;                                                                               \
+  const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor, &group_solve};    \
+  }

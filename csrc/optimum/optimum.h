@@ -1,0 +1,41 @@
+// Optima of many models together: vectors and triangular matrices of groups of models, lanes = models, float64 throughout.
+#pragma once
+#include <cstdint>
+
+#include "levels/levels.h"
+
+namespace gradfold {
+
+constexpr int kGroup = 8;  // models of a group, whatever the lanes of the level
+
+// A model's parameters, [n_outputs][n_features] and then, with an intercept, [n_outputs]; a group's are [size()][kGroup].
+struct ParameterShape {
+  std::int64_t n_features, n_outputs;
+  bool fit_intercept;
+  std::int64_t n_weights() const { return n_features * n_outputs; }
+  std::int64_t size() const { return n_weights() + (fit_intercept ? n_outputs : 0); }
+};
+
+// A lower triangular matrix of a group: element (i, j), j <= i, of every lane at triangle(i) + j, times kGroup.
+constexpr std::int64_t triangle(std::int64_t i) { return i * (i + 1) / 2; }
+
+struct OptimumKernels {
+  // out[l] = sum of a[d][l] * b[d][l]: FMA over the features of an output in chunks of kFeatureChunk, outputs in order, then the
+  // intercepts as a chunk of their own; each chunk from +0, chunks added in order.
+  void (*dot)(const double* a, const double* b, const ParameterShape&, double* out);
+  // y[d][l] = fma(factor[l], x[d][l], y[d][l])
+  void (*add_product)(const double* factor, const double* x, std::int64_t n, double* y);
+  // to[d][l] = from[d][l] where use[l] is above 0
+  void (*copy_where)(const double* use, const double* from, std::int64_t n, double* to);
+  // The Cholesky factor of a symmetric matrix, in its place, with reciprocals on the diagonal. Element (i, j) is a[i][j], less
+  // l[i][k] * l[j][k] for k = 0, 1, ..., j - 1, one FMA each, times the reciprocal of l[j][j]. A pivot of no more than `drop` times the
+  // matrix's own diagonal element drops its column: the reciprocal is 0, and so is that unknown. dropped[l] counts them, and
+  // smallest[l] is the least pivot that stayed, as a share of its diagonal element.
+  void (*factor)(double* a, std::int64_t n, double drop, double* smallest, double* dropped);
+  // b becomes the solution of L L' x = b: forward by rows, k ascending; then backward, k descending; one FMA each.
+  void (*solve)(const double* factor, std::int64_t n, double* b);
+};
+
+const OptimumKernels& optimum_kernels(Level level);
+
+}  // namespace gradfold

@@ -1,0 +1,5 @@
+#include "simd/lanes_x86_v4.h"
+// The lanes come first: everything below is built from them.
+#include "optimum/optimum-inl.h"
+
+GRADFOLD_OPTIMUM_KERNELS(x86_v4)

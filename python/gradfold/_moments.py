@@ -1,0 +1,116 @@
+"""Weights, means and comoments of what each split trains on: those of the other folds, added up.
+
+Disjoint cells of rows are read once, each from its own rows alone; what a split trains on is the cells before those that
+it scores, added in ascending order, and the cells after them, added in descending order. Nothing is ever subtracted, so a
+held-out row touches nothing. Two cells are added as in T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a
+pairwise algorithm for computing sample variances", 1979; all of it is elementwise, in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradfold import _core
+
+Array = npt.NDArray[Any]
+
+# More ids than this on an id row are not read as cells, whose comoments would all have to be held at once.
+_MOST_CELLS = 64
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of some rows: Σw, the weighted means of the features and y, and Σ w (a − mean a) (b − mean b)."""
+
+    weight: float
+    mean: Array
+    comoment: Array
+
+    def __add__(self, other: Sums) -> Sums:
+        if self.weight == 0 or other.weight == 0:
+            return other if self.weight == 0 else self
+        weight = self.weight + other.weight
+        with np.errstate(invalid="ignore", over="ignore"):  # a training row that is not finite makes its models diverge
+            apart = other.mean - self.mean
+            mean = self.mean + apart * (other.weight / weight)
+            comoment = np.multiply.outer(apart, apart)
+            comoment *= self.weight * (other.weight / weight)
+            comoment += self.comoment
+            comoment += other.comoment
+        return Sums(weight, mean, comoment)
+
+
+class Moments:
+    """`Sums` of splits, made when they are asked for; the cells of an id row are read once."""
+
+    def __init__(self, X: Array, y: Array, weight: Array | None, ids: Array, conditions: Array, n_threads: int) -> None:
+        self.X, self.y, self.weight = X, y, weight
+        self.ids, self.conditions, self.n_threads = ids, conditions, n_threads
+        self._cells: dict[int, list[Sums] | None] = {}
+
+    def of(self, split: int) -> Sums:
+        """Of the rows of positive weight that a split trains on."""
+        conditions = self.conditions[split]
+        if len(conditions) == 1:
+            id_row, score_lo, score_hi, train_lo, train_hi = conditions[0].tolist()
+            cells = self._of_row(id_row)
+            if cells is not None:
+                nothing = Sums(0.0, cells[0].mean, cells[0].comoment)
+                before = after = nothing
+                for cell in cells[train_lo : min(score_lo, train_hi)]:
+                    before = before + cell
+                for cell in cells[max(score_hi, train_lo) : train_hi][::-1]:
+                    after = after + cell
+                return before + after
+        rows = np.flatnonzero(_trains(self.ids, conditions))
+        return self._read(rows, np.array([0, len(rows)]))[0]
+
+    def _of_row(self, id_row: int) -> list[Sums] | None:
+        if id_row not in self._cells:
+            # The ids alone decide, so that it does not matter which of the splits train.
+            ids = self.ids[id_row]
+            used = ids != np.iinfo(ids.dtype).max  # which means "skip"
+            top = int(ids.max(where=used, initial=0)) + 1
+            self._cells[id_row] = None
+            if top <= _MOST_CELLS:
+                order = np.argsort(ids, kind="stable")[: int(used.sum())]
+                ends = np.cumsum(np.bincount(ids[order], minlength=top))
+                self._cells[id_row] = self._read(order, np.concatenate([[0], ends]))
+        return self._cells[id_row]
+
+    def _read(self, order: Array, offset: Array) -> list[Sums]:
+        """The sums of cells, whose rows are order[offset[c]:offset[c + 1]]; rows of weight 0 are left out."""
+        if self.weight is not None:
+            keep = self.weight[order] != 0  # one that is NaN makes its models diverge
+            offset = np.concatenate([[0], np.cumsum(keep)])[offset]
+            order = order[keep]
+        order, offset = np.ascontiguousarray(order, np.int64), np.ascontiguousarray(offset, np.int64)
+        weight, mean, comoment = _core.optimum.cell_moments(self.X, self.y, self.weight, order, offset, self.n_threads)
+        return [Sums(float(w), m, c) for w, m, c in zip(weight, mean, comoment, strict=True)]
+
+
+def _trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:
+    """Which rows a split trains on, as `gradfold.index.Folds` defines it."""
+    out = np.ones(ids.shape[1], np.bool_)
+    for id_row, score_lo, score_hi, train_lo, train_hi in conditions.tolist():
+        own = ids[id_row]
+        out &= (own >= train_lo) & (own < train_hi) & ~((own >= score_lo) & (own < score_hi))
+    return out
+
+
+def scale_of(sums: Sums, n_rows: int) -> Array:
+    """The standard deviation of each feature; −1 for one that is constant up to rounding, whose weight stays 0.
+
+    The bound is scikit-learn's: var <= n eps var + (n eps mean)².
+    """
+    eps = np.finfo(np.float64).eps
+    with np.errstate(invalid="ignore", over="ignore"):  # of rows that are not finite: their models diverge
+        variance = np.diagonal(sums.comoment)[:-1] / sums.weight
+        drift = n_rows * eps * sums.mean[:-1]
+        constant = variance <= n_rows * eps * variance + drift * drift
+        out: Array = np.where(constant, -1.0, np.sqrt(np.where(constant, 1.0, variance)))
+    return out

@@ -1,0 +1,363 @@
+"""Models at their own optima: what a trainer of epochs is to `fit`, for the solvers that have no epochs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradfold import _core, _missing
+from gradfold._moments import Moments, Sums, scale_of
+from gradfold._problem import Problem, Rows
+
+Array = npt.NDArray[Any]
+
+SOLVERS = ("lbfgs", "cholesky")
+# Losses with a second derivative wherever they have a first; huber's and the squared hinges' jumps do no harm.
+SMOOTH = (
+    "log_loss",
+    "squared_error",
+    "multinomial",
+    "huber",
+    "squared_hinge",
+    "modified_huber",
+    "squared_epsilon_insensitive",
+)
+
+CONVERGED, MAX_ITER, PRECISION, DIVERGED = 1, 2, 3, 4  # csrc/optimum/optimizer.h: Arrival
+WHY = ("running", "converged", "max_iter", "precision", "diverged")
+
+_HISTORY = 10  # pairs that L-BFGS remembers
+_MOST_FEATURES = 1000
+_PASSES = 60
+
+
+def uses_curvature(n_rows: int, n_features: int) -> bool:
+    """Whether directions start from the inverse of the loss's Hessian at 0, from the Gram matrix of the training rows.
+
+    Its factor costs n_features³/3 flops of float64 for each model where a pass over X costs 4 · n_rows · n_features, so it
+    is worth so many passes as n_features² / (6 · n_rows): ten at most. The shape alone decides, so that no model's
+    result depends on who else trains.
+    """
+    return n_features <= _MOST_FEATURES and n_features**2 <= _PASSES * n_rows
+
+
+class Trainer:
+    """The part of `_core.train.Trainer` that a run without epochs needs; its one epoch is the way to the optimum.
+
+    Models go in blocks of so many as memory allows: 64 MiB beside a twentieth of X. Their results do not depend on it.
+    """
+
+    steps_per_epoch = 1
+    reason = ""
+
+    def __init__(
+        self,
+        problem: Problem,
+        settings: Any,
+        rows: list[dict[str, Any]],
+        own: Rows,
+        *,
+        ids: Array,
+        conditions: Array,
+        splits: Array,
+        coef_init: Array | None,
+        intercept_init: Array | None,
+    ) -> None:
+        assert problem.X is not None and problem.target is not None
+        self.problem, self.settings, self.rows, self.own = problem, settings, rows, own
+        self.ids, self.conditions = ids, conditions
+        self.splits = np.ascontiguousarray(splits, np.int64)
+        self.coef_init, self.intercept_init = coef_init, intercept_init
+        n_models, n_features = len(rows), problem.X.shape[1]
+        shape, dtype = (n_models, *problem.outputs), problem.X.dtype
+        self._coef = np.zeros((*shape, n_features), dtype) if coef_init is None else coef_init.astype(dtype)
+        self._intercept = np.zeros(shape, dtype) if intercept_init is None else intercept_init.astype(dtype)
+        self._held_out = np.full(n_models, np.nan)
+        self.arrivals: dict[str, Array] = {
+            "how": np.zeros(n_models, np.uint8),
+            **{name: np.zeros(n_models, np.int64) for name in ("n_iter", "n_passes", "dropped")},
+            "separable": np.zeros(n_models, np.bool_),
+            **{name: np.full(n_models, np.nan) for name in ("objective", "gradient_norm", "gap", "smallest_pivot")},
+        }
+        self.epochs_done = 0
+        self._cancelled = False
+        self._current: Any = None
+
+    # -- what a trainer has -------------------------------------------------------------------------------------------
+
+    def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
+        """To the optimum, whatever `max_steps`; "done", "interrupted", or "paused" after `seconds`."""
+        started = time.monotonic()
+        moments = self._moments()
+        for models in self._blocks():
+            if self._cancelled:
+                return "interrupted"
+            left = -1.0 if seconds < 0 else max(0.0, seconds - (time.monotonic() - started))
+            optimizer, weight_sum = self._optimizer(models, moments)
+            self._current = optimizer
+            try:
+                status = "interrupted" if self._cancelled else str(optimizer.advance(seconds=left))
+            finally:
+                self._current = None
+            self._collect(models, optimizer, weight_sum)
+            if status != "done":
+                return status
+        self.epochs_done = 1
+        return "done"
+
+    def cancel(self) -> None:
+        """End `advance` soon; from a signal handler or another thread."""
+        self._cancelled = True
+        current = self._current
+        if current is not None:
+            current.cancel()
+
+    def coef(self) -> Array:
+        """(n_models, n_features), or with an axis of outputs in between."""
+        return self._coef
+
+    def intercept(self) -> Array:
+        """(n_models,) or (n_models, n_outputs)."""
+        return self._intercept
+
+    def steps(self) -> Array:
+        """Iterations of each model."""
+        return self.arrivals["n_iter"]
+
+    def history(self, first: int = 0) -> Array:
+        """Held-out losses at the optima, (epochs_done − first, n_models)."""
+        return self._held_out[None, :][first : self.epochs_done].copy()
+
+    @property
+    def diverged_epoch(self) -> Array:
+        """0 for a model whose loss at the start was not finite, else −1."""
+        return np.where(self.arrivals["how"] == DIVERGED, 0, -1).astype(np.int64)
+
+    diverged_batch = diverged_epoch
+
+    # -- the way there ------------------------------------------------------------------------------------------------
+
+    def _moments(self) -> Moments:
+        problem, own = self.problem, self.own
+        assert problem.target is not None
+        return Moments(
+            problem.data, problem.target.y, own.sample_weight, self.ids, self.conditions, self.settings.n_threads
+        )
+
+    @property
+    def _curvature(self) -> bool:
+        return self.rows[0]["solver"] == "cholesky" or uses_curvature(*self.problem.data.shape)
+
+    def _blocks(self) -> list[Array]:
+        """Models that go together, those of a split side by side."""
+        X = self.problem.data
+        n_features, outputs = X.shape[1], max(1, *self.problem.outputs, 1)
+        doubles = (8 + 2 * _HISTORY) * (n_features + 1) * outputs
+        square = 0
+        if self._curvature:
+            doubles += n_features * (n_features + 1) // 2
+            square = 3 * (n_features + 1) ** 2 // 2
+        budget = (64 << 20) + X.nbytes // 20
+        out: list[list[int]] = [[]]
+        used, last = 0, -1
+        for m in np.argsort(self.splits, kind="stable").tolist():
+            split = int(self.splits[m])
+            more = 8 * (doubles + (square if split != last else 0))
+            if out[-1] and used + more > budget:
+                out.append([])
+                used = 0
+                more = 8 * (doubles + square)
+            out[-1].append(m)
+            used, last = used + more, split
+        return [np.array(sorted(block), np.int64) for block in out]
+
+    def _optimizer(self, models: Array, moments: Moments) -> tuple[Any, Array]:
+        """What takes these models to their optima, and the Σw of each one's training rows."""
+        problem, settings, own, target = self.problem, self.settings, self.own, self.problem.target
+        assert target is not None
+        X = problem.data
+        used, splits = np.unique(self.splits[models], return_inverse=True)
+        n_features = X.shape[1]
+        mean, scale = np.zeros((len(used), n_features + 1)), np.ones((len(used), n_features))
+        comoment = None
+        if self._curvature:
+            weight = np.empty(len(used))
+            comoment = np.empty((len(used), n_features + 1, n_features + 1))
+            for place, split in enumerate(used.tolist()):
+                sums: Sums = moments.of(split)
+                weight[place], mean[place], comoment[place] = sums.weight, sums.mean, sums.comoment
+                scale[place] = scale_of(sums, len(X))
+        else:
+            every = _core.optimum.split_moments(
+                X, own.sample_weight, self.ids, self.conditions, used, settings.n_threads
+            )
+            weight, mean[:, :-1], scale = (np.ascontiguousarray(array[used]) for array in every)
+        rows = [self.rows[m] for m in models.tolist()]
+
+        def column(name: str) -> Array:
+            return np.array([row[name] for row in rows], np.float64)
+
+        def of(values: Array | None) -> Array | None:
+            return None if values is None else np.ascontiguousarray(values[models], np.float64)
+
+        validation = None
+        if problem.validation is not None:
+            v = problem.validation
+            seen = v.X if own.fill is None else np.ascontiguousarray(_missing.filled_rows(v.X, own.fill))
+            validation = (seen, v.y, v.sample_weight)
+        loss = rows[0]["loss"]
+        optimizer = _core.optimum.Optimizer(
+            X=X,
+            y=target.y,
+            sample_weight=own.sample_weight,
+            ids=self.ids,
+            conditions=np.ascontiguousarray(self.conditions[used]),
+            split_of_model=np.ascontiguousarray(splits, np.int64),
+            loss=loss,
+            loss_epsilon=column("loss_epsilon"),
+            n_outputs=target.n_outputs,
+            l2=column("l2"),
+            fit_intercept=settings.fit_intercept,
+            standardize=settings.standardize,
+            exact=rows[0]["solver"] == "cholesky",
+            weight_sum=weight,
+            mean=mean,
+            scale=scale,
+            comoment=comoment,
+            coef_init=of(self.coef_init),
+            intercept_init=of(self.intercept_init),
+            max_iter=settings.max_iter,
+            tol=settings.tol,
+            n_threads=settings.n_threads,
+            held_out_weight=own.held_out_weight if validation is None else None,
+            validation=validation,
+        )
+        return optimizer, weight[splits]
+
+    def _collect(self, models: Array, optimizer: Any, weight_sum: Array) -> None:
+        self._coef[models], self._intercept[models] = optimizer.coef(), optimizer.intercept()
+        self._held_out[models] = optimizer.held_out()
+        for name, values in optimizer.arrivals().items():
+            self.arrivals[name][models] = values
+        loss, weight = self.rows[0]["loss"], self.own.sample_weight
+        if loss in ("log_loss", "multinomial"):
+            # A row that is on the wrong side costs log 2 at least.
+            lightest = 1.0 if weight is None else float(weight[weight > 0].min())
+            free = np.array([self.rows[m]["l2"] == 0 for m in models.tolist()])
+            self.arrivals["separable"][models] = free & (self.arrivals["objective"][models] * weight_sum < np.log(2) * lightest)
+
+
+class ConvergenceWarning(UserWarning):
+    """Models that have not come as near to their optimum as `tol` asks for."""
+
+
+# Keywords of `fit` that speak of epochs, with what they are when nobody gave them.
+_OF_EPOCHS = {
+    "learning_rate": None,
+    "schedule": "constant",
+    "batch_scaling": None,
+    "early_stopping": None,
+    "halving": None,
+    "callbacks": None,
+    "track_train_loss": False,
+    "average": 0,
+    "warmup": 0.0,
+    "clip_norm": np.inf,
+    "clip_value": np.inf,
+}
+
+
+def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> bool:
+    """Whether the candidates' solvers are those of optima; refuse what they cannot do.
+
+    Parameters
+    ----------
+    params : list of dict
+        Every parameter of every candidate.
+    given : dict
+        `fit`'s keywords.
+    """
+    solvers = list(dict.fromkeys(str(row["solver"]) for row in params))
+    mine = [name for name in solvers if name in SOLVERS]
+    if not mine:
+        return False
+    if len(mine) < len(solvers):
+        raise ValueError(
+            f"solver: got {', '.join(map(repr, solvers))} among the candidates, wanted solvers of epochs only, or of optima "
+            f"only ({', '.join(map(repr, SOLVERS))})"
+        )
+    asked = f"solver={mine[0]!r}"
+    if device == "cuda":
+        raise ValueError(f"device: got 'cuda' with {asked}, whose kernels are not built for GPUs; wanted 'cpu', or 'sgd' or 'adam'")
+    for name, default in _OF_EPOCHS.items():
+        for row in params:
+            value = row.get(name, given.get(name))
+            if not (value is default or value == default):
+                raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
+    for row in params:
+        if row["l1"] > 0:
+            raise ValueError(f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, or 'sgd' or 'adam'")
+    return True
+
+
+def check_losses(params: list[dict[str, Any]]) -> None:
+    """Refuse losses that have no second derivative, or that are not what an exact solver solves."""
+    for row in params:
+        if row["solver"] == "cholesky" and row["loss"] != "squared_error":
+            raise ValueError(f"solver: got 'cholesky' with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
+        if row["loss"] not in SMOOTH:
+            raise ValueError(
+                f"loss: got {row['loss']!r} with solver={row['solver']!r}, wanted one with a second derivative: "
+                f"{', '.join(map(repr, SMOOTH))}; or 'sgd' or 'adam'"
+            )
+
+
+def gather(plan: Any) -> dict[str, Array]:
+    """`Trainer.arrivals` of all parts of a plan, in the plan's order."""
+
+    def of(name: str) -> Array:
+        out: Array = plan.gather(lambda trainer: trainer.arrivals[name])
+        return out
+
+    return {name: of(name) for name in plan.parts[0].trainer.arrivals}
+
+
+def warnings_of(arrivals: dict[str, Array], n_splits: int, tol: float, solver: str) -> list[str]:
+    """What to say of models that did not converge, and of columns left out. Without splits it is the refit's."""
+
+    def named(models: Array) -> str:
+        if not n_splits:
+            return "the refit"
+        candidates = np.unique(models // n_splits).tolist()
+        shown = ", ".join(map(str, candidates[:10])) + (", …" if len(candidates) > 10 else "")
+        return f"{len(models)} of {len(how)} models (candidates {shown})"
+
+    how = arrivals["how"]
+    dropped = np.where(how == DIVERGED, 0, arrivals["dropped"])
+    out = []
+    if arrivals["separable"].any():
+        out.append(
+            f"{named(np.flatnonzero(arrivals['separable']))}: the training rows are separable and l2 is 0, so there is no "
+            "optimum: larger weights fit ever better; these are where the gradient fell below tol. l2 above 0 has one"
+        )
+    if solver == "cholesky" and dropped.any():
+        out.append(
+            f"{named(np.flatnonzero(dropped))}: up to {int(dropped.max())} columns are sums of others up to rounding, and their "
+            "weights stay 0; l2 above 0 or lbfgs spreads them"
+        )
+    short = np.flatnonzero((how == MAX_ITER) | (how == PRECISION))
+    if not len(short):
+        return out
+    reasons = []
+    if (how == MAX_ITER).any():
+        reasons.append("max_iter was reached (raise max_iter or l2, or standardize=True)")
+    if (how == PRECISION).any():
+        reasons.append("no step lowers the objective in this precision (dtype=np.float64, a larger tol, or standardize=True)")
+    worst = float(np.nanmax(arrivals["gradient_norm"][short]))
+    out.append(
+        f"{named(short)} did not converge to tol={tol:g}: {'; '.join(reasons)}; largest component of the gradient {worst:.3g}"
+    )
+    return out

@@ -1,0 +1,524 @@
+"""Optima of many models together: L-BFGS and the normal equations.
+
+Against Newton's method and singular values in plain float64, then the promises in bytes, then `fit`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import calls
+import fits
+import gradfold as gf
+import optima
+import splits
+from gradfold import _core, _moments, _optimum
+from reference import optimum as reference
+from reference.roles import TRAIN
+from test_promises import POISONS, assert_same, poison, same_split
+
+LEVELS = _core.levels.supported()
+DTYPES = [np.float32, np.float64]
+POINTWISE = [name for name in _optimum.SMOOTH if name != "multinomial"]
+
+
+def smooth_problem(seed, **options):
+    """A problem without divergence in view: penalties from tiny to large."""
+    q = calls.problem(seed, **options)
+    rng = np.random.default_rng(seed)
+    return calls.replace(q, l2=10.0 ** rng.uniform(-4, 1, q.n_models))
+
+
+# ---- moments of cells ------------------------------------------------------------------------------------------------
+
+
+def cells(X, y, weight, order, offset, n_threads=1):
+    return _core.optimum.cell_moments(
+        X, y, weight, np.ascontiguousarray(order, np.int64), np.ascontiguousarray(offset, np.int64), n_threads
+    )
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_moments_of_cells(data):
+    dtype = data.draw(st.sampled_from(DTYPES), label="dtype")
+    n = data.draw(st.one_of(st.integers(1, 80), st.integers(1020, 2300)), label="n_rows")
+    p = data.draw(st.sampled_from([1, 2, 5, 6, 10, 21, 22, 23, 46, 75]), label="n_features")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    X = (rng.standard_normal((n, p)) * 10.0 ** rng.uniform(-2, 2, p) + rng.choice([0, 10, 1e3], p)).astype(dtype)
+    y = (rng.standard_normal(n) + 7).astype(dtype)
+    weight = data.draw(st.sampled_from([None, rng.uniform(0.1, 3, n).astype(dtype)]), label="weight")
+    k = data.draw(st.integers(1, 4), label="cells")
+    order = rng.permutation(n)
+    offset = np.sort(np.concatenate([[0, n], rng.integers(0, n + 1, k - 1)]))
+    with calls.level(data.draw(st.sampled_from(LEVELS), label="level")):
+        w, mean, comoment = cells(X, y, weight, order, offset, data.draw(st.sampled_from([1, 3]), label="n_threads"))
+    for c in range(k):
+        rows = order[offset[c] : offset[c + 1]]
+        if len(rows) == 0:
+            assert w[c] == 0 and not mean[c].any() and not comoment[c].any()
+            continue
+        want = reference.moments(X[rows], y[rows], None if weight is None else weight[rows])
+        np.testing.assert_allclose(w[c], want[0], rtol=1e-13)
+        np.testing.assert_allclose(mean[c], want[1], rtol=1e-12, atol=1e-13)
+        size = np.sqrt(np.outer(np.diag(want[2]), np.diag(want[2])))
+        np.testing.assert_array_less(np.abs(comoment[c] - want[2]), 1e-11 * size + 1e-16 * (want[1] ** 2).max() * want[0])
+        assert (comoment[c] == comoment[c].T).all()
+
+
+def test_moments_of_cells_far_from_zero():
+    """A mean of 1e6 and a scale of 1: the sums of squares have 12 digits more than the comoments."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((5000, 3)) + 1e6
+    y = rng.standard_normal(5000)
+    _, mean, comoment = cells(X, y, None, np.arange(5000), [0, 5000])
+    exact = np.array(X, np.longdouble)
+    centred = exact - exact.mean(axis=0)
+    np.testing.assert_allclose(comoment[0][:3, :3], (centred.T @ centred).astype(float), rtol=1e-9)
+    np.testing.assert_allclose(mean[0][:3], exact.mean(axis=0).astype(float), rtol=1e-14)
+
+
+def test_moments_of_cells_have_the_same_bits_on_all_levels_and_threads():
+    rng = np.random.default_rng(2)
+    for dtype, p in ((np.float32, 101), (np.float64, 30), (np.float32, 3)):
+        X = rng.standard_normal((5000, p)).astype(dtype)
+        y, weight = X[:, 0] * 2, rng.uniform(0, 2, 5000).astype(dtype)
+        got = []
+        for name in LEVELS:
+            for n_threads in (1, 2, 7):
+                with calls.level(name):
+                    got.append(b"".join(a.tobytes() for a in cells(X, y, weight, np.arange(5000), [0, 1500, 5000], n_threads)))
+        assert len(set(got)) == 1
+
+
+@pytest.mark.parametrize("kind", sorted(splits.KINDS))
+def test_moments_of_splits(kind):
+    """Whatever the splits: those of the training rows of positive weight."""
+    q = calls.problem(3, n=60, p=4, m=1, kind=kind, weights="zeros", dtype=np.float64)
+    moments = _moments.Moments(q.X, q.y, q.sample_weight, q.splits.ids, q.splits.conditions, 1)
+    for s, roles in enumerate(q.splits.roles()):
+        rows = np.flatnonzero((roles == TRAIN) & (q.sample_weight > 0))
+        weight, mean, comoment = reference.moments(q.X[rows], q.y[rows], q.sample_weight[rows])
+        got = moments.of(s)
+        np.testing.assert_allclose(got.weight, weight, rtol=1e-14)
+        np.testing.assert_allclose(got.mean, mean, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(got.comoment, comoment, rtol=1e-10, atol=1e-11)
+
+
+# ---- optima ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_lbfgs_against_newton(data):
+    loss = data.draw(st.sampled_from(POINTWISE), label="loss")
+    intercept = data.draw(st.booleans(), label="intercept")
+    q = smooth_problem(
+        data.draw(st.integers(0, 2**32 - 1), label="data"),
+        n=data.draw(st.integers(30, 90), label="n_rows"),
+        p=data.draw(st.sampled_from([1, 2, 5, 12, 40]), label="n_features"),
+        m=data.draw(st.sampled_from([1, 3, 9]), label="n_models"),
+        dtype=np.float64,
+        kind=data.draw(st.sampled_from(["kfold", "holdout", "nested"]), label="splits"),
+        loss=loss,
+        weights=data.draw(st.sampled_from(["none", "zeros"]), label="weights"),
+    )
+    got = optima.solve(q, fit_intercept=intercept, tol=1e-9, max_iter=3000)
+    for k in range(q.n_models):
+        rows = np.flatnonzero(q.model_roles()[k] == TRAIN)
+        weight = None if q.sample_weight is None else q.sample_weight[rows]
+        epsilon = 0.1 if q.loss_epsilon is None else q.loss_epsilon[k]
+        args = loss, q.X[rows], q.y[rows]
+        coef, b = reference.newton(*args, q.l2[k], weight, intercept, epsilon)
+        best = reference.objective(*args, coef, b, q.l2[k], weight, epsilon)
+        reached = reference.objective(*args, got.coef[k], got.intercept[k], q.l2[k], weight, epsilon)
+        assert reached <= best + 1e-10 * max(1, abs(best)), (reached, best)
+        np.testing.assert_allclose(got.arrivals["objective"][k], reached, rtol=1e-9)
+        if loss in ("log_loss", "squared_error"):  # strictly convex: one optimum
+            np.testing.assert_allclose(got.coef[k], coef, rtol=1e-5, atol=1e-6)
+            assert got.arrivals["how"][k] == _optimum.CONVERGED
+
+
+def test_lbfgs_of_several_outputs():
+    """Multinomial: no point nearby is better, and the gradient vanishes."""
+    q = smooth_problem(4, n=200, p=6, m=4, loss="multinomial", n_classes=3, dtype=np.float64, weights="zeros")
+    got = optima.solve(q, tol=1e-9, max_iter=2000)
+    assert (got.arrivals["how"] == _optimum.CONVERGED).all()
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        rows = np.flatnonzero(q.model_roles()[k] == TRAIN)
+        args = "multinomial", q.X[rows], q.y[rows]
+
+        def value(coef, b, args=args, rows=rows, k=k):
+            return reference.objective(*args, coef, b, q.l2[k], q.sample_weight[rows])
+
+        best = value(got.coef[k], got.intercept[k])
+        np.testing.assert_allclose(got.arrivals["objective"][k], best, rtol=1e-10)
+        for _ in range(20):
+            step, own = rng.standard_normal((3, 6)) * 1e-3, rng.standard_normal(3) * 1e-3
+            assert value(got.coef[k] + step, got.intercept[k] + own) > best
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("weights", ["none", "zeros"])
+def test_cholesky_against_singular_values(weights, fit_intercept):
+    q = smooth_problem(5, n=120, p=17, m=10, loss="squared_error", dtype=np.float64, weights=weights)
+    got = optima.solve(q, "cholesky", fit_intercept=fit_intercept)
+    assert (got.arrivals["how"] == _optimum.CONVERGED).all() and not got.arrivals["n_passes"].any()
+    for k in range(10):
+        rows = np.flatnonzero(q.model_roles()[k] == TRAIN)
+        w = np.ones(len(rows)) if q.sample_weight is None else q.sample_weight[rows].astype(float)
+        coef, b = ridge(q.X[rows], q.y[rows], q.l2[k], w, fit_intercept)
+        np.testing.assert_allclose(got.coef[k], coef, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(got.intercept[k], b, rtol=1e-9, atol=1e-12)
+        want = reference.objective("squared_error", q.X[rows], q.y[rows], coef, b, q.l2[k], w)
+        np.testing.assert_allclose(got.arrivals["objective"][k], want, rtol=1e-9)
+
+
+def ridge(X, y, l2, w, fit_intercept=True):
+    """By singular values of the weighted, centred rows."""
+    mean, y_mean = (np.average(X, axis=0, weights=w), np.average(y, weights=w)) if fit_intercept else (0.0, 0.0)
+    root = np.sqrt(w / w.sum())
+    U, s, Vt = np.linalg.svd((X - mean) * root[:, None], full_matrices=False)
+    keep = s > s.max() * 1e-15
+    coef = (Vt[keep].T * (s[keep] / (s[keep] ** 2 + l2))) @ (U[:, keep].T @ ((y - y_mean) * root))
+    return coef, y_mean - np.sum(mean * coef)
+
+
+def test_cholesky_of_an_ill_conditioned_design():
+    """Condition 1e8 without a penalty: squared in the normal equations, so passes over X refine it, or a warning says so."""
+    rng = np.random.default_rng(6)
+    U, _ = np.linalg.qr(rng.standard_normal((400, 8)))
+    V, _ = np.linalg.qr(rng.standard_normal((8, 8)))
+    X = np.ascontiguousarray(U * np.logspace(0, -8, 8) @ V.T * 20)
+    y = X @ rng.standard_normal(8) + 1e-3 * rng.standard_normal(400)
+    for l2 in (0.0, 1e-12, 1e-6):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = gf.fit(X, y, l2=l2, solver="cholesky", tol=1e-12)
+        coef, b = ridge(X, y, l2, np.ones(400))
+        fitted = np.abs(X @ (run.best_coef - coef) + run.best_intercept - b).max() / np.abs(y).max()
+        said = any(issubclass(w.category, gf.ConvergenceWarning) for w in caught)
+        assert fitted < 1e-4
+        assert said or np.linalg.norm(run.best_coef - coef) <= 1e-6 * np.linalg.norm(coef), l2
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "cholesky"])
+def test_duplicated_and_constant_columns(solver):
+    """Without a penalty nothing tells two copies apart: the fit is that of one of them, finite and converged."""
+    X, y = fits.numbers(200, 4)
+    twice = np.ascontiguousarray(np.column_stack([X, X[:, :2], np.full(200, 3.0)]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = gf.fit(twice, y, l2=0.0, solver=solver, tol=1e-10)
+    # The constant column is left out by the mean; the copies are what the warning is about.
+    assert solver == "lbfgs" or "2 columns are sums of others" in str([w.message for w in caught])
+    coef, b = ridge(X, y, 0.0, np.ones(200))
+    assert run.best_converged and np.isfinite(run.best_coef).all()
+    np.testing.assert_allclose(run.predict_raw(twice), X @ coef + b, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+def test_features_far_from_zero(loss, dtype):
+    """A mean of 1e6 and a scale of 1: the same fit as of the centred features, as far as X's type tells them apart."""
+    X, y = fits.labels(400, 4) if loss == "log_loss" else fits.numbers(400, 4)
+    far = np.ascontiguousarray((X + (1e6 if dtype == np.float64 else 1e3)).astype(dtype))
+    near = np.ascontiguousarray(far.astype(np.float64) - far[0].astype(np.float64))
+    for solver in ("lbfgs", "cholesky") if loss == "squared_error" else ("lbfgs",):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gf.ConvergenceWarning)  # the gradient on X's scale has a millionfold error
+            run = gf.fit(far, y, l2=1e-3, solver=solver, loss=loss, standardize=True, tol=1e-7)
+            want = gf.fit(near, y, l2=1e-3, solver=solver, loss=loss, standardize=True, tol=1e-7)
+        np.testing.assert_allclose(run.best_coef, want.best_coef, rtol=1e-5 if dtype == np.float64 else 2e-2)
+
+
+def test_standardize_is_a_fit_of_standardised_columns():
+    X, y = fits.labels(300, 5)
+    X = np.ascontiguousarray(X * [1, 10, 100, 0.1, 5] + [0, 3, -50, 1, 2])
+    run = gf.fit(X, y, l2=1e-2, solver="lbfgs", standardize=True, tol=1e-10)
+    Z = np.ascontiguousarray((X - X.mean(axis=0)) / X.std(axis=0))
+    want = gf.fit(Z, y, l2=1e-2, solver="lbfgs", tol=1e-10)
+    np.testing.assert_allclose(run.best_coef * X.std(axis=0), want.best_coef, rtol=1e-7)
+    np.testing.assert_allclose(run.predict_raw(X), want.predict_raw(Z), rtol=1e-6, atol=1e-8)
+
+
+def test_more_features_than_rows():
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((40, 200))
+    y = (rng.random(40) < 0.5).astype(float)
+    run = gf.fit(X, y, l2=1e-2, solver="lbfgs", loss="log_loss", tol=1e-9)
+    coef, b = reference.newton("log_loss", X, y, 1e-2)
+    np.testing.assert_allclose(run.best_coef, coef, rtol=1e-4, atol=1e-6)
+    numbers = X @ rng.standard_normal(200)
+    run = gf.fit(X, numbers, l2=1e-2, solver="cholesky")
+    coef, b = ridge(X, numbers, 1e-2, np.ones(40))
+    np.testing.assert_allclose(run.best_coef, coef, rtol=1e-8, atol=1e-10)
+
+
+# ---- the promises ----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def problems(draw, exact=False, large=False):
+    losses = ["squared_error"] if exact else [*_optimum.SMOOTH]
+    loss = draw(st.sampled_from(losses), label="loss")
+    p = draw(st.sampled_from([1, 7, 20, 90]), label="n_features")
+    kinds = [k for k in sorted(splits.KINDS) if k != "leave_one_out"]
+    return smooth_problem(
+        draw(st.integers(0, 2**32 - 1), label="data"),
+        n=draw(st.integers(1100, 2500) if large else st.integers(24, 160), label="n_rows"),
+        p=p,
+        m=draw(st.sampled_from([1, 2, 8, 9, 17]), label="n_models"),
+        dtype=draw(st.sampled_from(DTYPES), label="dtype"),
+        kind=draw(st.sampled_from(kinds), label="splits"),
+        loss=loss,
+        n_classes=draw(st.sampled_from([2, 3, 5]), label="n_classes") if loss == "multinomial" else 1,
+        weights=draw(st.sampled_from(["none", "integers", "zeros"]), label="weights"),
+    )
+
+
+def options(draw):
+    return {
+        "standardize": draw(st.booleans(), label="standardize"),
+        "fit_intercept": draw(st.booleans(), label="fit_intercept"),
+        "max_iter": 12,
+    }
+
+
+def drawn(data, **kind):
+    exact = data.draw(st.sampled_from([False, False, True]), label="exact")
+    return data.draw(problems(exact=exact, **kind)), "cholesky" if exact else "lbfgs", options(data.draw)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_solo_is_batched(data):
+    q, solver, how = drawn(data)
+    together = optima.solve(q, solver, **how)
+    order = data.draw(st.permutations(range(q.n_models)), label="order")
+    chosen = order[: data.draw(st.integers(1, q.n_models), label="how many")]
+    assert_same(optima.solve(q.of_models(chosen), solver, **how).bytes(), [together.of(k) for k in chosen], "in other company")
+    k = data.draw(st.integers(0, q.n_models - 1), label="model")
+    alone = q.of_models([k])
+    # The folds are the same; only the split that is needed may be there.
+    alone = calls.replace(alone, splits=alone.splits.only(alone.split_of_model), split_of_model=np.zeros(1, np.int64))
+    assert_same(optima.solve(alone, solver, **how).bytes(), [together.of(k)], "alone")
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_any_number_of_threads_and_any_level(data):
+    q, solver, how = drawn(data, large=data.draw(st.booleans(), label="large"))
+    want = optima.solve(q, solver, **how).bytes()
+    for name in LEVELS:
+        with calls.level(name):
+            for n_threads in (1, 2, 7):
+                assert_same(optima.solve(q, solver, n_threads=n_threads, **how).bytes(), want, f"{name}, {n_threads} threads")
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_no_leak(data):
+    q, solver, how = drawn(data)
+    model = data.draw(st.integers(0, q.n_models - 1), label="model")
+    clean = optima.solve(q, solver, **how)
+    poisoned = poison(q, model, data.draw(st.sampled_from(sorted(POISONS)), label="poison"), seed=3)
+    with calls.level(data.draw(st.sampled_from(LEVELS), label="level")):
+        got = optima.solve(poisoned, solver, **how)
+    for k in same_split(q, model):
+        assert_same([got.weights_of(k)], [clean.weights_of(k)])
+
+
+def test_a_poisoned_training_row_does_leak():
+    q = smooth_problem(9, n=60, p=5, m=1, loss="squared_error", weights="ones")
+    row = int(np.flatnonzero(q.model_roles()[0] == TRAIN)[7])
+    X = q.X.copy()
+    X[row] = 1e3
+    for solver in ("lbfgs", "cholesky"):
+        assert optima.solve(calls.replace(q, X=X), solver).weights_of(0) != optima.solve(q, solver).weights_of(0)
+
+
+def test_blocks_of_models_change_nothing(monkeypatch):
+    """Memory decides how many models go together."""
+    q = smooth_problem(10, n=300, p=30, m=25, loss="log_loss")
+    want = optima.solve(q)
+    whole = optima.trainer(q)
+    assert len(whole._blocks()) == 1
+    original = _optimum.Trainer._blocks
+
+    def small(self):
+        return [block[i : i + 4] for block in original(self) for i in range(0, len(block), 4)]
+
+    monkeypatch.setattr(_optimum.Trainer, "_blocks", small)
+    assert_same(optima.solve(q).bytes(), want.bytes())
+
+
+# ---- fit -------------------------------------------------------------------------------------------------------------
+
+
+def test_fit_a_grid():
+    X, y = fits.labels(300, 5)
+    run = gf.fit(X, y, gf.grid(l2=[1e-3, 1e-1, 10.0]), folds=4, solver="lbfgs", tol=1e-9)
+    assert run.coef.shape == (12, 5) and run.held_out_loss.shape == (3, 4) and run.converged.all() and run.best_converged
+    for m in range(12):
+        rows = run._folds.train_indices(m % 4)
+        coef, b = reference.newton("log_loss", X[rows], y[rows], [1e-3, 1e-1, 10.0][m // 4])
+        np.testing.assert_allclose(run.coef[m], coef, rtol=1e-6, atol=1e-8)
+        score = run._folds.score_indices(m % 4)
+        held_out = reference.objective("log_loss", X[score], y[score], run.coef[m], run.intercept[m], 0.0)
+        np.testing.assert_allclose(run.held_out_loss[m // 4, m % 4], held_out, rtol=1e-12)
+    coef, b = reference.newton("log_loss", X, y, run.best_params["l2"])
+    np.testing.assert_allclose(run.best_coef, coef, rtol=1e-6)
+    assert run.n_iter.shape == (12,) and (run.n_iter > 0).all() and run.solver == "lbfgs"
+
+
+def test_fit_without_folds_with_validation_data_with_weights_of_classes_and_missing_cells():
+    X, y = fits.labels(300, 5)
+    alone = gf.fit(X, y, l2=1e-2, solver="lbfgs")
+    assert alone.coef.shape == (0, 5) and alone.best_converged
+    judged = gf.fit(X, y, gf.grid(l2=[1e-2, 1.0]), validation_data=(X[:50], y[:50]), solver="lbfgs")
+    assert judged.best_converged
+    same = alone.best_coef if judged.best_params["l2"] == 1e-2 else gf.fit(X, y, l2=1.0, solver="lbfgs").best_coef
+    assert_same([judged.best_coef.tobytes()], [same.tobytes()])
+    balanced = gf.fit(X, y, gf.grid(l2=[1e-2]), folds=3, class_weight="balanced", solver="lbfgs", tol=1e-8)
+    rows = balanced._folds.train_indices(1)
+    counts = np.bincount(y[rows])
+    coef, _ = reference.newton("log_loss", X[rows], y[rows], 1e-2, (len(rows) / (2 * counts))[y[rows]])
+    np.testing.assert_allclose(balanced.coef[1], coef, rtol=1e-5)
+    holes = X.copy()
+    holes[::7, 2] = np.nan
+    filled = gf.fit(holes, y, gf.grid(l2=[1e-2]), folds=3, missing="mean", solver="lbfgs", tol=1e-8)
+    rows = filled._folds.train_indices(0)
+    own = np.where(np.isnan(holes), np.nanmean(holes[rows], axis=0), holes)
+    coef, _ = reference.newton("log_loss", own[rows], y[rows], 1e-2)
+    np.testing.assert_allclose(filled.coef[0], coef, rtol=1e-5)
+
+
+def test_leave_one_out():
+    X, y = fits.numbers(30, 3)
+    folds = gf.index.from_splits(30, [(np.delete(np.arange(30), i), [i]) for i in range(30)])
+    run = gf.fit(X, y, l2=1e-2, folds=folds, solver="cholesky")
+    for i in (0, 7, 29):
+        rows = np.delete(np.arange(30), i)
+        coef, b = ridge(X[rows], y[rows], 1e-2, np.ones(29))
+        np.testing.assert_allclose(run.coef[i], coef, rtol=1e-9)
+        np.testing.assert_allclose(run.held_out_loss[0, i], 0.5 * (y[i] - X[i] @ coef - b) ** 2, rtol=1e-8)
+
+
+def test_start_at_the_optimum():
+    X, y = fits.labels(300, 5)
+    run = gf.fit(X, y, l2=1e-2, solver="lbfgs", tol=1e-8)
+    again = gf.fit(
+        X, y, l2=1e-2, solver="lbfgs", tol=1e-6, coef_init=run.best_coef, intercept_init=run.best_intercept
+    )
+    assert again.best_steps == 0
+    np.testing.assert_array_equal(again.best_coef, run.best_coef)
+
+
+def test_what_did_not_converge_is_named():
+    X, y = fits.labels(300, 5)
+    with pytest.warns(gf.ConvergenceWarning, match=r"8 of 8 models \(candidates 0, 1\).*max_iter"):
+        run = gf.fit(X, y, gf.grid(l2=[1e-5, 1e-4]), folds=4, solver="lbfgs", max_iter=1, refit=False, tol=1e-10)
+    assert not run.converged.any() and (run.n_iter == 1).all() and np.isfinite(run.coef).all()
+    with pytest.warns(gf.ConvergenceWarning, match="the refit did not converge"):
+        gf.fit(X, y, solver="lbfgs", max_iter=1, tol=1e-10)
+
+
+def test_separable_classes_without_a_penalty():
+    """There is no optimum: weights grow until the gradient is small, and stay finite."""
+    X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    y = np.array([0, 0, 1, 1])
+    for tol in (1e-4, 1e-30):
+        with pytest.warns(gf.ConvergenceWarning, match="the refit: the training rows are separable"):
+            run = gf.fit(X, y, l2=0.0, solver="lbfgs", tol=tol)
+        assert np.isfinite(run.best_coef).all() and (run.predict(X) == y).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gf.fit(X, y, l2=1e-3, solver="lbfgs")
+        gf.fit(*fits.labels(), l2=0.0, solver="lbfgs")
+
+
+@pytest.mark.parametrize(
+    ("keywords", "names"),
+    [
+        ({"learning_rate": 0.1}, "learning_rate"),
+        ({"schedule": "cosine"}, "schedule"),
+        ({"early_stopping": True}, "early_stopping"),
+        ({"halving": True, "candidates": gf.grid(l2=[1, 2, 3])}, "halving"),
+        ({"callbacks": print}, "callbacks"),
+        ({"track_train_loss": True}, "track_train_loss"),
+        ({"average": 3}, "average"),
+        ({"clip_norm": 1.0}, "clip_norm"),
+        ({"l1": 0.1}, "l1"),
+        ({"l2": -1.0}, "l2"),
+        ({"loss": "hinge"}, "loss"),
+        ({"solver": "cholesky"}, "solver"),
+        ({"candidates": gf.grid(solver=["lbfgs", "sgd"])}, "solver"),
+        ({"max_iter": 0}, "max_iter"),
+        ({"tol": 0.0}, "tol"),
+        ({"tol": np.nan}, "tol"),
+    ],
+)
+def test_bad_input(keywords, names):
+    X, y = fits.labels(60, 3)
+    with pytest.raises(ValueError, match=f"^{names}: got "):
+        gf.fit(X, y, **{"solver": "lbfgs", **keywords})
+
+
+def test_a_cuda_device_raises():
+    with pytest.raises((ValueError, gf.DeviceError)):
+        gf.fit(*fits.labels(60, 3), solver="lbfgs", device="cuda")
+
+
+def test_save_and_load(tmp_path):
+    X, y = fits.labels(100, 3)
+    run = gf.fit(X, y, gf.grid(l2=[1e-2, 1.0]), folds=3, solver="lbfgs")
+    run.save(tmp_path / "run.npz")
+    back = gf.load(tmp_path / "run.npz")
+    for name, values in run.arrivals.items():
+        np.testing.assert_array_equal(back.arrivals[name], values)
+    assert back.converged.all() and back.best_converged and back.refit_arrival["n_iter"] == run.refit_arrival["n_iter"]
+    with pytest.raises(RuntimeError, match="lbfgs"):
+        back.partial_fit(X, y)
+
+
+def test_not_finite_training_rows_diverge():
+    X, y = fits.numbers(60, 3)
+    X[5, 1] = np.nan
+    folds = gf.index.kfold(60, 3, shuffle=False)
+    for solver in ("lbfgs", "cholesky"):
+        with pytest.warns(RuntimeWarning, match="diverged"):
+            run = gf.fit(X, y, folds=folds, solver=solver, loss="squared_error", check_finite=False, refit=False)
+        assert run.diverged.tolist() == [False, True, True]
+        assert np.isnan(run.held_out_loss[0, 1:]).all() and np.isfinite(run.coef).all()
+
+
+def test_max_seconds_keeps_what_there_is():
+    X, y = fits.labels(3000, 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = gf.fit(X, y, gf.grid(l2=list(np.logspace(-9, -7, 30))), folds=5, solver="lbfgs", tol=1e-200, max_seconds=0.05)
+    assert run.stop_reason == "max_seconds" and run.interrupted and np.isfinite(run.coef).all()
+    assert np.isnan(run.held_out_loss).all() and run.best_coef is None
+
+
+def test_an_interrupt_keeps_what_there_is():
+    X, y = fits.labels(20000, 100)
+    timer = threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = gf.fit(X, y, gf.grid(l2=list(np.logspace(-9, -7, 200))), folds=5, solver="lbfgs", tol=1e-200, max_iter=10**6)
+    timer.join()
+    assert run.stop_reason == "interrupted" and time.monotonic() - started < 20
+    assert np.isfinite(run.coef).all() and np.abs(run.coef).max() > 0
