@@ -6,6 +6,7 @@
 #include "bind/arrays.h"
 #include "bind/folds.h"
 #include "gradient/gram.h"
+#include "optimum/hessian.h"
 #include "threads/team.h"
 #include "train/standardize.h"
 
@@ -75,7 +76,7 @@ class BoundOptimizer {
               const py::object& conditions, const py::object& split_of_model, const std::string& loss, const py::object& loss_epsilon,
               std::int64_t n_outputs, const py::object& l2, bool fit_intercept, bool standardize, bool exact, const py::object& weight_sum,
               const py::object& mean, const py::object& scale, const py::object& comoment, const py::object& coef_init,
-              const py::object& intercept_init, std::int64_t max_iter, double tol, int n_threads, const py::object& held_out_weight,
+              const py::object& intercept_init, std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
               const py::object& validation) {
     OptimumArgs<T> a{};
     a.X.x = read_array<T>(X, "X", {-1, -1});
@@ -115,8 +116,6 @@ class BoundOptimizer {
     for (std::int64_t s = 0; s < n_splits; ++s)
       a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1),
                         means[s * (p + 1) + p]});
-    for (const std::int64_t s : a.split_of_model)
-      if (sums[s] == 0) wrong_value("weight_sum", std::to_string(sums[s]) + " for split " + std::to_string(s), "training rows of positive weight");
     std::vector<std::int64_t> coef_shape{m, p}, intercept_shape{m};
     if (several) coef_shape = {m, n_outputs, p}, intercept_shape = {m, n_outputs};
     a.coef_init = coef_init.is_none() ? nullptr : read_array<double>(coef_init, "coef_init", coef_shape);
@@ -126,6 +125,10 @@ class BoundOptimizer {
     if (n_threads < 1) wrong_value("n_threads", std::to_string(n_threads), "at least 1");
     a.max_iter = max_iter;
     a.tol = tol;
+    if (refresh < 0) wrong_value("refresh", std::to_string(refresh), "at least 0");
+    if (refresh > 0 && (comoments == nullptr || !has_hessian(a.loss)))
+      wrong_value("refresh", std::to_string(refresh), "0 for a loss of several outputs, and without comoments");
+    a.refresh = refresh;
     a.n_threads = n_threads;
     a.held_out_weight = held_out_weight.is_none() ? nullptr : read_array<T>(held_out_weight, "held_out_weight", {n});
     if (!validation.is_none()) {
@@ -178,7 +181,7 @@ class BoundOptimizer {
     std::vector<std::uint8_t> how;
     for (const Arrival h : a.how) how.push_back(static_cast<std::uint8_t>(h));
     return py::dict("how"_a = copied<std::uint8_t>(how), "n_iter"_a = copied<std::int64_t>(a.n_iter),
-                    "n_passes"_a = copied<std::int64_t>(a.n_passes), "objective"_a = copied<double>(a.objective),
+                    "n_passes"_a = copied<std::int64_t>(a.n_passes), "n_hessians"_a = copied<std::int64_t>(a.n_hessians), "objective"_a = copied<double>(a.objective),
                     "gradient_norm"_a = copied<double>(a.gradient_norm), "gap"_a = copied<double>(a.gap),
                     "smallest_pivot"_a = copied<double>(a.smallest_pivot), "dropped"_a = copied<std::int64_t>(a.dropped));
   }
@@ -227,13 +230,13 @@ void register_optimum(py::module_& m) {
                        const py::object& loss_epsilon, std::int64_t n_outputs, const py::object& l2, bool fit_intercept,
                        bool standardize, bool exact, const py::object& weight_sum, const py::object& mean, const py::object& scale,
                        const py::object& comoment, const py::object& coef_init, const py::object& intercept_init,
-                       std::int64_t max_iter, double tol, int n_threads, const py::object& held_out_weight,
+                       std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
                        const py::object& validation) {
              auto self = std::make_unique<BoundOptimizer>();
              auto create = [&]<class T>(T) {
                self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, loss_epsilon, n_outputs, l2, fit_intercept,
                                standardize, exact, weight_sum, mean, scale, comoment, coef_init, intercept_init, max_iter, tol,
-                               n_threads, held_out_weight, validation);
+                               refresh, n_threads, held_out_weight, validation);
              };
              if (is_float32(X))
                create(0.0f);
@@ -243,7 +246,7 @@ void register_optimum(py::module_& m) {
            }),
            py::kw_only(), "X"_a, "y"_a, "sample_weight"_a, "ids"_a, "conditions"_a, "split_of_model"_a, "loss"_a, "loss_epsilon"_a,
            "n_outputs"_a, "l2"_a, "fit_intercept"_a, "standardize"_a, "exact"_a, "weight_sum"_a, "mean"_a, "scale"_a, "comoment"_a,
-           "coef_init"_a, "intercept_init"_a, "max_iter"_a, "tol"_a, "n_threads"_a, "held_out_weight"_a = py::none(),
+           "coef_init"_a, "intercept_init"_a, "max_iter"_a, "tol"_a, "refresh"_a, "n_threads"_a, "held_out_weight"_a = py::none(),
            "validation"_a = py::none())
       .def("advance", &BoundOptimizer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)
       .def("cancel", &BoundOptimizer::cancel)

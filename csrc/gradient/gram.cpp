@@ -33,6 +33,17 @@ struct ChunkRows {
 
 }  // namespace
 
+void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,
+                    double* comoment) {
+  const std::int64_t one = n_features + 1;
+  *weight = total[one * size + one];
+  for (std::int64_t i = 0; i < one; ++i) mean[i] = total[i * size + one] / *weight;  // of the shifted column
+  for (std::int64_t i = 0; i < one; ++i)
+    for (std::int64_t j = i; j < one; ++j)
+      comoment[i * one + j] = comoment[j * one + i] = __builtin_fma(-mean[i], total[j * size + one], total[i * size + j]);
+  for (std::int64_t i = 0; i < one; ++i) mean[i] += shift[i];
+}
+
 template <class T>
 void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std::int64_t* order, const std::int64_t* offset,
                   std::int64_t n_cells, const CellMoments& out, int n_threads, const std::function<void()>& poll, const int* stop) {
@@ -93,15 +104,7 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
 
   for (std::int64_t c = 0; c < n_cells && !stopped(stop); ++c) {
     if (offset[c + 1] == offset[c]) continue;
-    const double* total = cells[c].total.get();
-    const double sum = out.weight[c] = total[one * size + one];
-    double* mean = out.mean + c * one;
-    double* comoment = out.comoment + c * one * one;
-    for (std::int64_t i = 0; i < one; ++i) mean[i] = total[i * size + one] / sum;  // of the shifted column
-    for (std::int64_t i = 0; i < one; ++i)
-      for (std::int64_t j = i; j < one; ++j)
-        comoment[i * one + j] = comoment[j * one + i] = __builtin_fma(-mean[i], total[j * size + one], total[i * size + j]);
-    for (std::int64_t i = 0; i < one; ++i) mean[i] += cells[c].shift[i];
+    finish_moments(cells[c].total.get(), size, p, cells[c].shift.get(), out.weight + c, out.mean + c * one, out.comoment + c * one * one);
   }
 }
 

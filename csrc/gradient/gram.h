@@ -41,6 +41,10 @@ struct CellMoments {
   double* comoment;  // [n_cells][n_features + 1][n_features + 1]: sum of weight * (a - mean a) * (b - mean b), both triangles
 };
 
+// Of the totals of all chunks of a cell: [size][size], about `shift` and with a last column of 1.
+void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,
+                    double* comoment);
+
 // The rows of cell c are order[offset[c]] to order[offset[c + 1] - 1]; `weight` is per row of X, null means 1. Per cell: columns are
 // shifted by their mean over the cell's first kRowChunk rows, so that a mean far beyond the scale costs no digits; then chunks of
 // kRowChunk rows in the order given, each from +0, added in order. No row but the cell's own is read.

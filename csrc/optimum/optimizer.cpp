@@ -3,7 +3,8 @@
 // A model's parameters here are v = scale * w and the intercept at the mean of its training rows: centred and, if asked for,
 // standardised, with no copy of X. Where the comoments are known, what L-BFGS starts each direction from is the inverse of
 // curvature * comoment + l2, the Hessian of the loss at 0: so the first step is Newton's, and the scales of the columns and what they
-// have in common cost no iterations. Whether it is used depends on the shape of X alone, never on who else trains.
+// have in common cost no iterations. Whether it is used depends on the shape of X alone, never on who else trains. After `refresh`
+// passes a model's own Hessian takes its place, and what was remembered is forgotten: with 1 that is Newton's method.
 #include "optimum/optimizer.h"
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <cmath>
 #include <limits>
 
+#include "optimum/hessian.h"
 #include "simd/fpenv.h"
 #include "threads/team.h"
 
@@ -105,6 +107,7 @@ class OptimizerOf final : public Optimizer {
     arrivals_.how.assign(m_, Arrival::running);
     arrivals_.n_iter.assign(m_, 0);
     arrivals_.n_passes.assign(m_, 0);
+    arrivals_.n_hessians.assign(m_, 0);
     for (auto* values : {&arrivals_.objective, &arrivals_.gradient_norm, &arrivals_.gap, &arrivals_.smallest_pivot})
       values->assign(m_, std::numeric_limits<double>::quiet_NaN());
     arrivals_.dropped.assign(m_, 0);
@@ -154,6 +157,8 @@ class OptimizerOf final : public Optimizer {
     Search search;
     double f = 0, first_f = 0;  // at the point, and at the start
     bool started = false, fresh = true;      // fresh: no pair is remembered
+    bool accepted = false;                   // in the last pass
+    std::int64_t passes = 0;                 // since its matrix was made
   };
 
   // kGroup models; arrays are [size][kGroup].
@@ -162,6 +167,9 @@ class OptimizerOf final : public Optimizer {
     std::vector<AlignedArray<double>> steps, changes;  // the last first
     std::vector<double> inverse = std::vector<double>(kHistory * kGroup, 0.0);  // of step * change
     AlignedArray<double> factor;  // empty: unknown
+    // The matrix is of the weights and the intercept at `offset` [n_features] from the centre, whose own element is `level`.
+    AlignedArray<double> offset;  // empty: 0
+    double level[kGroup];
     double scaling[kGroup];       // of the matrix that each direction starts from
   };
 
@@ -207,6 +215,7 @@ class OptimizerOf final : public Optimizer {
     for (std::int64_t g = 0; g < static_cast<std::int64_t>(groups_.size()); ++g) {
       Group& group = groups_[g];
       std::fill_n(group.scaling, kGroup, 1.0);
+      std::fill_n(group.level, kGroup, c);
       group.at = AlignedArray<double>(size_ * kGroup);
       if (curvature) group.factor = AlignedArray<double>(triangle(p_) * kGroup);
     }
@@ -411,7 +420,69 @@ class OptimizerOf final : public Optimizer {
       if (first[g] == first[g + 1]) return;
       take(g, active.data(), first[g], first[g + 1], loss.get(), total.get(), total_b.get(), n);
     });
+    std::vector<std::int64_t> due;
+    for (const std::int64_t m : active)
+      if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running && lanes_[m].accepted && lanes_[m].passes >= a_.refresh) due.push_back(m);
+    const std::size_t most = static_cast<std::size_t>(most_hessians(p_));
+    for (std::size_t begin = 0; begin < due.size(); begin += most) {
+      renew({due.begin() + begin, due.begin() + std::min(begin + most, due.size())}, poll);
+      if (cancelled()) return false;
+    }
     return true;
+  }
+
+  // The Hessian at each model's own point takes the place of the matrix that its directions start from.
+  void renew(const std::vector<std::int64_t>& due, const std::function<void()>& poll) {
+    const std::int64_t n = static_cast<std::int64_t>(due.size()), one = p_ + 1;
+    AlignedArray<T> w(n * p_);
+    AlignedArray<double> weight(n), mean(n * one), comoment(n * one * one);
+    std::vector<HessianModel<T>> models;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t m = due[i];
+      T b;
+      weights_at(m, w.get() + i * p_, &b);
+      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m], sums(m).mean});
+    }
+    hessian_moments(a_.X, a_.y, a_.weight, a_.folds, a_.loss, models, {weight.get(), mean.get(), comoment.get()}, a_.n_threads, poll, &stop_);
+    if (cancelled()) return;
+    std::vector<std::vector<std::int64_t>> of_group(groups_.size());
+    for (std::int64_t i = 0; i < n; ++i) of_group[due[i] / kGroup].push_back(i);
+    each_group(static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
+      if (of_group[g].empty()) return;
+      Group& group = groups_[g];
+      AlignedArray<double> matrix(triangle(p_) * kGroup);
+      for (std::int64_t i = 0; i < p_; ++i)
+        for (int l = 0; l < kGroup; ++l) matrix[(triangle(i) + i) * kGroup + l] = 1;
+      if (!group.offset) group.offset = AlignedArray<double>(p_ * kGroup);
+      double use[kGroup] = {}, smallest[kGroup], dropped[kGroup];
+      for (const std::int64_t i : of_group[g]) {
+        const std::int64_t m = due[i];
+        const int l = static_cast<int>(m % kGroup);
+        lanes_[m].passes = 0;
+        if (!(weight[i] > 0)) continue;  // no row bends the loss any more: what there was is as good
+        ++arrivals_.n_hessians[m];
+        use[l] = 1;
+        const SplitSums& s = sums(m);
+        for (std::int64_t j = 0; j < p_; ++j)
+          for (std::int64_t k = 0; k <= j; ++k) {
+            double value = comoment[(i * one + j) * one + k];
+            if (!a_.fit_intercept) value += weight[i] * (mean[i * one + j] * mean[i * one + k]);
+            value = constant(s, j) || constant(s, k) ? (j == k ? 1 : 0) : value / s.weight / (scale(s, j) * scale(s, k));
+            if (j == k) value += a_.l2[m];
+            matrix[(triangle(j) + k) * kGroup + l] = value;
+          }
+        for (std::int64_t j = 0; j < p_; ++j)
+          group.offset[j * kGroup + l] =
+              a_.fit_intercept && !constant(s, j) ? (mean[i * one + j] - s.mean[j]) / scale(s, j) : 0.0;
+        group.level[l] = weight[i] / s.weight;
+        forget(group, l);
+        lanes_[m].fresh = true;
+      }
+      kernels_.factor(matrix.get(), p_, drop_limit(p_), smallest, dropped);
+      kernels_.copy_where(use, matrix.get(), triangle(p_), group.factor.get());
+      turn(group, g, use);
+      next_trial(group, g);
+    });
   }
 
   // What a pass says of the trial points of a group: active[begin] to active[end - 1] are its models that run.
@@ -427,6 +498,8 @@ class OptimizerOf final : public Optimizer {
       const int l = static_cast<int>(m % kGroup);
       const SplitSums& s = sums(m);
       ++arrivals_.n_passes[m];
+      ++lanes_[m].passes;
+      lanes_[m].accepted = false;
       f_trial[l] = std::fma(0.5 * a_.l2[m], square[l], loss[i] / s.weight);
       double sum = f_trial[l];  // not finite as soon as one of them is not
       for (std::int64_t k = 0; k < outputs; ++k) {
@@ -514,6 +587,7 @@ class OptimizerOf final : public Optimizer {
         ++arrivals_.n_iter[m];
       else
         lane.first_f = std::abs(lane.f);
+      lane.accepted = true;
       remember[l] = lane.started ? 1 : 0;
       pairs = pairs || lane.started;
       lane.started = true;
@@ -524,7 +598,10 @@ class OptimizerOf final : public Optimizer {
       kernels_.copy_where(accepted, group.trial_gradient.get(), size_, group.gradient.get());
       turn(group, g, accepted);
     }
-    // The next trial points.
+    next_trial(group, g);
+  }
+
+  void next_trial(Group& group, std::int64_t g) {
     double alpha[kGroup] = {};
     each_lane(g, [&](int l, std::int64_t m) { alpha[l] = lanes_[m].search.alpha; });
     std::copy_n(group.at.get(), size_ * kGroup, group.trial.get());
@@ -583,10 +660,18 @@ class OptimizerOf final : public Optimizer {
   // v becomes the inverse of the matrix at the start, times v; without `scaling`.
   void apply(const Group& group, double* v) const {
     if (!group.factor) return;
+    const bool moved = static_cast<bool>(group.offset) && a_.fit_intercept;  // then there is one output
+    double* const b = v + shape_.n_weights() * kGroup;
+    if (moved)
+      for (std::int64_t f = 0; f < p_; ++f)
+        for (int l = 0; l < kGroup; ++l) v[f * kGroup + l] = std::fma(-group.offset[f * kGroup + l], b[l], v[f * kGroup + l]);
     for (std::int64_t k = 0; k < a_.n_outputs; ++k) kernels_.solve(group.factor.get(), p_, v + k * p_ * kGroup);
     if (!a_.fit_intercept) return;
-    const double inverse = 1 / curvature_at_zero(a_.loss, a_.n_outputs);
-    for (std::int64_t d = shape_.n_weights() * kGroup; d < size_ * kGroup; ++d) v[d] *= inverse;
+    for (std::int64_t k = 0; k < a_.n_outputs; ++k)
+      for (int l = 0; l < kGroup; ++l) b[k * kGroup + l] /= group.level[l];
+    if (moved)
+      for (std::int64_t f = 0; f < p_; ++f)
+        for (int l = 0; l < kGroup; ++l) b[l] = std::fma(-group.offset[f * kGroup + l], v[f * kGroup + l], b[l]);
   }
 
   // New directions of the lanes in `use` (those below 0 have met the end of a search), and whether they have arrived.

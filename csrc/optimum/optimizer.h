@@ -41,6 +41,7 @@ struct OptimumArgs {
   const double* intercept_init;  // [n_models][n_outputs]; null: 0
   std::int64_t max_iter;
   double tol;
+  std::int64_t refresh;  // passes over X after which a model's own Hessian takes the place of that at 0; 1 is Newton's method, 0 never
   int n_threads;
   // Held-out losses.
   const T* held_out_weight;  // null: weight
@@ -52,7 +53,7 @@ struct OptimumArgs {
 // What became of each model.
 struct Arrivals {
   std::vector<Arrival> how;
-  std::vector<std::int64_t> n_iter, n_passes;
+  std::vector<std::int64_t> n_iter, n_passes, n_hessians;
   std::vector<double> objective;      // mean loss and penalty
   std::vector<double> gradient_norm;  // the largest component, as `tol` is compared with it
   std::vector<double> gap;            // half the slope along the last direction: how much lower the objective may still be

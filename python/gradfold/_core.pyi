@@ -200,6 +200,7 @@ class optimum:
             intercept_init: _Array | None,
             max_iter: int,
             tol: float,
+            refresh: int,
             n_threads: int,
             held_out_weight: _Array | None = None,
             validation: tuple[_Array, _Array, _Array | None] | None = None,

@@ -26,7 +26,7 @@ _MOST_CELLS = 64
 class Sums:
     """Of some rows: Σw, the weighted means of the features and y, and Σ w (a − mean a) (b − mean b)."""
 
-    weight: float
+    weight: np.float64
     mean: Array
     comoment: Array
 
@@ -34,7 +34,7 @@ class Sums:
         if self.weight == 0 or other.weight == 0:
             return other if self.weight == 0 else self
         weight = self.weight + other.weight
-        with np.errstate(invalid="ignore", over="ignore"):  # a training row that is not finite makes its models diverge
+        with np.errstate(all="ignore"):  # a training row that is not finite makes its models diverge
             apart = other.mean - self.mean
             mean = self.mean + apart * (other.weight / weight)
             comoment = np.multiply.outer(apart, apart)
@@ -59,7 +59,7 @@ class Moments:
             id_row, score_lo, score_hi, train_lo, train_hi = conditions[0].tolist()
             cells = self._of_row(id_row)
             if cells is not None:
-                nothing = Sums(0.0, cells[0].mean, cells[0].comoment)
+                nothing = Sums(np.float64(0), cells[0].mean, cells[0].comoment)
                 before = after = nothing
                 for cell in cells[train_lo : min(score_lo, train_hi)]:
                     before = before + cell
@@ -90,7 +90,7 @@ class Moments:
             order = order[keep]
         order, offset = np.ascontiguousarray(order, np.int64), np.ascontiguousarray(offset, np.int64)
         weight, mean, comoment = _core.optimum.cell_moments(self.X, self.y, self.weight, order, offset, self.n_threads)
-        return [Sums(float(w), m, c) for w, m, c in zip(weight, mean, comoment, strict=True)]
+        return [Sums(w, m, c) for w, m, c in zip(weight, mean, comoment, strict=True)]
 
 
 def _trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:
@@ -108,7 +108,7 @@ def scale_of(sums: Sums, n_rows: int) -> Array:
     The bound is scikit-learn's: var <= n eps var + (n eps mean)².
     """
     eps = np.finfo(np.float64).eps
-    with np.errstate(invalid="ignore", over="ignore"):  # of rows that are not finite: their models diverge
+    with np.errstate(all="ignore"):  # of rows that are not finite: their models diverge
         variance = np.diagonal(sums.comoment)[:-1] / sums.weight
         drift = n_rows * eps * sums.mean[:-1]
         constant = variance <= n_rows * eps * variance + drift * drift

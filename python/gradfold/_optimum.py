@@ -14,7 +14,7 @@ from gradfold._problem import Problem, Rows
 
 Array = npt.NDArray[Any]
 
-SOLVERS = ("lbfgs", "cholesky")
+SOLVERS = ("lbfgs", "newton-cholesky", "cholesky")
 # Losses with a second derivative wherever they have a first; huber's and the squared hinges' jumps do no harm.
 SMOOTH = (
     "log_loss",
@@ -42,6 +42,18 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
     result depends on who else trains.
     """
     return n_features <= _MOST_FEATURES and n_features**2 <= _PASSES * n_rows
+
+
+def refresh(solver: str, loss: str, n_features: int) -> int:
+    """Passes over X after which a model's own Hessian is made; 0 is never.
+
+    A Hessian costs n_rows · n_features² flops of float64, about as much as n_features / 2 passes over X of 4 · n_rows ·
+    n_features flops in which float32 goes twice as fast. So L-BFGS turns to it when that many have not been enough: it then
+    costs at most twice of what the better of both would have.
+    """
+    if loss in ("multinomial", "squared_error") or solver == "cholesky":
+        return 0
+    return 1 if solver == "newton-cholesky" else max(8, n_features // 2)
 
 
 class Trainer:
@@ -78,7 +90,7 @@ class Trainer:
         self._held_out = np.full(n_models, np.nan)
         self.arrivals: dict[str, Array] = {
             "how": np.zeros(n_models, np.uint8),
-            **{name: np.zeros(n_models, np.int64) for name in ("n_iter", "n_passes", "dropped")},
+            **{name: np.zeros(n_models, np.int64) for name in ("n_iter", "n_passes", "n_hessians", "dropped")},
             "separable": np.zeros(n_models, np.bool_),
             **{name: np.full(n_models, np.nan) for name in ("objective", "gradient_norm", "gap", "smallest_pivot")},
         }
@@ -149,7 +161,7 @@ class Trainer:
 
     @property
     def _curvature(self) -> bool:
-        return self.rows[0]["solver"] == "cholesky" or uses_curvature(*self.problem.data.shape)
+        return self.rows[0]["solver"] != "lbfgs" or uses_curvature(*self.problem.data.shape)
 
     def _blocks(self) -> list[Array]:
         """Models that go together, those of a split side by side."""
@@ -231,6 +243,7 @@ class Trainer:
             intercept_init=of(self.intercept_init),
             max_iter=settings.max_iter,
             tol=settings.tol,
+            refresh=refresh(rows[0]["solver"], loss, n_features) if self._curvature else 0,
             n_threads=settings.n_threads,
             held_out_weight=own.held_out_weight if validation is None else None,
             validation=validation,
@@ -308,6 +321,8 @@ def check_losses(params: list[dict[str, Any]]) -> None:
     for row in params:
         if row["solver"] == "cholesky" and row["loss"] != "squared_error":
             raise ValueError(f"solver: got 'cholesky' with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
+        if row["solver"] == "newton-cholesky" and row["loss"] == "multinomial":
+            raise ValueError("solver: got 'newton-cholesky' with loss='multinomial', whose Hessian is not built; wanted 'lbfgs'")
         if row["loss"] not in SMOOTH:
             raise ValueError(
                 f"loss: got {row['loss']!r} with solver={row['solver']!r}, wanted one with a second derivative: "
