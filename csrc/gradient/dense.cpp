@@ -33,6 +33,26 @@ T canonical(T value) {
   return std::isnan(value) ? std::numeric_limits<T>::quiet_NaN() : value;
 }
 
+// The rows of a chunk that some lane of a panel uses. Leaving the others out is adding +0: no bit depends on it.
+template <class T>
+struct UsedRows {
+  std::vector<const T*> x = std::vector<const T*>(kRowChunk);
+  std::vector<T> y = std::vector<T>(kRowChunk), weight = std::vector<T>(kRowChunk);
+  std::vector<std::uint64_t> masks = std::vector<std::uint64_t>(kRowChunk);
+
+  std::int64_t gather(const T* const* from_x, const T* from_y, const T* from_weight, const std::uint64_t* from_masks, std::int64_t n) {
+    std::int64_t kept = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      x[kept] = from_x[i];
+      y[kept] = from_y[i];
+      if (from_weight != nullptr) weight[kept] = from_weight[i];
+      masks[kept] = from_masks[i];
+      kept += from_masks[i] != 0;
+    }
+    return kept;
+  }
+};
+
 // Columns of a panel that lie side by side in whole vectors.
 template <class T>
 struct Block {
@@ -157,6 +177,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     std::vector<const T*> x(kRowChunk);
     std::vector<T> y(kRowChunk), weight(kRowChunk);
     std::vector<std::uint64_t> masks(kRowChunk);
+    UsedRows<T> used;
     AlignedArray<T> grad(want_gradient ? p * widest : 0), grad_intercept(widest), count(widest), scratch(most_scratch);
     AlignedArray<double> loss(widest), weight_sum(widest);
     AlignedArray<T> narrow(several ? 0 : 2 * kNarrowModels * p);
@@ -194,6 +215,14 @@ void loss_gradient(const LossGradientArgs<T>& args) {
       }
       const Panel<T>& panel = panels[at];
       roles[at].fill(ids.data(), n, args.weight, masks.data());
+      // Most panels use most rows, and then it is not worth it to move them.
+      const std::int64_t unused = std::count(masks.begin(), masks.begin() + n, std::uint64_t{0});
+      const bool gathers = unused > n / 8;
+      const std::int64_t n_used = gathers ? used.gather(x.data(), chunk_y, chunk_weight, masks.data(), n) : n;
+      const T* const* used_x = gathers ? used.x.data() : x.data();
+      const T* used_y = gathers ? used.y.data() : chunk_y;
+      const T* used_weight = gathers && chunk_weight != nullptr ? used.weight.data() : chunk_weight;
+      const std::uint64_t* used_masks = gathers ? used.masks.data() : masks.data();
       double* chunk_loss = want_loss ? loss.get() : nullptr;
       double* chunk_weight_sum = want_weight_sum ? weight_sum.get() : nullptr;
       if (several) {
@@ -201,18 +230,18 @@ void loss_gradient(const LossGradientArgs<T>& args) {
         for (const Block<T>& block : panel.blocks)
           blocks.push_back({block.n_vectors, block.W.get(), block.intercept.get(),
                             want_gradient ? grad.get() + p * block.first : nullptr, grad_intercept.get() + block.first});
-        kernels.outputs({n, x.data(), chunk_y, chunk_weight, masks.data(), p, panel.n, args.n_outputs,
+        kernels.outputs({n_used, used_x, used_y, used_weight, used_masks, p, panel.n, args.n_outputs,
                          static_cast<int>(blocks.size()), blocks.data(), count.get(), chunk_loss, chunk_weight_sum, scratch.get(), args.stop});
       } else {
         const Block<T>& block = panel.blocks[0];
         // Items are taken in turn, all panels of a chunk before the next chunk.
         const std::int64_t after = ids[0] + std::max<std::int64_t>(1, threads / n_panels) * kRowChunk;
-        const T* const next = args.rows == nullptr && after < args.X.n_rows ? args.X.row(after) : nullptr;
-        kernels.chunk(args.loss, {n,
-                                  x.data(),
-                                  chunk_y,
-                                  chunk_weight,
-                                  masks.data(),
+        const T* const next = args.rows == nullptr && !gathers && after < args.X.n_rows ? args.X.row(after) : nullptr;
+        kernels.chunk(args.loss, {n_used,
+                                  used_x,
+                                  used_y,
+                                  used_weight,
+                                  used_masks,
                                   p,
                                   block.n_vectors,
                                   block.W.get(),
@@ -227,7 +256,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
                                   chunk_loss,
                                   chunk_weight_sum,
                                   scratch.get(),
-                                  narrow_models(panel.n, block.n_vectors, n),
+                                  narrow_models(panel.n, block.n_vectors, n_used),
                                   narrow.get(),
                                   args.stop,
                                   panel.loss_epsilon ? panel.loss_epsilon.get() : nullptr,

@@ -217,7 +217,6 @@ class OptimizerOf final : public Optimizer {
       std::fill_n(group.scaling, kGroup, 1.0);
       std::fill_n(group.level, kGroup, c);
       group.at = AlignedArray<double>(size_ * kGroup);
-      if (curvature) group.factor = AlignedArray<double>(triangle(p_) * kGroup);
     }
     // The packed lower triangle of every split in use.
     std::vector<AlignedArray<double>> packed(a_.sums.size());
@@ -235,10 +234,10 @@ class OptimizerOf final : public Optimizer {
     each_group(static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
       Group& group = groups_[g];
       if (cancelled()) return;
+      const double* from[kGroup] = {};
       if (curvature) {
-        double smallest[kGroup], dropped[kGroup];
-        const double* from[kGroup] = {};
-        double l2[kGroup];
+        group.factor = AlignedArray<double>(triangle(p_) * kGroup);
+        double smallest[kGroup], dropped[kGroup], l2[kGroup];
         each_lane(g, [&](int l, std::int64_t m) {
           from[l] = packed[a_.split_of_model[m]].get();
           l2[l] = a_.l2[m];
@@ -260,7 +259,10 @@ class OptimizerOf final : public Optimizer {
         });
       }
       if (a_.exact) {
-        solve_exactly(g);
+        solve_exactly(g, from);
+        bool runs = false;
+        each_lane(g, [&](int, std::int64_t m) { runs = runs || arrivals_.how[m] == Arrival::running; });
+        if (!runs) group.factor = {};
       } else {
         start_at(g);
       }
@@ -293,8 +295,8 @@ class OptimizerOf final : public Optimizer {
     });
   }
 
-  // v = (gram + l2)^-1 (comoment with y), and the mean of y.
-  void solve_exactly(std::int64_t g) {
+  // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices.
+  void solve_exactly(std::int64_t g, const double* const* from) {
     Group& group = groups_[g];
     each_lane(g, [&](int l, std::int64_t m) {
       for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = gram(sums(m), f, p_);
@@ -302,7 +304,6 @@ class OptimizerOf final : public Optimizer {
     });
     kernels_.solve(group.factor.get(), p_, group.at.get());
     each_lane(g, [&](int l, std::int64_t m) {
-      const SplitSums& s = sums(m);
       double* v = group.at.get() + l;
       bool finite = true;
       for (std::int64_t d = 0; d < size_; ++d) finite = finite && std::isfinite(v[d * kGroup]);
@@ -314,22 +315,30 @@ class OptimizerOf final : public Optimizer {
       if (arrivals_.smallest_pivot[m] < kIllConditioned || arrivals_.dropped[m] > 0) {  // passes over X refine it
         return;
       }
-      // What the normal equations say of the solution: the residual of each, and the objective.
-      double norm = 0, product = 0, square = 0;
-      for (std::int64_t i = 0; i < p_; ++i) {
-        const double y = gram(s, i, p_);
-        double residual = -y;
-        for (std::int64_t j = 0; j < p_; ++j) residual = std::fma(gram(s, i, j), v[j * kGroup], residual);
-        residual = std::fma(a_.l2[m], v[i * kGroup], residual);
-        norm = std::max(norm, std::abs(residual));
-        product = std::fma(v[i * kGroup], residual - y, product);  // v'(G + l2)v - 2 v'y
-      }
-      square = gram(s, p_, p_);
       arrivals_.how[m] = Arrival::converged;
       arrivals_.n_iter[m] = 1;
-      arrivals_.gradient_norm[m] = norm;
-      arrivals_.objective[m] = std::max(0.0, 0.5 * (square + product));
       arrivals_.gap[m] = 0;
+    });
+    // What the normal equations say of the solutions: the residual of each, and the objective. Reports: no weight depends on them.
+    double norm[kGroup] = {}, product[kGroup] = {};
+    const double* v = group.at.get();
+    for (std::int64_t i = 0; i < p_; ++i) {
+      double residual[kGroup] = {}, y[kGroup] = {};
+      for (std::int64_t j = 0; j < p_; ++j) {
+        const std::int64_t at = i > j ? triangle(i) + j : triangle(j) + i;
+        for (int l = 0; l < kGroup; ++l) residual[l] += from[l][at] * v[j * kGroup + l];
+      }
+      each_lane(g, [&](int l, std::int64_t m) {
+        y[l] = gram(sums(m), i, p_);
+        residual[l] += a_.l2[m] * v[i * kGroup + l] - y[l];
+        norm[l] = std::max(norm[l], std::abs(residual[l]));
+        product[l] += v[i * kGroup + l] * (residual[l] - y[l]);  // v'(G + l2)v - 2 v'y
+      });
+    }
+    each_lane(g, [&](int l, std::int64_t m) {
+      if (arrivals_.how[m] != Arrival::converged) return;
+      arrivals_.gradient_norm[m] = norm[l];
+      arrivals_.objective[m] = std::max(0.0, 0.5 * (gram(sums(m), p_, p_) + product[l]));
     });
   }
 

@@ -164,7 +164,7 @@ class Trainer:
         return self.rows[0]["solver"] != "lbfgs" or uses_curvature(*self.problem.data.shape)
 
     def _blocks(self) -> list[Array]:
-        """Models that go together, those of a split side by side."""
+        """Models that go together, those of a split side by side: their panels skip the rows that none of them uses."""
         X = self.problem.data
         n_features, outputs = X.shape[1], max(1, *self.problem.outputs, 1)
         doubles = (8 + 2 * _HISTORY) * (n_features + 1) * outputs
@@ -184,7 +184,7 @@ class Trainer:
                 more = 8 * (doubles + square)
             out[-1].append(m)
             used, last = used + more, split
-        return [np.array(sorted(block), np.int64) for block in out]
+        return [np.array(block, np.int64) for block in out]
 
     def _optimizer(self, models: Array, moments: Moments) -> tuple[Any, Array]:
         """What takes these models to their optima, and the Σw of each one's training rows."""
