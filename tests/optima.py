@@ -42,8 +42,8 @@ def trainer(q, solver="lbfgs", *, n_threads=1, standardize=False, fit_intercept=
     )
     epsilon = np.full(q.n_models, 0.1) if q.loss_epsilon is None else q.loss_epsilon
     rows = [
-        {"solver": solver, "loss": q.loss, "l2": float(l2), "loss_epsilon": float(e)}
-        for l2, e in zip(q.l2, epsilon, strict=True)
+        {"solver": solver, "loss": q.loss, "l1": float(l1), "l2": float(l2), "loss_epsilon": float(e)}
+        for l1, l2, e in zip(q.l1, q.l2, epsilon, strict=True)
     ]
     return _optimum.Trainer(
         problem, settings, rows, Rows(q.sample_weight, None, None),

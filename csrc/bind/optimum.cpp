@@ -41,6 +41,17 @@ py::tuple bind_cell_moments(const py::array& X, const py::object& y, const py::o
   return py::make_tuple(sum, mean, comoment);
 }
 
+double bind_add_moments(double weight, const py::object& mean, const py::object& comoment, double other_weight, const py::object& other_mean,
+                        const py::object& other_comoment) {
+  const std::int64_t n = py::len(mean);
+  double* own_mean = write_array<double>(mean, "mean", {n});
+  double* own = write_array<double>(comoment, "comoment", {n, n});
+  const double* from_mean = read_array<double>(other_mean, "other_mean", {n});
+  const double* from = read_array<double>(other_comoment, "other_comoment", {n, n});
+  const NoGil released;  // the arrays are held by the caller's arguments
+  return add_moments(n, weight, own_mean, own, other_weight, from_mean, from);
+}
+
 template <class T>
 py::tuple bind_split_moments(const py::array& X, const py::object& weight, const py::object& ids, const py::object& conditions,
                              const py::object& of, int n_threads) {
@@ -74,7 +85,7 @@ class BoundOptimizer {
   template <class T>
   void create(const py::array& X, const py::object& y, const py::object& sample_weight, const py::object& ids,
               const py::object& conditions, const py::object& split_of_model, const std::string& loss, const py::object& loss_epsilon,
-              std::int64_t n_outputs, const py::object& l2, bool fit_intercept, bool standardize, bool exact, const py::object& weight_sum,
+              std::int64_t n_outputs, const py::object& l1, const py::object& l2, bool fit_intercept, bool standardize, bool exact, const py::object& weight_sum,
               const py::object& mean, const py::object& scale, const py::object& comoment, const py::object& coef_init,
               const py::object& intercept_init, std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
               const py::object& validation) {
@@ -103,6 +114,8 @@ class BoundOptimizer {
       return std::vector<double>(v, v + m);
     };
     if (!loss_epsilon.is_none()) a.loss_epsilon = per_model(loss_epsilon, "loss_epsilon");
+    if (!l1.is_none()) a.l1 = per_model(l1, "l1");
+    if (!a.l1.empty() && (exact || a.loss != Loss::squared_error)) wrong_value("l1", "an array", "None but for squared_error");
     a.l2 = per_model(l2, "l2");
     a.fit_intercept = fit_intercept;
     a.standardize = standardize;
@@ -112,7 +125,7 @@ class BoundOptimizer {
     const double* means = read_array<double>(mean, "mean", {n_splits, p + 1});
     const double* scales = read_array<double>(scale, "scale", {n_splits, p});
     const double* comoments = comoment.is_none() ? nullptr : read_array<double>(comoment, "comoment", {n_splits, p + 1, p + 1});
-    if (exact && comoments == nullptr) wrong_value("comoment", "None", "an array for exact");
+    if ((exact || !a.l1.empty()) && comoments == nullptr) wrong_value("comoment", "None", "an array for exact and for l1");
     for (std::int64_t s = 0; s < n_splits; ++s)
       a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1),
                         means[s * (p + 1) + p]});
@@ -217,6 +230,7 @@ void register_optimum(py::module_& m) {
         return (is_float32(X) ? bind_cell_moments<float> : bind_cell_moments<double>)(X, y, weight, order, offset, n_threads);
       },
       "X"_a, "y"_a, "weight"_a, "order"_a, "offset"_a, "n_threads"_a);
+  sub.def("add_moments", &bind_add_moments, "weight"_a, "mean"_a, "comoment"_a, "other_weight"_a, "other_mean"_a, "other_comoment"_a);
   sub.def(
       "split_moments",
       [](const py::array& X, const py::object& weight, const py::object& ids, const py::object& conditions,
@@ -227,14 +241,14 @@ void register_optimum(py::module_& m) {
   py::class_<BoundOptimizer>(sub, "Optimizer")
       .def(py::init([](const py::array& X, const py::object& y, const py::object& sample_weight, const py::object& ids,
                        const py::object& conditions, const py::object& split_of_model, const std::string& loss,
-                       const py::object& loss_epsilon, std::int64_t n_outputs, const py::object& l2, bool fit_intercept,
+                       const py::object& loss_epsilon, std::int64_t n_outputs, const py::object& l1, const py::object& l2, bool fit_intercept,
                        bool standardize, bool exact, const py::object& weight_sum, const py::object& mean, const py::object& scale,
                        const py::object& comoment, const py::object& coef_init, const py::object& intercept_init,
                        std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
                        const py::object& validation) {
              auto self = std::make_unique<BoundOptimizer>();
              auto create = [&]<class T>(T) {
-               self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, loss_epsilon, n_outputs, l2, fit_intercept,
+               self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, loss_epsilon, n_outputs, l1, l2, fit_intercept,
                                standardize, exact, weight_sum, mean, scale, comoment, coef_init, intercept_init, max_iter, tol,
                                refresh, n_threads, held_out_weight, validation);
              };
@@ -245,7 +259,7 @@ void register_optimum(py::module_& m) {
              return self;
            }),
            py::kw_only(), "X"_a, "y"_a, "sample_weight"_a, "ids"_a, "conditions"_a, "split_of_model"_a, "loss"_a, "loss_epsilon"_a,
-           "n_outputs"_a, "l2"_a, "fit_intercept"_a, "standardize"_a, "exact"_a, "weight_sum"_a, "mean"_a, "scale"_a, "comoment"_a,
+           "n_outputs"_a, "l1"_a, "l2"_a, "fit_intercept"_a, "standardize"_a, "exact"_a, "weight_sum"_a, "mean"_a, "scale"_a, "comoment"_a,
            "coef_init"_a, "intercept_init"_a, "max_iter"_a, "tol"_a, "refresh"_a, "n_threads"_a, "held_out_weight"_a = py::none(),
            "validation"_a = py::none())
       .def("advance", &BoundOptimizer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)

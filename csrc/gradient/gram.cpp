@@ -33,6 +33,22 @@ struct ChunkRows {
 
 }  // namespace
 
+double add_moments(std::int64_t columns, double weight, double* mean, double* comoment, double other_weight, const double* other_mean,
+                   const double* other_comoment) {
+  FloatingPointGuard guard;
+  const double both = weight + other_weight, share = other_weight / both, product = weight * share;
+  std::vector<double> apart(columns);
+  for (std::int64_t i = 0; i < columns; ++i) apart[i] = other_mean[i] - mean[i];
+  for (std::int64_t i = 0; i < columns; ++i) {
+    double* to = comoment + i * columns;
+    const double* other = other_comoment + i * columns;
+    const double own = apart[i];
+    for (std::int64_t j = 0; j < columns; ++j) to[j] = own * apart[j] * product + to[j] + other[j];
+  }
+  for (std::int64_t i = 0; i < columns; ++i) mean[i] += apart[i] * share;
+  return both;
+}
+
 void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,
                     double* comoment) {
   const std::int64_t one = n_features + 1;

@@ -41,6 +41,11 @@ struct CellMoments {
   double* comoment;  // [n_cells][n_features + 1][n_features + 1]: sum of weight * (a - mean a) * (b - mean b), both triangles
 };
 
+// Sums of other rows are added to some rows' own: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for
+// computing sample variances", 1979. `columns` are n_features + 1; returns the sum of weights.
+double add_moments(std::int64_t columns, double weight, double* mean, double* comoment, double other_weight, const double* other_mean,
+                   const double* other_comoment);
+
 // Of the totals of all chunks of a cell: [size][size], about `shift` and with a last column of 1.
 void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,
                     double* comoment);

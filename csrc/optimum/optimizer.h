@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "gradient/gradient.h"
@@ -36,6 +37,7 @@ struct OptimumArgs {
   std::int64_t n_outputs;
   std::vector<double> l2;
   bool fit_intercept, standardize;
+  std::vector<double> l1;        // of the elastic net, which squared error alone has
   bool exact;                    // squared error: the solution of the normal equations, refined where they are ill-conditioned
   const double* coef_init;       // [n_models][n_outputs][n_features] on the scale of X; null: 0
   const double* intercept_init;  // [n_models][n_outputs]; null: 0
@@ -82,6 +84,14 @@ class Optimizer {
 double curvature_at_zero(Loss loss, std::int64_t n_outputs);
 
 template <class T>
-std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<T> args);
+std::unique_ptr<Optimizer> make_lbfgs(OptimumArgs<T> args);  // exact, too
+
+template <class T>
+std::unique_ptr<Optimizer> make_elastic_net(OptimumArgs<T> args);
+
+template <class T>
+std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<T> args) {
+  return args.l1.empty() ? make_lbfgs(std::move(args)) : make_elastic_net(std::move(args));
+}
 
 }  // namespace gradfold

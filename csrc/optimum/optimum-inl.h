@@ -187,11 +187,64 @@ inline void group_solve(const double* factor, std::int64_t n, double* b) {
   }
 }
 
+inline void group_sweep(const SweepTask& task) {
+  const std::int64_t n = task.n;
+  for (int part = 0; part < kParts; ++part) {
+    const std::int64_t lane = part * Lanes::N;
+    const auto l1 = Lanes::load(task.l1 + lane), l2 = Lanes::load(task.l2 + lane);
+    auto largest = Lanes::zero();
+    for (std::int64_t a = 0; a < n; ++a) {
+      const double* row = task.gram + a * n;
+      const auto own = Lanes::set1(row[a]);
+      const auto before = Lanes::load(task.v + a * kGroup + lane);
+      const auto t = Lanes::fma(own, before, Lanes::load(task.q + a * kGroup + lane));
+      const auto beyond = Lanes::sub(Lanes::abs(t), l1);
+      const auto size = Lanes::div(beyond, Lanes::add(own, l2));
+      auto after = Lanes::select(Lanes::lt(Lanes::zero(), beyond), Lanes::neg_where(Lanes::lt(t, Lanes::zero()), size), Lanes::zero());
+      after = Lanes::select(Lanes::lt(Lanes::zero(), Lanes::load(task.use + a * kGroup + lane)), after, before);
+      const auto step = Lanes::sub(after, before);
+      if (!Lanes::any(Lanes::lt(Lanes::zero(), Lanes::abs(step)))) continue;
+      Lanes::store(task.v + a * kGroup + lane, after);
+      largest = Lanes::max(Lanes::mul(Lanes::abs(step), Lanes::sqrt(own)), largest);
+      for (std::int64_t b = 0; b < n; ++b) {
+        double* q = task.q + b * kGroup + lane;
+        Lanes::store(q, Lanes::fnma(Lanes::set1(row[b]), step, Lanes::load(q)));
+      }
+    }
+    Lanes::store(task.largest + lane, largest);
+  }
+}
+
+template <int NJ>
+void residual_columns(const double* gram, std::int64_t size, const std::int64_t* list, std::int64_t n, const double* v, const double* c,
+                      double* q, std::int64_t j) {
+  Lanes::V sum[NJ];
+  for (int k = 0; k < NJ; ++k) sum[k] = Lanes::load(c + (j + k) * kGroup);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double* row = gram + list[i] * size + j;
+    const auto own = Lanes::load(v + i * kGroup);
+#pragma GCC unroll 8
+    for (int k = 0; k < NJ; ++k) sum[k] = Lanes::fnma(Lanes::set1(row[k]), own, sum[k]);
+  }
+  for (int k = 0; k < NJ; ++k) Lanes::store(q + (j + k) * kGroup, sum[k]);
+}
+
+inline void group_residual(const double* gram, std::int64_t size, const std::int64_t* list, std::int64_t n, const double* v, const double* c,
+                           double* q) {
+  for (int part = 0; part < kParts; ++part) {
+    const std::int64_t lane = part * Lanes::N;
+    std::int64_t j = 0;
+    for (; j + 8 <= size; j += 8) residual_columns<8>(gram, size, list, n, v + lane, c + lane, q + lane, j);
+    for (; j < size; ++j) residual_columns<1>(gram, size, list, n, v + lane, c + lane, q + lane, j);
+  }
+}
+
 }  // namespace
 }  // namespace gradfold
 
 #define GRADFOLD_OPTIMUM_KERNELS(level)                                                                                      \
   namespace gradfold {                                                                                                       \
   extern const OptimumKernels optimum_##level;                                                                               \
-  const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor, &group_solve};    \
+  const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor, &group_solve,     \
+                                          &group_sweep, &group_residual};                                                   \
   }

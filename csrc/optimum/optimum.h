@@ -19,6 +19,18 @@ struct ParameterShape {
 // A lower triangular matrix of a group: element (i, j), j <= i, of every lane at triangle(i) + j, times kGroup.
 constexpr std::int64_t triangle(std::int64_t i) { return i * (i + 1) / 2; }
 
+// One sweep of coordinate descent over n coordinates that share a Gram matrix. Arrays of coordinates are [n][kGroup].
+struct SweepTask {
+  std::int64_t n;
+  const double* gram;  // [n][n]
+  const double* l1;    // [kGroup]
+  const double* l2;
+  const double* use;   // above 0 where a lane moves a coordinate
+  double* v;
+  double* q;           // the product with y less gram * v, kept up to date
+  double* largest;     // [kGroup], written: the largest step, times the root of the coordinate's own element
+};
+
 struct OptimumKernels {
   // out[l] = sum of a[d][l] * b[d][l]: FMA over the features of an output in chunks of kFeatureChunk, outputs in order, then the
   // intercepts as a chunk of their own; each chunk from +0, chunks added in order.
@@ -34,6 +46,11 @@ struct OptimumKernels {
   void (*factor)(double* a, std::int64_t n, double drop, double* smallest, double* dropped);
   // b becomes the solution of L L' x = b: forward by rows, k ascending; then backward, k descending; one FMA each.
   void (*solve)(const double* factor, std::int64_t n, double* b);
+  // Coordinates in order: v = soft(q + gram v, l1) / (gram + l2), and what moved is taken from q, one FMA each.
+  void (*sweep)(const SweepTask&);
+  // q[j] = c[j] less gram[list[k]][j] * v[k] for k = 0 to n - 1 in order, for all j below `size`; gram is [size][size].
+  void (*residual)(const double* gram, std::int64_t size, const std::int64_t* list, std::int64_t n, const double* v, const double* c,
+                   double* q);
 };
 
 const OptimumKernels& optimum_kernels(Level level);

@@ -170,6 +170,12 @@ class optimum:
         cells, whose rows are order[offset[c]:offset[c + 1]]; the last column is y."""
 
     @staticmethod
+    def add_moments(
+        weight: float, mean: _Array, comoment: _Array, other_weight: float, other_mean: _Array, other_comoment: _Array
+    ) -> float:
+        """Adds the sums of other rows to `mean` (n,) and `comoment` (n, n), in place; returns Σw of both."""
+
+    @staticmethod
     def split_moments(
         X: _Array, weight: _Array | None, ids: _Array, conditions: _Array, splits: _Int64, n_threads: int
     ) -> tuple[_Array, _Array, _Array]:
@@ -188,6 +194,7 @@ class optimum:
             loss: str,
             loss_epsilon: _Array | None,
             n_outputs: int,
+            l1: _Array | None,
             l2: _Array,
             fit_intercept: bool,
             standardize: bool,

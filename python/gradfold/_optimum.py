@@ -14,7 +14,8 @@ from gradfold._problem import Problem, Rows
 
 Array = npt.NDArray[Any]
 
-SOLVERS = ("lbfgs", "newton-cholesky", "cholesky")
+SOLVERS = ("lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")
+OF_SQUARES = ("cholesky", "coordinate-descent")  # of squared_error alone, from the Gram matrix
 # Losses with a second derivative wherever they have a first; huber's and the squared hinges' jumps do no harm.
 SMOOTH = (
     "log_loss",
@@ -51,7 +52,7 @@ def refresh(solver: str, loss: str, n_features: int) -> int:
     n_features flops in which float32 goes twice as fast. So L-BFGS turns to it when that many have not been enough: it then
     costs at most twice of what the better of both would have.
     """
-    if loss in ("multinomial", "squared_error") or solver == "cholesky":
+    if loss in ("multinomial", "squared_error"):
         return 0
     return 1 if solver == "newton-cholesky" else max(8, n_features // 2)
 
@@ -231,6 +232,7 @@ class Trainer:
             loss=loss,
             loss_epsilon=column("loss_epsilon"),
             n_outputs=target.n_outputs,
+            l1=column("l1") if rows[0]["solver"] == "coordinate-descent" else None,
             l2=column("l2"),
             fit_intercept=settings.fit_intercept,
             standardize=settings.standardize,
@@ -311,16 +313,19 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
             if not (value is default or value == default):
                 raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
     for row in params:
-        if row["l1"] > 0:
-            raise ValueError(f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, or 'sgd' or 'adam'")
+        if row["l1"] > 0 and row["solver"] != "coordinate-descent":
+            raise ValueError(
+                f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, 'sgd', 'adam' or, for "
+                "squared_error, 'coordinate-descent'"
+            )
     return True
 
 
 def check_losses(params: list[dict[str, Any]]) -> None:
     """Refuse losses that have no second derivative, or that are not what an exact solver solves."""
     for row in params:
-        if row["solver"] == "cholesky" and row["loss"] != "squared_error":
-            raise ValueError(f"solver: got 'cholesky' with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
+        if row["solver"] in OF_SQUARES and row["loss"] != "squared_error":
+            raise ValueError(f"solver: got {row['solver']!r} with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
         if row["solver"] == "newton-cholesky" and row["loss"] == "multinomial":
             raise ValueError("solver: got 'newton-cholesky' with loss='multinomial', whose Hessian is not built; wanted 'lbfgs'")
         if row["loss"] not in SMOOTH:

@@ -12,7 +12,7 @@ import numpy as np
 from gradfold import _check
 
 SCHEDULES = ("constant", "cosine", "inverse_scaling", "exponential", "step", "optimal", "adaptive")
-SOLVERS = ("auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lbfgs", "newton-cholesky", "cholesky")
+SOLVERS = ("auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")
 
 
 def _not_negative(name: str) -> Callable[[object], float]:

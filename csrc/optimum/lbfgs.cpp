@@ -5,7 +5,7 @@
 // curvature * comoment + l2, the Hessian of the loss at 0: so the first step is Newton's, and the scales of the columns and what they
 // have in common cost no iterations. Whether it is used depends on the shape of X alone, never on who else trains. After `refresh`
 // passes a model's own Hessian takes its place, and what was remembered is forgotten: with 1 that is Newton's method.
-#include "optimum/optimizer.h"
+#include "optimum/models.h"
 
 #include <algorithm>
 #include <atomic>
@@ -36,8 +36,6 @@ constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-10;
 constexpr double kGap = 1e-3;
 // Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
 constexpr double kIllConditioned = 1e-9;
-
-double drop_limit(std::int64_t p) { return 16.0 * static_cast<double>(p) * std::numeric_limits<double>::epsilon(); }
 
 // One line search.
 struct Search {
@@ -75,44 +73,15 @@ struct Search {
   }
 };
 
-}  // namespace
-
-double curvature_at_zero(Loss loss, std::int64_t n_outputs) {
-  switch (loss) {
-    case Loss::log_loss: return 0.25;
-    case Loss::squared_error:
-    case Loss::huber: return 1;
-    case Loss::squared_hinge:
-    case Loss::modified_huber:
-    case Loss::squared_epsilon_insensitive: return 2;
-    case Loss::multinomial: return 1.0 / static_cast<double>(n_outputs);
-    default: return 0;
-  }
-}
-
-namespace {
-
 template <class T>
-class OptimizerOf final : public Optimizer {
+class Lbfgs final : public ModelsAtOptimum<T> {
+  using Models = ModelsAtOptimum<T>;
+  using Models::a_, Models::arrivals_, Models::kernels_, Models::m_, Models::p_, Models::shape_, Models::size_, Models::stop_;
+  using Models::cancelled, Models::centre, Models::constant, Models::each_lane, Models::gram, Models::scale, Models::sums,
+      Models::weights_at, Models::weights_of;
+
  public:
-  explicit OptimizerOf(OptimumArgs<T> args)
-      : a_(std::move(args)),
-        m_(static_cast<std::int64_t>(a_.split_of_model.size())),
-        p_(a_.X.n_features),
-        shape_{p_, a_.n_outputs, a_.fit_intercept},
-        size_(shape_.size()),
-        kernels_(optimum_kernels(current_level())),
-        lanes_(m_),
-        groups_((m_ + kGroup - 1) / kGroup) {
-    arrivals_.how.assign(m_, Arrival::running);
-    arrivals_.n_iter.assign(m_, 0);
-    arrivals_.n_passes.assign(m_, 0);
-    arrivals_.n_hessians.assign(m_, 0);
-    for (auto* values : {&arrivals_.objective, &arrivals_.gradient_norm, &arrivals_.gap, &arrivals_.smallest_pivot})
-      values->assign(m_, std::numeric_limits<double>::quiet_NaN());
-    arrivals_.dropped.assign(m_, 0);
-    held_out_.assign(m_, std::numeric_limits<double>::quiet_NaN());
-  }
+  explicit Lbfgs(OptimumArgs<T> args) : Models(std::move(args)), lanes_(m_), groups_((m_ + kGroup - 1) / kGroup) {}
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
     FloatingPointGuard guard;
@@ -134,23 +103,15 @@ class OptimizerOf final : public Optimizer {
       if (max_passes > 0) --max_passes;
       if (!pass(active, poll)) return Status::interrupted;
     }
-    if (!scored_) {
-      score(poll);
-      if (cancelled()) return Status::interrupted;
-      scored_ = true;
-    }
-    return Status::done;
+    return this->score(poll) ? Status::done : Status::interrupted;
   }
 
-  void coef(void* out) const override {
-    std::vector<T> b(a_.n_outputs);
-    for (std::int64_t m = 0; m < m_; ++m) weights_at(m, static_cast<T*>(out) + m * a_.n_outputs * p_, b.data());
+
+ protected:
+  const double* parameters(std::int64_t m) const override {
+    const AlignedArray<double>& at = groups_[m / kGroup].at;
+    return at ? at.get() + m % kGroup : nullptr;
   }
-  void intercept(void* out) const override {
-    std::vector<T> w(a_.n_outputs * p_);
-    for (std::int64_t m = 0; m < m_; ++m) weights_at(m, w.data(), static_cast<T*>(out) + m * a_.n_outputs);
-  }
-  std::vector<double> held_out() const override { return held_out_; }
 
  private:
   struct Lane {
@@ -173,41 +134,9 @@ class OptimizerOf final : public Optimizer {
     double scaling[kGroup];       // of the matrix that each direction starts from
   };
 
-  const SplitSums& sums(std::int64_t model) const { return a_.sums[a_.split_of_model[model]]; }
-  // Whether the weight of a column stays 0: one that is constant, unless it stands for an intercept.
-  bool constant(const SplitSums& s, std::int64_t f) const { return s.scale[f] <= 0 && (a_.standardize || a_.fit_intercept); }
-  double scale(const SplitSums& s, std::int64_t f) const { return a_.standardize && !constant(s, f) ? s.scale[f] : 1.0; }
-  double centre(const SplitSums& s, std::int64_t f) const { return a_.fit_intercept ? s.mean[f] : 0.0; }
   bool knows_curvature() const { return a_.sums[a_.split_of_model[0]].comoment != nullptr; }
 
-  // f(group) for all groups, on as many threads as their work is worth.
-  template <class F>
-  void each_group(double work_of_one, F&& f) {
-    const std::int64_t n = static_cast<std::int64_t>(groups_.size());
-    constexpr double kThreadWork = 1 << 20;
-    const double worth = std::max(1.0, std::min(1e6, work_of_one * static_cast<double>(n) / kThreadWork));
-    const int threads = static_cast<int>(std::min<double>({static_cast<double>(a_.n_threads), static_cast<double>(n), worth}));
-    std::atomic<std::int64_t> next{0};
-    run_team(threads, [&](int) {
-      for (std::int64_t g = next++; g < n; g = next++) f(g);
-    });
-  }
-  // f(lane, model) for the models of a group.
-  template <class F>
-  void each_lane(std::int64_t g, F&& f) {
-    for (int l = 0; l < kGroup && g * kGroup + l < m_; ++l) f(l, g * kGroup + l);
-  }
-
   // ---- the start ----
-
-  // Element (i, j) of a split's Gram matrix in the parameters here, per unit of weight; column p is y.
-  double gram(const SplitSums& s, std::int64_t i, std::int64_t j) const {
-    if ((i < p_ && constant(s, i)) || (j < p_ && constant(s, j))) return i == j ? 1 : 0;
-    double value = s.comoment[i * (p_ + 1) + j];
-    if (!a_.fit_intercept) value += s.weight * ((i < p_ ? s.mean[i] : s.mean_y) * (j < p_ ? s.mean[j] : s.mean_y));
-    const double scales = (i < p_ ? scale(s, i) : 1.0) * (j < p_ ? scale(s, j) : 1.0);
-    return value / s.weight / scales;
-  }
 
   void prepare(const std::function<void()>& poll) {
     const bool curvature = knows_curvature();
@@ -231,7 +160,7 @@ class OptimizerOf final : public Optimizer {
         if (poll) poll();
       }
     }
-    each_group(static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
       Group& group = groups_[g];
       if (cancelled()) return;
       const double* from[kGroup] = {};
@@ -342,18 +271,6 @@ class OptimizerOf final : public Optimizer {
     });
   }
 
-  // The weights on X's scale that parameters v stand for, rounded to T: w [n_outputs][n_features], b [n_outputs].
-  void weights_of(std::int64_t m, const double* v, T* w, T* b) const {
-    const SplitSums& s = sums(m);
-    for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
-      double shift = 0;
-      for (std::int64_t f = 0; f < p_; ++f) {
-        const T own = w[k * p_ + f] = static_cast<T>(v[(k * p_ + f) * kGroup] / scale(s, f));
-        shift = std::fma(static_cast<double>(own), centre(s, f), shift);
-      }
-      b[k] = a_.fit_intercept ? static_cast<T>(v[(shape_.n_weights() + k) * kGroup] - shift) : T(0);
-    }
-  }
   // The same, and v becomes what float32 weights stand for: the loss and the gradient will be those of that point.
   void settle(std::int64_t m, double* v, T* w, T* b) const {
     weights_of(m, v, w, b);
@@ -369,14 +286,6 @@ class OptimizerOf final : public Optimizer {
       if (a_.fit_intercept) v[(shape_.n_weights() + k) * kGroup] = static_cast<double>(b[k]) + shift;
     }
   }
-  void weights_at(std::int64_t m, T* w, T* b) const {
-    const AlignedArray<double>& at = groups_[m / kGroup].at;
-    if (at)
-      weights_of(m, at.get() + m % kGroup, w, b);
-    else  // not prepared yet
-      std::fill_n(w, a_.n_outputs * p_, T(0)), std::fill_n(b, a_.n_outputs, T(0));
-  }
-
   // ---- one pass ----
 
   bool pass(const std::vector<std::int64_t>& active, const std::function<void()>& poll) {
@@ -425,7 +334,7 @@ class OptimizerOf final : public Optimizer {
     for (std::int64_t i = n - 1; i >= 0; --i) first[active[i] / kGroup] = i;
     for (std::int64_t g = static_cast<std::int64_t>(groups_.size()) - 1; g >= 0; --g)
       if (first[g] == n || active[first[g]] / kGroup != g) first[g] = first[g + 1];
-    each_group(work, [&](std::int64_t g) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), work, [&](std::int64_t g) {
       if (first[g] == first[g + 1]) return;
       take(g, active.data(), first[g], first[g + 1], loss.get(), total.get(), total_b.get(), n);
     });
@@ -456,7 +365,7 @@ class OptimizerOf final : public Optimizer {
     if (cancelled()) return;
     std::vector<std::vector<std::int64_t>> of_group(groups_.size());
     for (std::int64_t i = 0; i < n; ++i) of_group[due[i] / kGroup].push_back(i);
-    each_group(static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
       if (of_group[g].empty()) return;
       Group& group = groups_[g];
       AlignedArray<double> matrix(triangle(p_) * kGroup);
@@ -736,63 +645,18 @@ class OptimizerOf final : public Optimizer {
     });
   }
 
-  // ---- the end ----
-
-  // Held-out losses, at the weights as they are returned.
-  void score(const std::function<void()>& poll) {
-    const std::int64_t outputs = a_.n_outputs;
-    AlignedArray<T> W(p_ * outputs * m_), b(outputs * m_);
-    std::vector<T> w(p_ * outputs), own_b(outputs);
-    for (std::int64_t m = 0; m < m_; ++m) {
-      weights_at(m, w.data(), own_b.data());
-      for (std::int64_t k = 0; k < outputs; ++k) {
-        for (std::int64_t f = 0; f < p_; ++f) W[(f * outputs + k) * m_ + m] = w[k * p_ + f];
-        b[k * m_ + m] = own_b[k];
-      }
-    }
-    const bool own_rows = a_.validation_X.x != nullptr;
-    LossGradientArgs<T> call{};
-    call.X = own_rows ? a_.validation_X : a_.X;
-    call.y = own_rows ? a_.validation_y : a_.y;
-    call.weight = own_rows ? a_.validation_weight : (a_.held_out_weight != nullptr ? a_.held_out_weight : a_.weight);
-    call.n_positions = call.X.n_rows;
-    call.folds = own_rows ? nullptr : &a_.folds;
-    call.split_of_model = a_.split_of_model.data();
-    call.use = Use::score;
-    call.n_models = m_;
-    call.n_outputs = outputs;
-    call.W = W.get();
-    call.intercept = b.get();
-    call.loss = a_.loss;
-    call.loss_epsilon = a_.loss_epsilon.empty() ? nullptr : a_.loss_epsilon.data();
-    call.mean = true;
-    call.loss_out = held_out_.data();
-    call.n_threads = a_.n_threads;
-    call.poll = poll ? &poll : nullptr;
-    call.stop = &stop_;
-    loss_gradient(call);
-    for (std::int64_t m = 0; m < m_; ++m)
-      if (arrivals_.how[m] == Arrival::diverged || !std::isfinite(held_out_[m])) held_out_[m] = std::numeric_limits<double>::quiet_NaN();
-  }
-
-  const OptimumArgs<T> a_;
-  const std::int64_t m_, p_;
-  const ParameterShape shape_;
-  const std::int64_t size_;
-  const OptimumKernels& kernels_;
   std::vector<Lane> lanes_;
   std::vector<Group> groups_;
-  std::vector<double> held_out_;
-  bool prepared_ = false, scored_ = false;
+  bool prepared_ = false;
 };
 
 }  // namespace
 
 template <class T>
-std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<T> args) {
-  return std::make_unique<OptimizerOf<T>>(std::move(args));
+std::unique_ptr<Optimizer> make_lbfgs(OptimumArgs<T> args) {
+  return std::make_unique<Lbfgs<T>>(std::move(args));
 }
-template std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<float>);
-template std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<double>);
+template std::unique_ptr<Optimizer> make_lbfgs(OptimumArgs<float>);
+template std::unique_ptr<Optimizer> make_lbfgs(OptimumArgs<double>);
 
 }  // namespace gradfold
