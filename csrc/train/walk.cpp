@@ -23,8 +23,9 @@ constexpr std::int64_t kPassedWindowBytes = 512 * 1024;
 constexpr std::int64_t kStageBytes = 4 * 1024 * 1024;
 // Multiply-adds of a thread's part of one batch of one panel, between barriers, below which another thread costs more than it saves.
 constexpr double kTileWork = 1 << 19;
-// Finding and copying a window's rows, in units of panel_cost. Measured with 100 features; both grow with them.
+// Finding and copying rows, in units of panel_cost, and a step, in rows. Measured with 100 features; all grow with them.
 constexpr double kLoadCost = 0.6;
+constexpr double kStepRows = 30;
 
 }  // namespace
 
@@ -417,13 +418,14 @@ int TrainerOf<T>::window_threads(std::int64_t n_batches, const Permutation* orde
   if (n_threads <= 1) return 1;
   const std::int64_t B = std::min(a_.batch_size, n_);
   const double load = staged_values(order, B) >= B * p_ ? kLoadCost : 0.0;
+  const double with_step = 1.0 + kStepRows / static_cast<double>(B);
   double sum = load, largest_panel = 0, largest_group = 0;
   for (const std::vector<TrainPanel<T>*>& group : share_out(std::min(n_threads, static_cast<int>(panels_.size())))) {
     double cost = 0;
     for (const TrainPanel<T>* panel : group) {
       if (panel->alive == 0) continue;
-      cost += panel->cost;
-      largest_panel = std::max(largest_panel, panel->cost);
+      cost += panel->cost * with_step;
+      largest_panel = std::max(largest_panel, panel->cost * with_step);
     }
     sum += cost;
     largest_group = std::max(largest_group, cost);
