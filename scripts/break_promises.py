@@ -102,6 +102,14 @@ BREAKAGES = (
         "threads and training",
     ),
     Breakage(
+        "a panel does not wait for the batches before",
+        "2 any number of threads",
+        "each thread has batches of its own, so they are in nobody's way",
+        "csrc/train/walk.cpp",
+        (("        of_panel[i].turn(w);\n", ""), ("        of_panel[i].done(w);\n", "")),
+        "pass_panels_on",
+    ),
+    Breakage(
         "chunks are added as threads finish",
         "2 any number of threads",
         "a sum is a sum, so nobody needs to wait for its turn",

@@ -237,6 +237,21 @@ def test_threads_one_wide_model_and_large_batches():
     assert_same(gradient_bytes(q, n_threads=7), one, "on 7 threads")
 
 
+@pytest.mark.parametrize("m", [1, 4, 52, 100, 192])
+def test_threads_that_pass_panels_on(m):
+    """Panels that are no multiple of the threads, and a single one, with batches enough that a thread takes every few of them."""
+    q = calls.problem(8, n=200_000 if m < 5 else 20_000, p=12 if m < 5 else 30, m=m, dtype=np.float32)
+    q = calls.replace(q, learning_rate=np.where(np.random.default_rng(m).random(m) < 0.1, 1e8, q.learning_rate))
+    for options in ({"batch_size": 256, "solver": "adam", "standardize": True}, {"batch_size": 100, "shuffle": False}):
+        one = train_bytes(q, n_threads=1, epochs=2, **options)
+        for n_threads in (2, 3, 7):
+            assert_same(train_bytes(q, n_threads=n_threads, epochs=2, **options), one, f"on {n_threads} threads")
+            t = calls.trainer(q, n_threads=n_threads, epochs=2, **options)
+            while t.advance(seconds=0.004) == "paused":
+                pass
+            assert_same(calls.read(t).bytes(), one, f"on {n_threads} threads, in slices of time")
+
+
 def test_several_python_threads_at_once():
     q = calls.problem(7, n=500, p=20, m=48)
     options = {"epochs": 3, "n_threads": 2}

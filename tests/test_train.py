@@ -461,9 +461,9 @@ def test_max_steps_counts_batches():
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("batch_size", [50, 20_000])
-def test_cancelled_every_model_keeps_its_own_last_whole_batch(solver, n_threads, batch_size):
-    q = calls.problem(73, n=20_000, p=20, m=100, dtype=np.float32, weights="ones")
+@pytest.mark.parametrize("m, batch_size", [(100, 50), (100, 20_000), (1, 50)])
+def test_cancelled_every_model_keeps_its_own_last_whole_batch(solver, n_threads, m, batch_size):
+    q = calls.problem(73, n=20_000, p=20 if m > 1 else 150, m=m, dtype=np.float32, weights="ones")
     options = {"solver": solver, "epochs": 100_000, "batch_size": batch_size}
     t = calls.trainer(q, n_threads=n_threads, **options)
     answer = []

@@ -16,9 +16,11 @@ from reference import train as reference
 from reference.roles import TRAIN
 
 SOLVERS = ["sgd", "adam"]
-# (n_threads, problem, options): 1,024 positions and more in a batch are walked by chunk, few models of many features by tile.
+# (problem, options): 1,024 positions and more in a batch are walked by chunk, few models of many features by tile, and by window where
+# panels are no multiple of the threads.
 PLANS = {
     "panel": (dict(n=300, p=7, m=60), dict(batch_size=16)),
+    "window": (dict(n=6000, p=10, m=100, dtype=np.float32), dict(batch_size=100)),
     "panel of several chunks": (dict(n=2200, p=3, m=40), dict(batch_size=1500)),
     "tile": (dict(n=300, p=2500, m=20, dtype=np.float32), dict(batch_size=150)),
     "chunk": (dict(n=4200, p=60, m=40), dict(batch_size=2100)),

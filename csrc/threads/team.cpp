@@ -201,12 +201,13 @@ void run_team(int n_threads, const std::function<void(int)>& body, const std::fu
 }
 
 namespace {
-// A short spin covers the usual case of threads that arrive together; then the thread sleeps, since there may be more
-// threads than cores.
+// A short spin covers the usual case of threads that arrive together. There may be more threads than cores, ours or others', so the thread
+// then gives way to whoever waits for its core, which may be the one that it waits for, and in the end it sleeps.
 template <class Value>
 void wait_while_equal(const std::atomic<Value>& value, Value old) {
-  for (int spin = 0; spin < 2000; ++spin) {
+  for (int look = 0; look < 500; ++look) {
     if (value.load(std::memory_order_acquire) != old) return;
+    if (look >= 400) std::this_thread::yield();
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif

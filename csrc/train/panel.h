@@ -200,12 +200,13 @@ struct ChunkBuffer {
   AlignedArray<T> grad, grad_intercept, count, scratch, narrow;  // the gradients of lanes of all blocks; the rest per model
   AlignedArray<T> replaced;                                      // by a step
   AlignedArray<double> loss, weight_sum;
+  AlignedArray<double> batch_count;    // `count` as a step takes it
   std::vector<OutputBlock<T>> blocks;  // of the task that runs
   ChunkBuffer(std::int64_t n_features, const WidestOf<T>& widest, bool gradient)
       : masks(kRowChunk), x(kRowChunk), y(kRowChunk), weight(kRowChunk), grad(gradient ? n_features * widest.lanes : 0),
         grad_intercept(widest.lanes), count(widest.lanes), scratch(widest.scratch), narrow(2 * kNarrowModels * n_features),
         replaced(gradient ? step_memory(n_features, kMostLanes<T>) : 0), loss(widest.lanes),
-        weight_sum(widest.lanes), blocks(widest.blocks) {}
+        weight_sum(widest.lanes), batch_count(gradient ? widest.lanes : 0), blocks(widest.blocks) {}
 };
 
 // Sums of a batch of several chunks.

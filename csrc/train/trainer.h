@@ -110,11 +110,16 @@ class TrainerOf final : public Trainer {
   void step(TrainPanel<T>& panel, const BatchSums<T>& sums, const double* loss, const double* weight, T* replaced,
             std::int64_t epoch, std::int64_t batch);
   std::uint64_t step_outputs(TrainPanel<T>& panel, const BatchSums<T>& sums);
+  bool run_batch(TrainPanel<T>& panel, const RowBuffer<T>& rows, std::int64_t at, std::int64_t epoch, std::int64_t batch,
+                 ChunkBuffer<T>& chunk, const T* const* later = nullptr);
   void add_chunk(const TrainPanel<T>& panel, const ChunkBuffer<T>& chunk, BatchTotals& totals) const;
   void walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Poll& poll);
   int tile_threads(std::int64_t chunks) const;
+  std::int64_t window_batches(std::int64_t bytes) const;
+  int window_threads(std::int64_t n_batches, const Permutation* order, int n_threads);
   void walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads, const Poll& poll);
   void walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads, const Poll& poll);
+  void walk_by_window(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads, const Poll& poll);
   void walk_by_chunk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads, const Poll& poll);
   std::vector<std::vector<TrainPanel<T>*>> share_out(int n_threads);
 

@@ -1,9 +1,12 @@
-// Batches. Three plans share the panels, the kernels and hence the bits:
+// Batches. Four plans share the panels, the kernels and hence the bits:
 //   by panel   each thread owns panels and walks all batches with them, without a barrier;
+//   by window  panels that cannot be shared out evenly: each thread takes the next few batches and trains all panels on them, each
+//              panel after the thread that has the batches before;
 //   by tile    fewer panels than threads: each panel's batch is split over the threads, by rows and then by features, with barriers;
 //   by chunk   for batches of more than one chunk: threads take (panel, chunk) items, sums are committed in chunk order, and
 //              whoever commits a batch's last chunk makes the step.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "threads/team.h"
@@ -15,15 +18,26 @@ namespace {
 // Shuffled rows are copied side by side before a thread's panels use them, so that they are gathered once and not once a panel.
 // A window of batches holds about kWindowBytes of them; a single batch is copied while it takes no more than kStageBytes.
 constexpr std::int64_t kWindowBytes = 256 * 1024;
+// Windows that panels go through on one thread after the other are larger, since their weights have to follow each time.
+constexpr std::int64_t kPassedWindowBytes = 512 * 1024;
 constexpr std::int64_t kStageBytes = 4 * 1024 * 1024;
 // Multiply-adds of a thread's part of one batch of one panel, between barriers, below which another thread costs more than it saves.
 constexpr double kTileWork = 1 << 19;
+// Finding and copying rows, in units of panel_cost, and a step, in rows. Measured with 100 features; all grow with them.
+constexpr double kLoadCost = 0.6;
+constexpr double kStepRows = 30;
 
 }  // namespace
 
 template <class T>
 std::int64_t TrainerOf<T>::staged_values(const Permutation* order, std::int64_t rows) const {
   return order == nullptr ? 0 : std::min(rows, kStageBytes / row_bytes()) * p_;
+}
+
+// Whole batches of one chunk each in a window of about so many bytes.
+template <class T>
+std::int64_t TrainerOf<T>::window_batches(std::int64_t bytes) const {
+  return std::max<std::int64_t>(1, std::min(kRowChunk, bytes / row_bytes()) / std::min(a_.batch_size, n_));
 }
 
 // Positions [begin, begin + n) of the epoch's order.
@@ -216,6 +230,19 @@ void TrainerOf<T>::step(TrainPanel<T>& panel, const BatchSums<T>& sums, const do
     }
 }
 
+// A batch of one chunk, whose rows begin at `at`, and its step. Returns false when it was abandoned.
+template <class T>
+bool TrainerOf<T>::run_batch(TrainPanel<T>& panel, const RowBuffer<T>& rows, std::int64_t at, std::int64_t epoch, std::int64_t batch,
+                             ChunkBuffer<T>& chunk, const T* const* later) {
+  bool any = false;
+  if (!run_chunk(rows, at, std::min(a_.batch_size, n_ - batch * a_.batch_size), view(panel), true, chunk, &any, later)) return false;
+  if (!any) return true;
+  for (int l = 0; l < panel.lanes; ++l) chunk.batch_count[l] = static_cast<double>(chunk.count[l]);
+  step(panel, {chunk.grad.get(), chunk.grad_intercept.get(), nullptr, nullptr, chunk.batch_count.get()}, chunk.loss.get(),
+       chunk.weight_sum.get(), chunk.replaced.get(), epoch, batch);
+  return true;
+}
+
 template <class T>
 void TrainerOf<T>::add_chunk(const TrainPanel<T>& panel, const ChunkBuffer<T>& chunk, BatchTotals& totals) const {
   for (std::int64_t i = 0; i < p_ * panel.lanes; ++i) totals.grad[i] += static_cast<double>(chunk.grad[i]);
@@ -246,10 +273,13 @@ void TrainerOf<T>::walk(std::int64_t epoch, std::int64_t b0, std::int64_t b1, co
   // By chunk balances better where there are chunks enough to hand out; by panel needs no hand-over at all.
   const std::int64_t chunks = (std::min(a_.batch_size, n_) + kRowChunk - 1) / kRowChunk;
   const int by_tile = tile_threads(chunks);
+  const int by_window = chunks >= 2 ? 1 : window_threads(b1 - b0, shuffled, useful);
   if (useful > 1 && chunks >= 2)
     walk_by_chunk(epoch, b0, b1, shuffled, useful, poll);
   else if (by_tile > 1)
     walk_by_tile(epoch, b0, b1, shuffled, by_tile, poll);
+  else if (by_window > 1)
+    walk_by_window(epoch, b0, b1, shuffled, by_window, poll);
   else
     walk_by_panel(epoch, b0, b1, shuffled, std::min<int>(useful, static_cast<int>(panels_.size())), poll);
 }
@@ -284,7 +314,6 @@ void TrainerOf<T>::walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_
   }
   ChunkBuffer<T>& result = buffers[0];
   AlignedArray<T> z(B * widest.lanes);
-  AlignedArray<double> count(widest.lanes);
   Barrier barrier(n_threads);
   bool select = false, leave = false;  // written by thread 0 between two barriers
   run_team(n_threads, [&](int t) {
@@ -312,8 +341,8 @@ void TrainerOf<T>::walk_by_tile(std::int64_t epoch, std::int64_t b0, std::int64_
         if (f0 < f1) kernels.gradient(task, z.get(), select, f0, f1);
         barrier.wait();
         if (t == 0) {
-          for (int l = 0; l < panel.lanes; ++l) count[l] = static_cast<double>(result.count[l]);
-          step(panel, {result.grad.get(), result.grad_intercept.get(), nullptr, nullptr, count.get()}, result.loss.get(),
+          for (int l = 0; l < panel.lanes; ++l) result.batch_count[l] = static_cast<double>(result.count[l]);
+          step(panel, {result.grad.get(), result.grad_intercept.get(), nullptr, nullptr, result.batch_count.get()}, result.loss.get(),
                result.weight_sum.get(), result.replaced.get(), epoch, b);
         }
         barrier.wait();
@@ -329,16 +358,13 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
   const std::int64_t B = a_.batch_size;
   const bool one_chunk = B <= kRowChunk || n_ <= kRowChunk;
   // A window is a run of whole batches whose rows are loaded together; a batch of several chunks is walked chunk by chunk.
-  const std::int64_t window_rows = std::min(kRowChunk, kWindowBytes / row_bytes());
-  const std::int64_t window = one_chunk ? std::max<std::int64_t>(1, window_rows / std::min(B, n_)) : 1;
+  const std::int64_t window = one_chunk ? window_batches(kWindowBytes) : 1;
   run_team(static_cast<int>(groups.size()), [&](int thread) {
     const auto& group = groups[thread];
     const WidestOf<T> widest = widest_of({group.begin(), group.end()});
     const std::int64_t capacity = one_chunk ? std::min(n_, window * std::min(B, n_)) : kRowChunk;
     RowBuffer<T> rows(capacity, staged_values(order, capacity));
     ChunkBuffer<T> chunk(p_, widest, true);
-    BatchTotals totals(one_chunk ? 0 : p_, widest.lanes);
-    bool any = false;
     if (one_chunk) {
       // Rows that are staged are found one window early, so that the first panel's kernels can fetch them meanwhile.
       const bool early = rows.staged.size() >= capacity * p_;
@@ -358,18 +384,15 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
           for (std::int64_t b = w0; b < w1 && panel->alive != 0; ++b) {
             const std::int64_t at = b * B - begin, n = std::min(B, n_ - b * B);
             const T* const* fetch = panel == group.front() && at + n <= n_later ? later.x.data() + at : nullptr;
-            if (!run_chunk(rows, at, n, view(*panel), true, chunk, &any, fetch))
-              return;
-            if (!any) continue;
-            for (int l = 0; l < panel->lanes; ++l) totals.count[l] = static_cast<double>(chunk.count[l]);
-            step(*panel, {chunk.grad.get(), chunk.grad_intercept.get(), nullptr, nullptr, totals.count.get()}, chunk.loss.get(),
-                 chunk.weight_sum.get(), chunk.replaced.get(), epoch, b);
+            if (!run_batch(*panel, rows, at, epoch, b, chunk, fetch)) return;
           }
           if (cancelled()) return;
         }
       }
       return;
     }
+    BatchTotals totals(p_, widest.lanes);
+    bool any = false;
     for (std::int64_t b = b0; b < b1; ++b) {
       const std::int64_t begin = b * B, end = std::min(n_, begin + B);
       for (TrainPanel<T>* panel : group) {
@@ -384,6 +407,59 @@ void TrainerOf<T>::walk_by_panel(std::int64_t epoch, std::int64_t b0, std::int64
         }
         step(*panel, {nullptr, nullptr, totals.grad.get(), totals.grad_intercept.get(), totals.count.get()}, totals.loss.get(),
              totals.weight_sum.get(), chunk.replaced.get(), epoch, b);
+      }
+    }
+  }, poll);
+}
+
+// Threads for windows in turn, or 1 where panels by thread are expected to take no longer.
+template <class T>
+int TrainerOf<T>::window_threads(std::int64_t n_batches, const Permutation* order, int n_threads) {
+  if (n_threads <= 1) return 1;
+  const std::int64_t B = std::min(a_.batch_size, n_);
+  const double load = staged_values(order, B) >= B * p_ ? kLoadCost : 0.0;
+  const double with_step = 1.0 + kStepRows / static_cast<double>(B);
+  double sum = load, largest_panel = 0, largest_group = 0;
+  for (const std::vector<TrainPanel<T>*>& group : share_out(std::min(n_threads, static_cast<int>(panels_.size())))) {
+    double cost = 0;
+    for (const TrainPanel<T>* panel : group) {
+      if (panel->alive == 0) continue;
+      cost += panel->cost * with_step;
+      largest_panel = std::max(largest_panel, panel->cost * with_step);
+    }
+    sum += cost;
+    largest_group = std::max(largest_group, cost);
+  }
+  // More threads would only wait for the panel that is longest in a window.
+  n_threads = static_cast<int>(std::min<double>(n_threads, std::ceil(sum / largest_panel)));
+  const std::int64_t window = window_batches(kPassedWindowBytes), n_windows = (n_batches + window - 1) / window;
+  // A thread meets others that are late where there is no slack in the longest panel, and each panel's weights change the core.
+  const double by_window = 1.05 * std::max(sum / n_threads, 1.15 * largest_panel) *
+                           (1.0 + static_cast<double>(n_threads - 1) / static_cast<double>(n_windows));
+  return by_window < largest_group + load ? n_threads : 1;
+}
+
+template <class T>
+void TrainerOf<T>::walk_by_window(std::int64_t epoch, std::int64_t b0, std::int64_t b1, const Permutation* order, int n_threads,
+                   const Poll& poll) {
+  const std::int64_t B = std::min(a_.batch_size, n_), window = window_batches(kPassedWindowBytes);
+  const std::int64_t n_windows = (b1 - b0 + window - 1) / window;
+  const std::int64_t capacity = std::min(n_, window * B);
+  const WidestOf<T> widest = this->widest();
+  OrderedItems windows;
+  std::vector<OrderedItems> of_panel(panels_.size());  // windows that each panel has been through
+  run_team(n_threads, [&](int) {
+    RowBuffer<T> rows(capacity, staged_values(order, capacity));
+    ChunkBuffer<T> chunk(p_, widest, true);
+    for (std::int64_t w = windows.take(); w < n_windows; w = windows.take()) {
+      const std::int64_t w0 = b0 + w * window, w1 = std::min(b1, w0 + window);
+      if (!cancelled()) load_rows(training_rows(), order, w0 * B, std::min(n_, w1 * B) - w0 * B, rows);
+      for (std::size_t i = 0; i < panels_.size(); ++i) {
+        TrainPanel<T>& panel = panels_[i];
+        of_panel[i].turn(w);
+        // Once cancelled nobody trains any more, so an abandoned batch is each panel's last one.
+        for (std::int64_t b = w0; b < w1 && panel.alive != 0 && !cancelled(); ++b) run_batch(panel, rows, (b - w0) * B, epoch, b, chunk);
+        of_panel[i].done(w);
       }
     }
   }, poll);
