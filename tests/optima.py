@@ -38,7 +38,8 @@ def trainer(q, solver="lbfgs", *, n_threads=1, standardize=False, fit_intercept=
     classes = np.arange(q.W.shape[1]) if q.loss == "multinomial" else None
     problem = Problem(loss=q.loss, X=q.X, target=Target(q.loss, q.y, classes))
     settings = SimpleNamespace(
-        n_threads=n_threads, standardize=standardize, fit_intercept=fit_intercept, tol=tol, max_iter=max_iter
+        n_threads=n_threads, standardize=standardize, fit_intercept=fit_intercept, tol=tol, max_iter=max_iter,
+        check_finite=False,
     )
     epsilon = np.full(q.n_models, 0.1) if q.loss_epsilon is None else q.loss_epsilon
     rows = [

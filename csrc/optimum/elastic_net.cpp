@@ -65,7 +65,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       if (groups_[last - 1].done) continue;
       if (late()) return Status::paused;
       const SplitSums& s = a_.sums[groups_[first].split];
-      bool finite = true;
+      bool finite = !this->overflows(s);
       for (std::int64_t i = 0; i < p_; ++i) {
         for (std::int64_t j = 0; j < p_; ++j) matrix[i * p_ + j] = gram(s, i, j);
         product[i] = gram(s, i, p_);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -34,6 +35,8 @@ template <class T>
 constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-10;
 // The possible decrease that is left must be below this share of tol, relative to the objective.
 constexpr double kGap = 1e-3;
+constexpr double kLog2 = 0.6931471805599453;
+constexpr double kFloor = 1e-2;  // or to this share of what it is at weights of 0: a perfect fit has an objective of 0
 // Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
 constexpr double kIllConditioned = 1e-9;
 
@@ -116,7 +119,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
  private:
   struct Lane {
     Search search;
-    double f = 0, first_f = 0;  // at the point, and at the start
+    double f = 0, scale_f = 0;  // at the point, and what it is at weights of 0
     bool started = false, fresh = true;      // fresh: no pair is remembered
     bool accepted = false;                   // in the last pass
     std::int64_t passes = 0;                 // since its matrix was made
@@ -147,6 +150,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       std::fill_n(group.level, kGroup, c);
       group.at = AlignedArray<double>(size_ * kGroup);
     }
+    for (std::int64_t m = 0; m < m_; ++m)
+      if (this->overflows(sums(m))) arrivals_.how[m] = Arrival::diverged;
     // The packed lower triangle of every split in use.
     std::vector<AlignedArray<double>> packed(a_.sums.size());
     if (curvature) {
@@ -244,6 +249,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (arrivals_.smallest_pivot[m] < kIllConditioned || arrivals_.dropped[m] > 0) {  // passes over X refine it
         return;
       }
+      if (arrivals_.how[m] != Arrival::running) return;
       arrivals_.how[m] = Arrival::converged;
       arrivals_.n_iter[m] = 1;
       arrivals_.gap[m] = 0;
@@ -384,7 +390,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         for (std::int64_t j = 0; j < p_; ++j)
           for (std::int64_t k = 0; k <= j; ++k) {
             double value = comoment[(i * one + j) * one + k];
-            if (!a_.fit_intercept) value += weight[i] * (mean[i * one + j] * mean[i * one + k]);
+            if (!a_.fit_intercept) value += weight[i] * ((mean[i * one + j] - centre(s, j)) * (mean[i * one + k] - centre(s, k)));
             value = constant(s, j) || constant(s, k) ? (j == k ? 1 : 0) : value / s.weight / (scale(s, j) * scale(s, k));
             if (j == k) value += a_.l2[m];
             matrix[(triangle(j) + k) * kGroup + l] = value;
@@ -504,7 +510,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (lane.started)
         ++arrivals_.n_iter[m];
       else
-        lane.first_f = std::abs(lane.f);
+        lane.scale_f = objective_at_zero(m, lane.f);
       lane.accepted = true;
       remember[l] = lane.started ? 1 : 0;
       pairs = pairs || lane.started;
@@ -526,6 +532,16 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     kernels_.add_product(alpha, group.direction.get(), size_, group.trial.get());
   }
 
+  // Of losses whose value there is known without a pass; else the objective at the start.
+  double objective_at_zero(std::int64_t m, double at_start) const {
+    switch (a_.loss) {
+      case Loss::log_loss:
+      case Loss::multinomial: return kLog2 * std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(a_.n_outputs - 1, 1)));  // or a bit more
+      case Loss::squared_error: return sums(m).comoment != nullptr ? 0.5 * gram(sums(m), p_, p_) : std::abs(at_start);
+      default: return std::abs(at_start);
+    }
+  }
+
   void forget(Group& group, int l) {
     for (int h = 0; h < kHistory; ++h) {
       group.inverse[h * kGroup + l] = 0;
@@ -542,12 +558,14 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     std::copy_n(group.trial_gradient.get(), size_ * kGroup, change.get());
     const double minus_one[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1};
     kernels_.add_product(minus_one, group.gradient.get(), size_, change.get());
-    double product[kGroup], square[kGroup];
+    double product[kGroup], square[kGroup], length[kGroup];
     kernels_.dot(group.work.get(), change.get(), shape_, product);
     kernels_.dot(change.get(), change.get(), shape_, square);
+    kernels_.dot(group.work.get(), group.work.get(), shape_, length);
     bool any = false;
     for (int l = 0; l < kGroup; ++l) {
-      if (!(product[l] > std::numeric_limits<double>::epsilon() * square[l])) use[l] = 0;  // no curvature seen: nothing to learn from
+      // Nearly orthogonal: no curvature was seen, and there is nothing to learn from.
+      if (!(product[l] > std::numeric_limits<double>::epsilon() * std::sqrt(square[l]) * std::sqrt(length[l]))) use[l] = 0;
       any = any || use[l] > 0;
     }
     if (!any) return;
@@ -624,7 +642,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (use[l] == 0 || arrivals_.how[m] != Arrival::running) return;
       Lane& lane = lanes_[m];
       const double gap = arrivals_.gap[m] = -0.5 * slope[l];
-      const double least = kGap * a_.tol * std::max(std::abs(lane.f), 1e-2 * lane.first_f);
+      const double least = kGap * a_.tol * std::max(std::abs(lane.f), kFloor * lane.scale_f);
       if (use[l] > 0) {
         if (arrivals_.gradient_norm[m] <= a_.tol && gap <= least) {
           arrivals_.how[m] = Arrival::converged;

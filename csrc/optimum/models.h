@@ -51,8 +51,15 @@ class ModelsAtOptimum : public Optimizer {
   const SplitSums& sums(std::int64_t model) const { return a_.sums[a_.split_of_model[model]]; }
   // Whether the weight of a column stays 0: one that is constant, unless it stands for an intercept.
   bool constant(const SplitSums& s, std::int64_t f) const { return s.scale[f] <= 0 && (a_.standardize || a_.fit_intercept); }
-  double scale(const SplitSums& s, std::int64_t f) const { return a_.standardize && !constant(s, f) ? s.scale[f] : 1.0; }
-  double centre(const SplitSums& s, std::int64_t f) const { return a_.fit_intercept ? s.mean[f] : 0.0; }
+  double scale(const SplitSums& s, std::int64_t f) const { return a_.standardize && s.scale[f] > 0 ? s.scale[f] : 1.0; }
+  // Whether a variance is beyond float64, or of rows that are not finite.
+  bool overflows(const SplitSums& s) const {
+    bool out = false;
+    for (std::int64_t f = 0; f < p_; ++f) out = out || std::isnan(s.scale[f]);
+    return out && a_.standardize;
+  }
+  // Standardised columns are centred without an intercept, too, as in scikit-learn's StandardScaler; then it makes up for the means.
+  double centre(const SplitSums& s, std::int64_t f) const { return a_.fit_intercept || a_.standardize ? s.mean[f] : 0.0; }
 
   // f(group) for all groups, on as many threads as their work is worth.
   template <class F>
@@ -71,11 +78,17 @@ class ModelsAtOptimum : public Optimizer {
     for (int l = 0; l < kGroup && g * kGroup + l < m_; ++l) f(l, g * kGroup + l);
   }
 
+  // The mean of a column (p is y) about the centre that it has here.
+  double mean_here(const SplitSums& s, std::int64_t i) const {
+    if (i < p_) return s.mean[i] - centre(s, i);
+    return a_.fit_intercept ? 0.0 : s.mean_y;
+  }
+
   // Element (i, j) of a split's Gram matrix in the parameters here, per unit of weight; column p is y.
   double gram(const SplitSums& s, std::int64_t i, std::int64_t j) const {
     if ((i < p_ && constant(s, i)) || (j < p_ && constant(s, j))) return i == j ? 1 : 0;
     double value = s.comoment[i * (p_ + 1) + j];
-    if (!a_.fit_intercept) value += s.weight * ((i < p_ ? s.mean[i] : s.mean_y) * (j < p_ ? s.mean[j] : s.mean_y));
+    if (!a_.fit_intercept) value += s.weight * (mean_here(s, i) * mean_here(s, j));
     const double scales = (i < p_ ? scale(s, i) : 1.0) * (j < p_ ? scale(s, j) : 1.0);
     return value / s.weight / scales;
   }
@@ -89,7 +102,7 @@ class ModelsAtOptimum : public Optimizer {
         const T own = w[k * p_ + f] = static_cast<T>(v[(k * p_ + f) * kGroup] / scale(s, f));
         shift = std::fma(static_cast<double>(own), centre(s, f), shift);
       }
-      b[k] = a_.fit_intercept ? static_cast<T>(v[(shape_.n_weights() + k) * kGroup] - shift) : T(0);
+      b[k] = static_cast<T>((a_.fit_intercept ? v[(shape_.n_weights() + k) * kGroup] : 0.0) - shift);
     }
   }
   void weights_at(std::int64_t m, T* w, T* b) const {

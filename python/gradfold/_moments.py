@@ -54,9 +54,16 @@ class Moments:
         self.X, self.y, self.weight = X, y, weight
         self.ids, self.conditions, self.n_threads = ids, conditions, n_threads
         self._cells: dict[int, list[Sums] | None] = {}
+        self._last: tuple[int, Sums] | None = None
 
     def of(self, split: int) -> Sums:
         """Of the rows of positive weight that a split trains on."""
+        if self._last is None or self._last[0] != split:
+            self._last = None  # its memory may be needed for the next
+            self._last = split, self._of(split)
+        return self._last[1]
+
+    def _of(self, split: int) -> Sums:
         conditions = self.conditions[split]
         if len(conditions) == 1:
             id_row, score_lo, score_hi, train_lo, train_hi = conditions[0].tolist()
@@ -66,7 +73,7 @@ class Moments:
                 before = Sums.total(cells[train_lo : min(score_lo, train_hi)], size)
                 after = Sums.total(cells[max(score_hi, train_lo) : train_hi][::-1], size)
                 return Sums.total((before, after), size)
-        rows = np.flatnonzero(_trains(self.ids, conditions))
+        rows = np.flatnonzero(trains(self.ids, conditions))
         return self._read(rows, np.array([0, len(rows)]))[0]
 
     def _of_row(self, id_row: int) -> list[Sums] | None:
@@ -93,7 +100,7 @@ class Moments:
         return [Sums(float(w), m, c) for w, m, c in zip(weight, mean, comoment, strict=True)]
 
 
-def _trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:
+def trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:
     """Which rows a split trains on, as `gradfold.index.Folds` defines it."""
     out = np.ones(ids.shape[1], np.bool_)
     for id_row, score_lo, score_hi, train_lo, train_hi in conditions.tolist():
@@ -111,6 +118,7 @@ def scale_of(sums: Sums, n_rows: int) -> Array:
     with np.errstate(all="ignore"):  # of rows that are not finite: their models diverge
         variance = np.diagonal(sums.comoment)[:-1] / sums.weight
         drift = n_rows * eps * sums.mean[:-1]
-        constant = variance <= n_rows * eps * variance + drift * drift
+        constant = np.isfinite(variance) & (variance <= n_rows * eps * variance + drift * drift)
         out: Array = np.where(constant, -1.0, np.sqrt(np.where(constant, 1.0, variance)))
+        out[~np.isfinite(variance)] = np.nan
     return out

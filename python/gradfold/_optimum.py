@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _core, _missing
-from gradfold._moments import Moments, Sums, scale_of
+from gradfold._moments import Moments, Sums, scale_of, trains
 from gradfold._problem import Problem, Rows
 
 Array = npt.NDArray[Any]
@@ -30,6 +30,7 @@ SMOOTH = (
 CONVERGED, MAX_ITER, PRECISION, DIVERGED = 1, 2, 3, 4  # csrc/optimum/optimizer.h: Arrival
 WHY = ("running", "converged", "max_iter", "precision", "diverged")
 
+_ILL_CONDITIONED = 1e-9  # as in csrc/optimum/lbfgs.cpp
 _HISTORY = 10  # pairs that L-BFGS remembers
 _MOST_FEATURES = 1000
 _PASSES = 60
@@ -92,7 +93,7 @@ class Trainer:
         self.arrivals: dict[str, Array] = {
             "how": np.zeros(n_models, np.uint8),
             **{name: np.zeros(n_models, np.int64) for name in ("n_iter", "n_passes", "n_hessians", "dropped")},
-            "separable": np.zeros(n_models, np.bool_),
+            **{name: np.zeros(n_models, np.bool_) for name in ("separable", "one_class")},
             **{name: np.full(n_models, np.nan) for name in ("objective", "gradient_norm", "gap", "smallest_pivot")},
         }
         self.epochs_done = 0
@@ -169,10 +170,11 @@ class Trainer:
         X = self.problem.data
         n_features, outputs = X.shape[1], max(1, *self.problem.outputs, 1)
         doubles = (8 + 2 * _HISTORY) * (n_features + 1) * outputs
-        square = 0
-        if self._curvature:
+        if self.rows[0]["solver"] in OF_SQUARES:  # what else they need is made for a few models at a time
+            doubles = 2 * (n_features + 1)
+        elif self._curvature:
             doubles += n_features * (n_features + 1) // 2
-            square = 3 * (n_features + 1) ** 2 // 2
+        square = 3 * (n_features + 1) ** 2 // 2 if self._curvature else 0
         budget = (64 << 20) + X.nbytes // 20
         out: list[list[int]] = [[]]
         used, last = 0, -1
@@ -208,6 +210,7 @@ class Trainer:
                 X, own.sample_weight, self.ids, self.conditions, used, settings.n_threads
             )
             weight, mean[:, :-1], scale = (np.ascontiguousarray(array[used]) for array in every)
+        self._check_weights(used, weight)
         rows = [self.rows[m] for m in models.tolist()]
 
         def column(name: str) -> Array:
@@ -252,6 +255,27 @@ class Trainer:
         )
         return optimizer, weight[splits]
 
+    def _check_weights(self, splits: Array, weight: Array) -> None:
+        """Weights of classes, or their sum, may have come to what no mean can be taken with."""
+        if not self.settings.check_finite:
+            return
+        for split, total in zip(splits.tolist(), weight.tolist(), strict=True):
+            if total == 0 or not np.isfinite(total):
+                what = "no training row of positive weight" if total == 0 else "a sum of weights that overflows"
+                raise ValueError(f"sample_weight: got {what} for split {split}, class_weight included, wanted a finite sum above 0")
+
+    def _one_class(self, split: int) -> bool:
+        """Whether a split's training rows lack one of the classes."""
+        target = self.problem.target
+        assert target is not None
+        rows = trains(self.ids, self.conditions[split])
+        if self.own.sample_weight is not None:
+            rows &= self.own.sample_weight != 0
+        y = target.y[rows]
+        if target.n_outputs == 1:
+            return bool((y > 0).all() or not (y > 0).any())
+        return bool((np.bincount(y.astype(np.int64), minlength=target.n_outputs)[: target.n_outputs] == 0).any())
+
     def _collect(self, models: Array, optimizer: Any, weight_sum: Array) -> None:
         self._coef[models], self._intercept[models] = optimizer.coef(), optimizer.intercept()
         self._held_out[models] = optimizer.held_out()
@@ -262,6 +286,9 @@ class Trainer:
             # A row that is on the wrong side costs log 2 at least.
             lightest = 1.0 if weight is None else float(weight[weight > 0].min())
             free = np.array([self.rows[m]["l2"] == 0 for m in models.tolist()])
+            if self.settings.fit_intercept and self.settings.check_finite:
+                lacking = {split: self._one_class(split) for split in np.unique(self.splits[models]).tolist()}
+                self.arrivals["one_class"][models] = [lacking[split] for split in self.splits[models].tolist()]
             self.arrivals["separable"][models] = free & (self.arrivals["objective"][models] * weight_sum < np.log(2) * lightest)
 
 
@@ -345,8 +372,9 @@ def gather(plan: Any) -> dict[str, Array]:
     return {name: of(name) for name in plan.parts[0].trainer.arrivals}
 
 
-def warnings_of(arrivals: dict[str, Array], n_splits: int, tol: float, solver: str) -> list[str]:
+def warnings_of(arrivals: dict[str, Array], n_splits: int, settings: Any, dtype: np.dtype[Any]) -> list[str]:
     """What to say of models that did not converge, and of columns left out. Without splits it is the refit's."""
+    solver, tol = settings.params[0]["solver"], settings.tol
 
     def named(models: Array) -> str:
         if not n_splits:
@@ -358,24 +386,39 @@ def warnings_of(arrivals: dict[str, Array], n_splits: int, tol: float, solver: s
     how = arrivals["how"]
     dropped = np.where(how == DIVERGED, 0, arrivals["dropped"])
     out = []
-    if arrivals["separable"].any():
+    ill = (arrivals["smallest_pivot"] < _ILL_CONDITIONED) & (dropped == 0) & (how != DIVERGED)
+    if solver == "cholesky" and ill.any():
         out.append(
-            f"{named(np.flatnonzero(arrivals['separable']))}: the training rows are separable and l2 is 0, so there is no "
+            f"{named(np.flatnonzero(ill))}: columns are nearly sums of others (of one no more than "
+            f"{arrivals['smallest_pivot'][ill].min():.1g} of its square is its own), so that the normal equations have few digits "
+            "left; passes over X have refined the fit, but single weights may be off. A larger l2 helps"
+        )
+    if arrivals["one_class"].any():
+        out.append(
+            f"{named(np.flatnonzero(arrivals['one_class']))}: the training rows lack one of the classes, so its intercept has no "
+            "optimum whatever l2 is; stratified folds, or fit_intercept=False"
+        )
+    separable = np.flatnonzero(arrivals["separable"] & ~arrivals["one_class"])
+    if len(separable):
+        out.append(
+            f"{named(separable)}: the training rows are separable and l2 is 0, so there is no "
             "optimum: larger weights fit ever better; these are where the gradient fell below tol. l2 above 0 has one"
         )
     if solver == "cholesky" and dropped.any():
         out.append(
             f"{named(np.flatnonzero(dropped))}: up to {int(dropped.max())} columns are sums of others up to rounding, and their "
-            "weights stay 0; l2 above 0 or lbfgs spreads them"
+            "weights stay 0; a larger l2 spreads them"
         )
     short = np.flatnonzero((how == MAX_ITER) | (how == PRECISION))
     if not len(short):
         return out
     reasons = []
+    scaled = "" if settings.standardize else " or standardize=True"
     if (how == MAX_ITER).any():
-        reasons.append("max_iter was reached (raise max_iter or l2, or standardize=True)")
+        reasons.append(f"max_iter was reached (raise max_iter or l2{scaled})")
     if (how == PRECISION).any():
-        reasons.append("no step lowers the objective in this precision (dtype=np.float64, a larger tol, or standardize=True)")
+        wider = "dtype=np.float64 or " if dtype == np.float32 else ""
+        reasons.append(f"no step lowers the objective in this precision ({wider}a larger tol{scaled})")
     worst = float(np.nanmax(arrivals["gradient_norm"][short]))
     out.append(
         f"{named(short)} did not converge to tol={tol:g}: {'; '.join(reasons)}; largest component of the gradient {worst:.3g}"

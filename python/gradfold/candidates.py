@@ -12,7 +12,8 @@ import numpy as np
 from gradfold import _check
 
 SCHEDULES = ("constant", "cosine", "inverse_scaling", "exponential", "step", "optimal", "adaptive")
-SOLVERS = ("auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")
+SOLVERS = ("auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw",
+           "lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")  # fmt: skip
 
 
 def _not_negative(name: str) -> Callable[[object], float]:

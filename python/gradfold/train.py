@@ -134,13 +134,16 @@ def fit(
         which is ½ (y − z)².
     loss_epsilon : float
         The threshold of "huber", and half the width of the insensitive zone of the epsilon_insensitive losses.
-    solver : {"auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lbfgs", "cholesky"}
-        Solvers of epochs with torch.optim's formulas, or of the optimum: "lbfgs" for losses with a second derivative
-        ("log_loss", "squared_error", "multinomial", "huber", "squared_hinge", "modified_huber",
-        "squared_epsilon_insensitive"), each model to its own `tol`; and "cholesky" for "squared_error", whose normal
-        equations it solves, exactly up to rounding, or, where they are too ill-conditioned for that, in passes over X. The
-        last two take no l1, and what speaks of epochs does not concern them: `epochs`, `batch_size` and `shuffle` are not
-        used, and the rest raises. "auto" is adam; `Run.solver_reason` says why.
+    solver : {"auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lbfgs", "newton-cholesky", \
+        "cholesky", "coordinate-descent"}
+        Solvers of epochs with torch.optim's formulas, or of the optimum, each model to its own `tol`. "lbfgs" and
+        "newton-cholesky" are for losses with a second derivative ("log_loss", "squared_error", "huber", "squared_hinge",
+        "modified_huber", "squared_epsilon_insensitive", and for "lbfgs" also "multinomial"); L-BFGS turns to Newton's
+        Hessian where it has taken as many passes as that costs. For "squared_error", "cholesky" solves the normal
+        equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them), and
+        "coordinate-descent" those of the elastic net, the only one that takes l1. What speaks of epochs does not concern
+        the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto" is adam;
+        `Run.solver_reason` says why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
     learning_rate : float or "auto", optional
@@ -195,12 +198,13 @@ def fit(
     average : int
         From a model's own update number `average` ≥ 1 on, its weights are the mean over the updates. 0: no average.
     max_iter : int
-        Of "lbfgs": steps of a model at most. A model that has not come to its optimum then keeps the weights it has, and
+        Steps of a model on the way to its optimum, at most. A model that has not come to its optimum then keeps the weights it has, and
         a `ConvergenceWarning` names its candidate.
     tol : float
-        Of "lbfgs": the largest component of the gradient of mean loss and penalty at which a model has arrived, as in
-        scikit-learn (with standardize=True of the standardised weights); and what the objective may still lose, half the
-        slope along the next direction, is to be at most tol / 1,000 of it.
+        Of "lbfgs" and "newton-cholesky": the largest component of the gradient of mean loss and penalty at which a model has arrived, as in
+        scikit-learn (with standardize=True of the standardised weights); and what the objective may still lose, as half the
+        slope along the next direction estimates it, is to be at most tol / 1,000 of the objective, or of a hundredth of the
+        objective at weights of 0 if that is more.
     power_t, decay, decay_epochs, plateau_factor : float
         Of the schedules.
     warmup : float
@@ -419,6 +423,7 @@ class _Fitter:
             run = self.collect(self.plan, trained, trained.status)
             self._warn_diverged(run)
             self._warn_short(run.arrivals, run.n_splits)
+            self._warn_unscored(run)
             if run.interrupted:
                 return run
             self._choose(run)
@@ -505,15 +510,39 @@ class _Fitter:
             # The frames above: this one, run, fit, the caller.
             warnings.warn(
                 f"{int(run.diverged.sum())} of {len(run.diverged)} models diverged (Run.diverged says which), and "
-                f"their held-out loss is NaN; {_REMEDY}",
+                f"their held-out loss is NaN; {self._remedy()}",
                 RuntimeWarning,
                 stacklevel=4,
             )
 
+    def _warn_unscored(self, run: Run) -> None:
+        """Of models at their optimum whose held-out rows cost more than a number holds."""
+        if run.arrivals is None or run.interrupted or not self.settings.check_finite:
+            return
+        lost = np.isnan(run.held_out_loss) & ~run.diverged.reshape(run.held_out_loss.shape)
+        scored = self.problem.folds if self.problem.validation is None else self.problem.validation
+        assert scored is not None
+        for split in np.flatnonzero(lost.any(axis=0)).tolist():
+            if len(scored.score_indices(split)):
+                # The frames above: this one, run, fit, the caller.
+                warnings.warn(
+                    f"the held-out losses of {int(lost[:, split].sum())} models of split {split} are not finite in "
+                    f"{run.coef.dtype}: scale y, or look for rows far from the others",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                return
+
+    def _remedy(self) -> str:
+        if self.settings.params[0]["solver"] in _optimum.SOLVERS:
+            return "the loss at their first weights, or a sum of squares of X, is not finite: scale X and y, or see coef_init"
+        return _REMEDY
+
     def _warn_short(self, arrivals: dict[str, Array] | None, n_splits: int) -> None:
         if arrivals is None:
             return
-        for text in _optimum.warnings_of(arrivals, n_splits, self.settings.tol, self.settings.params[0]["solver"]):
+        assert self.problem.X is not None
+        for text in _optimum.warnings_of(arrivals, n_splits, self.settings, self.problem.X.dtype):
             # The frames above: this one, run (or _refit), fit, the caller.
             warnings.warn(text, _optimum.ConvergenceWarning, stacklevel=4 if n_splits else 5)
 
@@ -594,10 +623,12 @@ class _Fitter:
             self._warn_short({name: values.reshape(1) for name, values in run.refit_arrival.items()}, 0)
         if run.best_diverged:
             trainer = plan.parts[0].trainer
+            where = ""
+            if run.refit_arrival is None:
+                where = f" at epoch {int(trainer.diverged_epoch[0])}, batch {int(trainer.diverged_batch[0])} (both counted from 0)"
             # The frames above: this one, run, fit, the caller.
             warnings.warn(
-                f"the refit diverged at epoch {int(trainer.diverged_epoch[0])}, batch "
-                f"{int(trainer.diverged_batch[0])} (both counted from 0) and keeps its last finite weights; {_REMEDY}",
+                f"the refit diverged{where} and keeps its last finite weights; {self._remedy()}",
                 RuntimeWarning,
                 stacklevel=4,
             )
