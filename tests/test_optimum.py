@@ -295,8 +295,9 @@ def test_coordinate_descent_meets_the_conditions_of_optimality(data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run = gf.fit(
-            X, y, gf.grid(l1=l1), l2=l2, folds=3, solver="coordinate-descent", sample_weight=weight, fit_intercept=fit_intercept
-        )
+            X, y, gf.grid(l1=l1), l2=l2, folds=3, solver="coordinate-descent", sample_weight=weight, fit_intercept=fit_intercept,
+            tol=1e-12,
+        )  # fmt: skip
     assert run.converged.all()
     for m in range(len(run.coef)):
         rows = run._folds.train_indices(m % 3)

@@ -17,12 +17,13 @@ namespace gradfold {
 namespace {
 
 constexpr double kLower = 3;        // the factor between two steps of l1
-constexpr double kCoarse = 1e-2;    // a step is done when no coordinate moves the fit by more than this share of y
+constexpr double kCoarse = 1e-3;    // a step is done when no coordinate moves the fit by more than this share of y
 constexpr int kSweeps = 10;         // between two looks at the coordinates that rest
 constexpr double kFine = 1e-4;      // and the last one, at first
 constexpr int kPatience = 2;        // looks after which a step before the last counts as done
 constexpr int kSolutions = 200;     // supports that are solved at most
 constexpr double kNear = 0.05;      // where the descent must do: the duality gap that is enough, as a share of tol and the square of y
+constexpr double kTrace = 1e-10;
 constexpr double kBoundary = 1e-9;  // rounding of the conditions of optimality, as a share of l1
 
 }  // namespace
@@ -180,8 +181,9 @@ class ElasticNet final : public ModelsAtOptimum<T> {
         solve(d, matrix, product);
     }
     for (std::int64_t j = 0; j < p_ * kGroup; ++j) group.v[j] = d.v[j];
-    // The residual once more, for those that ran out of rounds.
-    relist(d);
+    // The residual of all once more.
+    d.list.clear();
+    for (std::int64_t j = 0; j < p_; ++j) d.list.push_back(j);
     kernels_.residual(matrix, p_, d.list.data(), static_cast<std::int64_t>(d.list.size()), listed(d).get(), d.c.get(), d.q.get());
     for (int l = 0; l < d.n_lanes; ++l) {
       const std::int64_t m = group.models[l];
@@ -217,19 +219,20 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       lane.looks = 0;
     }
     // A solution costs as much as so many sweeps as a sixth of its support.
-    const std::int64_t patience = lane.stage == Stage::last ? 1 + moving(d, l) / (6 * kSweeps) : kPatience;
+    const std::int64_t patience = lane.stage == Stage::last ? 1 + moving(d, l) / kSweeps : kPatience;
     if (!lane.alone && ++lane.looks > patience) lane.rests = true;
     bool grows = false;
-    auto take_violators = [&] {
+    // Those that want to leave 0 move from now on. `anew`: of the others only those that are not 0.
+    auto take_violators = [&](bool anew) {
       for (std::int64_t j = 0; j < p_; ++j) {
         const std::int64_t at = j * kGroup + l;
-        if (d.use[at] == 0 && std::abs(d.q[at]) > lane.l1) {
-          d.use[at] = 1;
-          grows = true;
-        }
+        if (anew && d.v[at] == 0) d.use[at] = 0;
+        if (d.use[at] != 0 || std::abs(d.q[at]) <= lane.l1) continue;
+        d.use[at] = 1;
+        grows = true;
       }
     };
-    take_violators();
+    take_violators(false);
     while (!grows && lane.rests && lane.stage == Stage::lowering) {
       if (lane.l1 <= l1) {
         lane.stage = Stage::last;
@@ -240,16 +243,17 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       }
       lane.l1 = std::max(l1, lane.l1 / kLower);
       lane.looks = 0;
-      take_violators();
+      take_violators(true);
     }
-    if (grows) lane.looks = 0;
-    if (lane.stage != Stage::last || grows || !lane.rests) return;
-    if (!lane.alone && lane.solutions++ < kSolutions) {
-      lane.stage = Stage::ready;
-      return;
-    }
+    if (grows && lane.stage == Stage::lowering) lane.looks = 0;
+    if (lane.stage != Stage::last || (grows && lane.looks <= patience)) return;
     if (gap_of(d, l, m, size * size).gap <= kNear * a_.tol * size * size) {
       lane.stage = Stage::done;
+      return;
+    }
+    if (!lane.rests) return;
+    if (!lane.alone && lane.solutions++ < kSolutions) {
+      lane.stage = Stage::ready;
       return;
     }
     lane.settled /= 10;
@@ -273,16 +277,26 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       most = std::max(most, static_cast<std::int64_t>(support[l].size()));
     }
     AlignedArray<double> factor(triangle(most) * kGroup), x(most * kGroup);
-    for (int l = 0; l < kGroup; ++l) {
-      const std::int64_t n = static_cast<std::int64_t>(support[l].size());
-      for (std::int64_t i = 0; i < most; ++i) {
-        for (std::int64_t k = 0; k < i && i < n; ++k) factor[(triangle(i) + k) * kGroup + l] = matrix[support[l][i] * p_ + support[l][k]];
-        factor[(triangle(i) + i) * kGroup + l] = i < n ? matrix[support[l][i] * p_ + support[l][i]] + d.l2[l] : 1.0;
-        if (i < n) x[i * kGroup + l] = product[support[l][i]] - std::copysign(d.lanes[l].l1, d.v[support[l][i] * kGroup + l]);
+    double smallest[kGroup], dropped[kGroup] = {};
+    // A support of more columns than there are rows, or of copies, has no one solution: a trace of l2 picks one that is good for a step
+    // towards it, which shrinks the support.
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      for (int l = 0; l < kGroup; ++l) {
+        const std::int64_t n = static_cast<std::int64_t>(support[l].size());
+        double trace = 0;
+        for (std::int64_t i = 0; i < n && dropped[l] > 0; ++i) trace = std::max(trace, kTrace * matrix[support[l][i] * p_ + support[l][i]]);
+        for (std::int64_t i = 0; i < most; ++i) {
+          for (std::int64_t k = 0; k < i; ++k)
+            factor[(triangle(i) + k) * kGroup + l] = i < n ? matrix[support[l][i] * p_ + support[l][k]] : 0.0;
+          factor[(triangle(i) + i) * kGroup + l] = i < n ? matrix[support[l][i] * p_ + support[l][i]] + d.l2[l] + trace : 1.0;
+        }
       }
+      kernels_.factor(factor.get(), most, drop_limit(most), smallest, dropped);
+      if (std::all_of(dropped, dropped + kGroup, [](double n) { return n == 0; })) break;
     }
-    double smallest[kGroup], dropped[kGroup];
-    kernels_.factor(factor.get(), most, drop_limit(most), smallest, dropped);
+    for (int l = 0; l < kGroup; ++l)
+      for (std::size_t i = 0; i < support[l].size(); ++i)
+        x[static_cast<std::int64_t>(i) * kGroup + l] = product[support[l][i]] - std::copysign(d.lanes[l].l1, d.v[support[l][i] * kGroup + l]);
     kernels_.solve(factor.get(), most, x.get());
     for (int l = 0; l < d.n_lanes; ++l) {
       if (d.lanes[l].stage != Stage::ready) continue;
@@ -294,7 +308,6 @@ class ElasticNet final : public ModelsAtOptimum<T> {
         finite = finite && std::isfinite(after);
         if (before > 0 ? after <= 0 : after >= 0) way = std::min(way, before / (before - after));
       }
-      // Of columns that are copies the factor drops one, whose weight becomes 0: it is as good as any other.
       if (!finite) {
         d.lanes[l].stage = Stage::last;
         d.lanes[l].alone = true;
@@ -317,9 +330,9 @@ class ElasticNet final : public ModelsAtOptimum<T> {
   void relist(Descent& d) const {
     d.list.clear();
     for (std::int64_t j = 0; j < p_; ++j) {
-      double any = 0;
-      for (int l = 0; l < kGroup; ++l) any += d.use[j * kGroup + l];
-      if (any > 0) d.list.push_back(j);
+      bool any = false;
+      for (int l = 0; l < d.n_lanes; ++l) any = any || (d.lanes[l].stage != Stage::done && d.use[j * kGroup + l] > 0);
+      if (any) d.list.push_back(j);
     }
   }
 

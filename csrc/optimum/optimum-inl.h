@@ -206,10 +206,8 @@ inline void group_sweep(const SweepTask& task) {
       if (!Lanes::any(Lanes::lt(Lanes::zero(), Lanes::abs(step)))) continue;
       Lanes::store(task.v + a * kGroup + lane, after);
       largest = Lanes::max(Lanes::mul(Lanes::abs(step), Lanes::sqrt(own)), largest);
-      for (std::int64_t b = 0; b < n; ++b) {
-        double* q = task.q + b * kGroup + lane;
-        Lanes::store(q, Lanes::fnma(Lanes::set1(row[b]), step, Lanes::load(q)));
-      }
+      double* q = task.q + lane;
+      for (std::int64_t b = 0; b < n; ++b, q += kGroup) Lanes::store(q, Lanes::fnma(Lanes::set1(row[b]), step, Lanes::load(q)));
     }
     Lanes::store(task.largest + lane, largest);
   }
