@@ -70,12 +70,12 @@ def grid(ill: bool) -> None:
         return f"{max(f / e - 1 for f, e in zip(found, exact, strict=True)):.1e}"
 
     print(
-        f"{'ill-conditioned' if ill else 'iid'}: gradfold float32 {ours:.2f} s with refit, {run.n_iter.max()} iterations at most, converged "
-        f"{run.converged.all()}, objective {beyond(lambda i, c: run.coef[c * 5], lambda i, c: run.intercept[c * 5])} above the optimum"
+        f"{'ill-conditioned' if ill else 'iid'}: gradfold float32 {ours:.2f} s with refit, {run.n_iter.max()} iterations at most, "
+        f"converged {run.converged.all()}, objective {beyond(lambda i, c: run.coef[c * 5], lambda i, c: run.intercept[c * 5])} above the optimum"
     )
     cv = [(folds.train_indices(s), folds.score_indices(s)) for s in range(5)]
-    for solver, dtype in (("lbfgs", np.float32), ("lbfgs", np.float64), ("newton-cholesky", np.float64)):
-        A = X if dtype == np.float32 else wide
+
+    def peer(solver: str, A: np.ndarray) -> None:
         model = LogisticRegression(solver=solver, max_iter=2000)
         one = [LogisticRegression(C=C[c], solver=solver, max_iter=2000).fit(A[train], y[train]) for c in some]
         search = GridSearchCV(model, {"C": C[some]}, cv=cv, scoring="neg_log_loss", n_jobs=2, refit=False)
@@ -86,6 +86,9 @@ def grid(ill: bool) -> None:
         together = LogisticRegressionCV(Cs=C, cv=cv, scoring="neg_log_loss", n_jobs=2, refit=False, solver=solver, max_iter=2000)
         theirs = seconds_of(lambda: together.fit(A, y))
         print(f"  LogisticRegressionCV({solver!r}) {A.dtype} {theirs:.0f} s: {theirs / ours:.0f} x")
+
+    for solver, dtype in (("lbfgs", np.float32), ("lbfgs", np.float64), ("newton-cholesky", np.float64)):
+        peer(solver, X if dtype == np.float32 else wide)
 
 
 def ridge() -> None:

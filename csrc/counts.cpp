@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "gradient/gradient.h"
+#include "gradient/gram.h"
 #include "gradient/roles.h"
 #include "index/folds.h"
 #include "index/groups.h"
@@ -26,6 +27,7 @@
 #include "index/permutation.h"
 #include "levels/levels.h"
 #include "loss/metrics.h"
+#include "optimum/optimizer.h"
 #include "problems.h"
 #include "simd/fpenv.h"
 #include "simd/simd.h"
@@ -422,6 +424,48 @@ void add_epochs() {
   });
 }
 
+// ---- optima ----
+
+void add_optima() {
+  for (const bool weighted : {false, true})
+    add(std::string("gram/float32") + (weighted ? "/weights" : ""), [weighted] {
+      auto q = std::make_shared<const Problem<float>>(900, 60, 1, 14);
+      return [=, order = std::vector<std::int64_t>(), out = std::vector<double>(3 * (1 + 61 + 61 * 61))]() mutable {
+        order.clear();
+        for (std::int64_t i = 0; i < q->n; ++i) order.push_back(i * 7 % q->n);
+        const std::int64_t offset[] = {0, 300, 500, 900};
+        cell_moments<float>({q->X.data(), q->n, q->p}, q->y.data(), weighted ? q->w.data() : nullptr, order.data(), offset, 3,
+                            {out.data(), out.data() + 3, out.data() + 3 * 62}, 1, {}, nullptr);
+      };
+    });
+  add("gram/float64", [] {
+    auto q = std::make_shared<const Problem<double>>(900, 60, 1, 14);
+    return [=, order = std::vector<std::int64_t>(), out = std::vector<double>(62 + 61 * 61)]() mutable {
+      order.clear();
+      for (std::int64_t i = 0; i < q->n; ++i) order.push_back(i);
+      const std::int64_t offset[] = {0, 900};
+      cell_moments<double>({q->X.data(), q->n, q->p}, q->y.data(), nullptr, order.data(), offset, 1,
+                           {out.data(), out.data() + 1, out.data() + 62}, 1, {}, nullptr);
+    };
+  });
+  const auto add_optimum = [](const std::string& name, Loss loss, std::int64_t n, std::int64_t m, const std::function<void(OptimumArgs<float>&)>& change) {
+    add("optimum/float32/" + name, [=] {
+      auto q = std::make_shared<const Problem<float>>(n, 40, m, 15);
+      auto call = std::make_shared<OptimumCall<float>>(*q, loss, false, 1);
+      change(call->args);
+      return [q, call] {
+        if (make_optimizer(call->args)->advance(-1, -1, {}) != Status::done) throw std::logic_error("not done");
+      };
+    });
+  };
+  add_optimum("lbfgs/models20", Loss::log_loss, 300, 20, [](auto&) {});
+  add_optimum("newton/models5", Loss::log_loss, 300, 5, [](auto& a) { a.refresh = 1; });
+  add_optimum("cholesky/models100", Loss::squared_error, 60, 100, [](auto& a) { a.exact = true; });
+  add_optimum("coordinate_descent/models40", Loss::squared_error, 60, 40, [](auto& a) {
+    for (std::size_t i = 0; i < a.l2.size(); ++i) a.l1.push_back(0.3 / static_cast<double>(1 + i / 5));
+  });
+}
+
 // ---- metrics ----
 
 struct Scored {  // rows that are scored
@@ -518,6 +562,7 @@ void add_all() {
   add_scans<double>();
   add_updates();
   add_epochs();
+  add_optima();
   add_metrics();
   add_maths<float>({1, 2, 4});
   add_maths<double>({0, 1, 2, 3, 4, 5});

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "gradient/gradient.h"
+#include "gradient/gram.h"
+#include "optimum/optimizer.h"
 #include "train/train.h"
 #include "update/update.h"
 
@@ -169,5 +171,46 @@ TrainArgs<T> train_args(const Problem<T>& q, Solver solver, std::int64_t batch_s
   a.n_threads = n_threads;
   return a;
 }
+
+// A call that brings the models of a problem to their optima, with the arrays that it reads.
+template <class T>
+struct OptimumCall {
+  std::vector<T> y;
+  std::vector<double> weight, mean, comoment, scale;
+  OptimumArgs<T> args{};
+
+  OptimumCall(const Problem<T>& q, Loss loss, bool weighted, int n_threads) : y(q.y), scale(5 * q.p, 1.0) {
+    if (loss == Loss::squared_error)
+      for (std::int64_t i = 0; i < q.n; ++i) y[i] += q.X[i * q.p] + static_cast<T>(i % 13) / T(8);
+    // The moments of each split's training rows, one split after another: a row has its place in several of the lists.
+    std::vector<std::int64_t> order, offset{0};
+    for (std::int64_t s = 0; s < 5; ++s) {
+      for (std::int64_t i = 0; i < q.n; ++i)
+        if (q.ids[i] < 5 && q.ids[i] != s && !(weighted && q.w[i] == T(0))) order.push_back(i);
+      offset.push_back(static_cast<std::int64_t>(order.size()));
+    }
+    const std::int64_t columns = q.p + 1;
+    weight.resize(5);
+    mean.resize(5 * columns);
+    comoment.resize(5 * columns * columns);
+    args.X = {q.X.data(), q.n, q.p};
+    args.y = y.data();
+    args.weight = weighted ? q.w.data() : nullptr;
+    cell_moments<T>(args.X, args.y, args.weight, order.data(), offset.data(), 5, {weight.data(), mean.data(), comoment.data()}, n_threads, {},
+                    nullptr);
+    for (std::int64_t s = 0; s < 5; ++s)
+      args.sums.push_back({weight[s], &mean[s * columns], &scale[s * q.p], &comoment[s * columns * columns], mean[s * columns + q.p]});
+    args.folds = q.folds;
+    args.split_of_model = q.split_of_model;
+    args.loss = loss;
+    args.n_outputs = 1;
+    for (std::int64_t i = 0; i < q.m; ++i) args.l2.push_back(i % 3 == 0 ? 1e-3 : 0.1);
+    args.fit_intercept = true;
+    args.max_iter = 30;
+    args.tol = 1e-6;
+    args.n_threads = n_threads;
+  }
+  OptimumCall(const OptimumCall&) = delete;  // `args` points into it
+};
 
 }  // namespace gradfold

@@ -76,6 +76,32 @@ Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_fo
   return out;
 }
 
+enum class Method { lbfgs, newton, exact, elastic_net };
+
+template <class T>
+Bytes optimum_bytes(const Problem<T>& q, Method method, bool standardize, bool intercept, bool weighted, int n_threads) {
+  const bool squares = method == Method::exact || method == Method::elastic_net;
+  OptimumCall<T> call(q, squares ? Loss::squared_error : Loss::log_loss, weighted, n_threads);
+  call.args.standardize = standardize;
+  call.args.fit_intercept = intercept;
+  call.args.exact = method == Method::exact;
+  call.args.refresh = method == Method::newton ? 1 : 0;
+  for (std::int64_t i = 0; i < q.m && method == Method::elastic_net; ++i) call.args.l1.push_back(0.2 / static_cast<double>(1 + i));
+  const auto optimizer = make_optimizer(call.args);
+  if (optimizer->advance(2, -1, {}) == Status::interrupted || optimizer->advance(-1, -1, {}) != Status::done) return {};
+  std::vector<T> coef(q.m * q.p), b(q.m);
+  optimizer->coef(coef.data());
+  optimizer->intercept(b.data());
+  Bytes out;
+  append(out, call.comoment);
+  append(out, coef);
+  append(out, b);
+  append(out, optimizer->held_out());
+  append(out, optimizer->arrivals().objective);
+  append(out, optimizer->arrivals().n_iter);
+  return out;
+}
+
 template <class T>
 Bytes results(const Problem<T>& q, const Trainer& trainer) {
   std::vector<T> coef(q.m * q.outputs * q.p), intercept(q.m * q.outputs);
@@ -230,6 +256,12 @@ void kernels(const char* type) {
           return gradient_bytes<T>(q, Loss::multinomial, flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1), outputs);
         });
       }
+    for (Method method : {Method::lbfgs, Method::newton, Method::exact, Method::elastic_net})
+      for (int flags = 0; flags < 8; ++flags)
+        if (q.p <= 300 && due())
+          same_on_all_levels("optimum " + name + " method " + std::to_string(static_cast<int>(method)) + " flags " + std::to_string(flags), [&] {
+            return optimum_bytes<T>(q, method, flags & 1, flags & 2, flags & 4, 1 + (flags & 1));
+          });
     for (Solver solver : kSolvers)
       for (int flags = 0; flags < 2; ++flags)
         if (due()) same_on_all_levels("train, clipped and averaged, " + name + " solver " + std::to_string(static_cast<int>(solver)), [&] {

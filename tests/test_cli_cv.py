@@ -607,3 +607,14 @@ def test_a_metric_that_does_not_suit_the_target_is_named_as_the_option(
     with pytest.raises(SystemExit):
         cli.main([*CLASS, "--metric", "rmse"])
     assert "--metric: got 'neg_rmse', which does not suit loss='log_loss'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "others", "solver"), [("y", "price", "lbfgs"), ("price", "y", "cholesky"), ("price", "y", "coordinate-descent")]
+)
+def test_a_solver_of_the_optimum(folder: Path, capsys: pytest.CaptureFixture[str], target: str, others: str, solver: str) -> None:
+    command = ["cv", "train.csv", "--target", target, "--ignore", others, "--ignore", "w", "--ignore", "group", "--l2", "0.001,0.1"]
+    assert cli.main([*command, "--solver", solver]) == 0
+    out, _ = capsys.readouterr()
+    assert f"{solver}, to the optimum (tol 0.0001)" in out and f"solver='{solver}'" in out and "epochs" not in out
+    _fails([*command, "--solver", solver, "--epochs", "3"], "--epochs: got 3", capsys)

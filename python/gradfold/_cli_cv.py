@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import gradfold as gf
-from gradfold import _axis, _baseline, _check, _storage, data
+from gradfold import _axis, _baseline, _check, _optimum, _storage, data
 from gradfold._cli_model import collected, remember, say
 
 if TYPE_CHECKING:
@@ -209,15 +209,18 @@ def _plan(
     if len(loss) == 1 and loss[0] != "auto":
         keywords["loss"] = loss[0]
     keywords |= fixed
-    if not any(axis.name == "schedule" for axis in axes):
-        keywords.setdefault("schedule", "cosine")
-    if not any(axis.name == "batch_size" for axis in axes):
-        batch = (_SMALL_BATCH if n_rows < _SMALL else _BATCH) if batch is None else batch
-    epochs = options.epochs
-    if epochs is None:
-        steps = math.ceil(n_rows / max(1, _BATCH if batch is None else batch))
-        epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, math.ceil(_UPDATES / steps)))
-    keywords["epochs"] = epochs
+    if not _to_the_optimum(axes, fixed):
+        if not any(axis.name == "schedule" for axis in axes):
+            keywords.setdefault("schedule", "cosine")
+        if not any(axis.name == "batch_size" for axis in axes):
+            batch = (_SMALL_BATCH if n_rows < _SMALL else _BATCH) if batch is None else batch
+        epochs = options.epochs
+        if epochs is None:
+            steps = math.ceil(n_rows / max(1, _BATCH if batch is None else batch))
+            epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, math.ceil(_UPDATES / steps)))
+        keywords["epochs"] = epochs
+    elif options.epochs is not None:
+        raise ValueError(f"--epochs: got {options.epochs} with a solver that has none; leave it out")
     if batch is not None:
         keywords["batch_size"] = batch
     keywords["standardize"] = options.standardize
@@ -237,6 +240,12 @@ def _plan(
         keywords["scoring"] = _scoring(metric)
     folds, code, words = _folds(options, table, loss)
     return _Plan(axes, keywords, folds, code, words, metric)
+
+
+def _to_the_optimum(axes: list[_axis.Axis], fixed: dict[str, Any]) -> bool:
+    """Whether the solver is one that has no epochs."""
+    named = [value for axis in axes if axis.name == "solver" for value in axis.values]
+    return any(name in _optimum.SOLVERS for name in named or [fixed.get("solver")])
 
 
 def _folds(options: argparse.Namespace, table: data.Data, loss: list[str]) -> tuple[Any, str, str]:
@@ -472,9 +481,10 @@ def _settings_line(result: _Result) -> str:
     count = f"{model.n_candidates} candidate{'s' * (model.n_candidates != 1)}"
     scaled = "standardized features (--no-standardize turns it off)" if keywords["standardize"] else "features as they are"
     batches = f", batches of {keywords['batch_size']}" if "batch_size" in keywords else ""
+    length = f"{keywords['epochs']} epochs{batches}" if "epochs" in keywords else f"to the optimum (tol {model.settings['tol']:g})"
     filled = ", missing numbers are their column's mean" if keywords.get("missing") == "mean" else ""
     return (
-        f"{count} × {result.plan.splits}: {model.loss}, {model.solver}, {keywords['epochs']} epochs{batches}, "
+        f"{count} × {result.plan.splits}: {model.loss}, {model.solver}, {length}, "
         f"{scaled}{filled}"
     )
 
