@@ -299,3 +299,39 @@ def test_the_best_constant_of_the_multinomial_loss(weighted: bool) -> None:
         v = w[rows].astype(float) if weighted else np.ones(len(rows))
         share = np.array([v[y[rows] == c].sum() for c in range(4)]) / v.sum()
         np.testing.assert_allclose(got[split], sum(v * -np.log(share[y[rows].astype(int)])) / v.sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_variance_inflation_is_that_of_a_regression_on_the_other_columns(weighted: bool) -> None:
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((300, 4)) @ rng.standard_normal((4, 4)) + [0, 5, -3, 1e4]
+    weight = rng.integers(0, 4, 300).astype(float) if weighted else np.ones(300)
+    found = diagnostics.collinearity(X, weight if weighted else None)
+    root = np.sqrt(weight)[:, None]
+    for j in range(4):
+        others = np.column_stack([np.delete(X, j, axis=1), np.ones(300)])
+        rest = root[:, 0] * (X[:, j] - others @ np.linalg.lstsq(others * root, X[:, j] * root[:, 0], rcond=None)[0])
+        centred = root[:, 0] * (X[:, j] - np.average(X[:, j], weights=weight))
+        np.testing.assert_allclose(found.variance_inflation[j], (centred @ centred) / (rest @ rest), rtol=1e-6)
+    Z = root * (X - np.average(X, axis=0, weights=weight))
+    Z = Z / np.linalg.norm(Z, axis=0)
+    assert found.rank == 4
+    np.testing.assert_allclose(found.condition, np.linalg.cond(Z), rtol=1e-6)
+
+
+def test_columns_that_are_sums_of_others() -> None:
+    rng = np.random.default_rng(6)
+    X = rng.standard_normal((200, 3))
+    X = np.column_stack([X, X[:, 0] - 2 * X[:, 1], np.full(200, 7.0)])
+    found = diagnostics.collinearity(X)
+    assert np.isinf(found.variance_inflation[[0, 1, 3]]).all() and np.isnan(found.variance_inflation[4])
+    assert 1 <= found.variance_inflation[2] < 1.1 and found.rank == 3 and np.isinf(found.condition)
+    one = diagnostics.collinearity(X[:, :1])
+    np.testing.assert_allclose(one.variance_inflation, [1.0])
+    assert one.rank == 1 and one.condition == 1.0
+    nothing = diagnostics.collinearity(np.ones((5, 2)))
+    assert np.isnan(nothing.variance_inflation).all() and nothing.rank == 0
+    with pytest.raises(ValueError, match="^X: "):
+        diagnostics.collinearity(np.array([[1.0], [np.nan]]))
+    with pytest.raises(ValueError, match="^sample_weight: got no weight"):
+        diagnostics.collinearity(X, np.zeros(200))

@@ -1,4 +1,4 @@
-"""What went wrong with a model: diverging, vanishing gradient, overfitting, underfitting.
+"""What went wrong with a model: diverging, vanishing gradient, overfitting, underfitting; and columns that others explain.
 
 The formulas stand in docs/diagnostics.md.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, gradient
+from gradfold import _check, _core, gradient
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 _Kind = tuple[str, tuple[tuple[str, float], ...]]  # a loss's name, and its keywords of `loss_gradient`
 
-__all__ = ["FINDINGS", "Finding", "Report", "diagnose"]
+__all__ = ["FINDINGS", "Collinearity", "Finding", "Report", "collinearity", "diagnose"]
 
 DIVERGING, VANISHING, OVERFITTING, UNDERFITTING = "diverging", "vanishing gradient", "overfitting", "underfitting"
 FINDINGS = (DIVERGING, VANISHING, OVERFITTING, UNDERFITTING)
@@ -188,6 +188,77 @@ def diagnose(run: Run, *, n_threads: int | None = None) -> Report:
         if _found(name, statistics[name])[candidate, split]
     ]
     return Report(findings, statistics)
+
+
+class Collinearity(NamedTuple):
+    """How far the columns of a matrix explain each other.
+
+    Attributes
+    ----------
+    variance_inflation : ndarray of float64, shape (n_features,)
+        1 / (1 − R²) of each column on all others: by how much they inflate the variance of its weight. Infinite for a
+        column that is a sum of others up to rounding, NaN for a constant one.
+    rank : int
+        Of the centred columns, each in units of its standard deviation.
+    condition : float
+        Their largest singular value over the smallest, infinite where the rank is not full.
+    """
+
+    variance_inflation: Array
+    rank: int
+    condition: float
+
+
+def collinearity(X: Any, sample_weight: npt.ArrayLike | None = None, *, n_threads: int | None = None) -> Collinearity:
+    """Variance inflation factors, rank and condition of X's columns, from one pass that sums their Gram matrix in float64.
+
+    Parameters
+    ----------
+    X : array_like of shape (n_rows, n_features)
+    sample_weight : array_like of shape (n_rows,), optional
+        At least 0.
+
+    Raises
+    ------
+    ValueError
+        Values that are not finite, fewer than two rows, or no weight above 0.
+
+    References
+    ----------
+    .. [1] D. W. Marquardt, "Generalized inverses, ridge regression, biased linear estimation, and nonlinear estimation",
+       Technometrics 12, 1970.
+    """
+    threads = _check.threads(n_threads)
+    data, _ = _check.data_matrix("X", X, None)
+    _check.finite("X", data, threads)
+    if len(data) < 2:
+        raise ValueError(f"X: got {len(data)} rows, wanted at least two")
+    rows = np.arange(len(data))
+    weight = None
+    if sample_weight is not None:
+        weight = _check.per_row("sample_weight", sample_weight, len(data), data.dtype)
+        weight = _check.weights("sample_weight", weight, threads, check_finite=True)
+        rows = rows[weight > 0]
+        if not len(rows):
+            raise ValueError("sample_weight: got no weight above 0, wanted at least one")
+    ends = np.array([0, len(rows)], np.int64)
+    total, mean, comoment = _core.optimum.cell_moments(data, np.zeros(len(data), data.dtype), weight, rows, ends, threads)
+    C, mean = comoment[0, :-1, :-1], mean[0, :-1]
+    eps = np.finfo(np.float64).eps
+    # Constant up to rounding, by the bound that standardising has.
+    variance = np.diagonal(C) / total[0]
+    varies = variance > len(rows) * eps * variance + (len(rows) * eps * mean) ** 2
+    root = np.sqrt(np.diagonal(C)[varies])
+    inflation = np.full(len(mean), np.nan)
+    values, vectors = np.linalg.eigh(C[np.ix_(varies, varies)] / np.multiply.outer(root, root))
+    kept = values > len(mean) * eps * values.max(initial=0.0)
+    # A column with a part outside the space of those that are kept is a sum of others.
+    outside = (vectors[:, ~kept] ** 2).sum(axis=1)
+    inside = (vectors[:, kept] ** 2 / values[kept]).sum(axis=1)
+    inflation[varies] = np.where(outside > 1e-8, np.inf, inside)
+    full = len(values) == len(mean) and bool(kept.all())
+    condition = float(np.sqrt(values.max() / values.min())) if full and len(values) else float(np.inf)
+    return Collinearity(inflation, int(kept.sum()), condition)
 
 
 def _found(finding: str, statistic: Array) -> Array:
