@@ -152,6 +152,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     }
     for (std::int64_t m = 0; m < m_; ++m)
       if (this->overflows(sums(m))) arrivals_.how[m] = Arrival::diverged;
+    std::vector<AlignedArray<double>> scratch(a_.n_threads);
     // The packed lower triangle of every split in use.
     std::vector<AlignedArray<double>> packed(a_.sums.size());
     if (curvature) {
@@ -165,12 +166,16 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         if (poll) poll();
       }
     }
-    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int thread) {
       Group& group = groups_[g];
       if (cancelled()) return;
       const double* from[kGroup] = {};
+      double* factor = nullptr;
       if (curvature) {
-        group.factor = AlignedArray<double>(triangle(p_) * kGroup);
+        // An exact solution needs its factor once: then a thread's groups share the memory.
+        AlignedArray<double>& own = a_.exact ? scratch[thread] : group.factor;
+        if (!own) own = AlignedArray<double>(triangle(p_) * kGroup);
+        factor = own.get();
         double smallest[kGroup], dropped[kGroup], l2[kGroup];
         each_lane(g, [&](int l, std::int64_t m) {
           from[l] = packed[a_.split_of_model[m]].get();
@@ -181,7 +186,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
             from[l] = from[0];
             l2[l] = l2[0];
           }
-        double* to = group.factor.get();
+        double* to = factor;
         for (std::int64_t e = 0; e < triangle(p_); ++e)
           for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = from[l][e];
         for (std::int64_t i = 0; i < p_; ++i)
@@ -193,10 +198,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         });
       }
       if (a_.exact) {
-        solve_exactly(g, from);
+        solve_exactly(g, from, factor);
         bool runs = false;
         each_lane(g, [&](int, std::int64_t m) { runs = runs || arrivals_.how[m] == Arrival::running; });
-        if (!runs) group.factor = {};
+        if (runs) group.factor = std::move(scratch[thread]);
       } else {
         start_at(g);
       }
@@ -230,13 +235,13 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   }
 
   // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices.
-  void solve_exactly(std::int64_t g, const double* const* from) {
+  void solve_exactly(std::int64_t g, const double* const* from, const double* factor) {
     Group& group = groups_[g];
     each_lane(g, [&](int l, std::int64_t m) {
       for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = gram(sums(m), f, p_);
       if (a_.fit_intercept) group.at[p_ * kGroup + l] = sums(m).mean_y;
     });
-    kernels_.solve(group.factor.get(), p_, group.at.get());
+    kernels_.solve(factor, p_, group.at.get());
     each_lane(g, [&](int l, std::int64_t m) {
       double* v = group.at.get() + l;
       bool finite = true;
@@ -340,7 +345,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     for (std::int64_t i = n - 1; i >= 0; --i) first[active[i] / kGroup] = i;
     for (std::int64_t g = static_cast<std::int64_t>(groups_.size()) - 1; g >= 0; --g)
       if (first[g] == n || active[first[g]] / kGroup != g) first[g] = first[g + 1];
-    this->each_group(static_cast<std::int64_t>(groups_.size()), work, [&](std::int64_t g) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), work, [&](std::int64_t g, int) {
       if (first[g] == first[g + 1]) return;
       take(g, active.data(), first[g], first[g + 1], loss.get(), total.get(), total_b.get(), n);
     });
@@ -371,7 +376,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     if (cancelled()) return;
     std::vector<std::vector<std::int64_t>> of_group(groups_.size());
     for (std::int64_t i = 0; i < n; ++i) of_group[due[i] / kGroup].push_back(i);
-    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int) {
       if (of_group[g].empty()) return;
       Group& group = groups_[g];
       AlignedArray<double> matrix(triangle(p_) * kGroup);

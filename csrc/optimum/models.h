@@ -61,15 +61,15 @@ class ModelsAtOptimum : public Optimizer {
   // Standardised columns are centred without an intercept, too, as in scikit-learn's StandardScaler; then it makes up for the means.
   double centre(const SplitSums& s, std::int64_t f) const { return a_.fit_intercept || a_.standardize ? s.mean[f] : 0.0; }
 
-  // f(group) for all groups, on as many threads as their work is worth.
+  // f(group, thread) for all groups, on as many threads as their work is worth.
   template <class F>
   void each_group(std::int64_t n, double work_of_one, F&& f) const {
     constexpr double kThreadWork = 1 << 20;
     const double worth = std::max(1.0, std::min(1e6, work_of_one * static_cast<double>(n) / kThreadWork));
     const int threads = static_cast<int>(std::min<double>({static_cast<double>(a_.n_threads), static_cast<double>(n), worth}));
     std::atomic<std::int64_t> next{0};
-    run_team(threads, [&](int) {
-      for (std::int64_t g = next++; g < n; g = next++) f(g);
+    run_team(threads, [&](int thread) {
+      for (std::int64_t g = next++; g < n; g = next++) f(g, thread);
     });
   }
   // f(lane, model) for the models of a group.
