@@ -5,7 +5,10 @@ Against Newton's method and singular values in plain float64, then the promises 
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -521,7 +524,7 @@ def test_separable_classes_without_a_penalty():
     """There is no optimum: weights grow until the gradient is small, and stay finite."""
     X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
     y = np.array([0, 0, 1, 1])
-    for tol in (1e-4, 1e-30):
+    for tol in (1e-4, 1e-9):
         with pytest.warns(gf.ConvergenceWarning, match="the refit: the training rows are separable"):
             run = gf.fit(X, y, l2=0.0, solver="lbfgs", tol=tol)
         assert np.isfinite(run.best_coef).all() and (run.predict(X) == y).all()
@@ -609,3 +612,151 @@ def test_an_interrupt_keeps_what_there_is():
     timer.join()
     assert run.stop_reason == "interrupted" and time.monotonic() - started < 20
     assert np.isfinite(run.coef).all()
+
+
+# ---- what a review found ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_near_copy_is_judged_without_the_neighbours(seed):
+    """Whether a pivot counts as rounding may not depend on how large the supports of a group's other models are."""
+    rng = np.random.default_rng(seed)
+    n, p = 400, 200
+    Q = np.linalg.qr(np.column_stack([np.ones(n), rng.standard_normal((n, p + 1))]))[0][:, 1:] * np.sqrt(n)
+    X = np.ascontiguousarray(np.column_stack([Q[:, 0], Q[:, 0] + 3e-7 * Q[:, 1], Q[:, 2:p]]))
+    y = 3 * X[:, 0] + 3 * X[:, 1] + 0.05 * X[:, 2:].sum(axis=1)
+    keywords = {"solver": "coordinate-descent", "l2": 0.0, "tol": 1e-18, "validation_data": (X[:20], y[:20]), "refit": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        solo, both = (gf.fit(X, y, gf.grid(l1=l1), **keywords) for l1 in ([1.0], [1.0, 1e-3]))
+    assert_same([solo.coef[0].tobytes()], [both.coef[0].tobytes()])
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+def test_rows_without_a_second_derivative(solver):
+    """Huber's far rows have a gradient that the Hessian knows nothing of: a column of theirs alone has none there."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2000, 4))
+    far = np.arange(2000) < 20
+    y = X @ [1, 2, 3, 4.0] + 0.1 * rng.standard_normal(2000) + 100 * far
+    X = np.ascontiguousarray(np.column_stack([X, far]))
+    run = gf.fit(X, y, solver=solver, loss="huber", loss_epsilon=1.35, l2=0.0, tol=1e-6)
+    assert run.best_converged
+    np.testing.assert_allclose(run.best_coef, [1, 2, 3, 4, 100], atol=0.1)
+
+
+def test_a_held_out_weight_says_nothing_about_separable_rows():
+    X = np.linspace(-1, 1, 40)[:, None].copy()
+    y = (X[:, 0] > 0).astype(float)
+    folds = gf.index.kfold(40, 2, seed=1)
+    weight = np.ones(40)
+    weight[folds.score_indices(0)[3]] = 1e-30
+    flags = []
+    for w in (None, weight):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = gf.fit(X, y, folds=folds, solver="lbfgs", l2=0.0, sample_weight=w, refit=False, loss="log_loss")
+        flags.append(bool(run.arrivals["separable"][0]))
+    assert flags == [True, True]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="the rounding modes' numbers are those of x86-64"
+)
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("solver", _optimum.SOLVERS)
+def test_the_callers_rounding_mode_changes_nothing(solver, standardize):
+    X, y = fits.numbers(120, 4) if solver in _optimum.OF_SQUARES else fits.labels(120, 4)
+    X = np.ascontiguousarray(X * [1, 3, 0.1, 7] + [5, 0, -2, 1])
+    libm = ctypes.CDLL("libm.so.6")
+
+    def fit():
+        run = gf.fit(
+            X, y, gf.grid(l2=[1e-3, 0.1]), folds=3, solver=solver, standardize=standardize, refit=False,
+            l1=0.05 if solver == "coordinate-descent" else 0.0,
+        )  # fmt: skip
+        return [run.coef.tobytes(), run.intercept.tobytes(), run.held_out_loss.tobytes()]
+
+    want = fit()
+    libm.fesetround(0x800)  # upward
+    try:
+        got = fit()
+    finally:
+        libm.fesetround(0)
+    assert_same(got, want)
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "coordinate-descent"])
+def test_weights_that_the_type_cannot_hold(solver):
+    X, y = fits.numbers(100, 3, dtype=np.float32)
+    X = (X * np.float32(1e-20) * np.float32(1e-19)).astype(np.float32)
+    with pytest.warns(RuntimeWarning, match="the refit diverged"):
+        run = gf.fit(X, (y * 10).astype(np.float32), l2=0.0, solver=solver)
+    assert np.isfinite(run.best_coef).all() and np.isfinite(run.best_intercept) and not run.best_converged
+
+
+def test_a_sum_of_squares_of_y_that_overflows():
+    X, y = fits.numbers(100, 3)
+    with pytest.warns(RuntimeWarning, match="the refit diverged"):
+        gf.fit(X, y * 1e160, l2=0.0, l1=1e159, solver="coordinate-descent")
+
+
+def test_a_variance_that_overflows_in_a_wide_matrix():
+    """Without a Gram matrix the moments are summed by another kernel."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((50, 400))
+    X[:, 0] *= 1e170
+    with pytest.warns(RuntimeWarning, match="the refit diverged"):
+        run = gf.fit(X, (X[:, 1] > 0).astype(float), solver="lbfgs", standardize=True, loss="log_loss")
+    assert not run.best_coef.any()
+
+
+@pytest.mark.parametrize(("solver", "p"), [("coordinate-descent", 300), ("cholesky", 600)])
+def test_max_seconds_ends_solvers_without_passes(solver, p):
+    X, y = fits.numbers(1500, p)
+    grid = gf.grid(l2=list(np.logspace(-6, 0, 200)))
+    started = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = gf.fit(X, y, grid, folds=5, solver=solver, max_seconds=0.2, n_threads=1, refit=False)
+    assert run.stop_reason == "max_seconds" and time.monotonic() - started < 5
+    assert np.isfinite(run.coef).all() and (run.arrivals["how"] != _optimum.MAX_ITER).all()
+
+
+def test_a_start_survives_an_early_end():
+    X, y = fits.labels(200, 3)
+    q = gf.fit(X, y, gf.grid(l2=[0.1, 1.0]), folds=3, solver="lbfgs", coef_init=np.full(3, 7.0), max_seconds=1e-9, refit=False)
+    assert q.stop_reason == "max_seconds" and (q.coef == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "name"),
+    [
+        ({"momentum": 0.5}, "momentum"),
+        ({"weight_decay": 3.0}, "weight_decay"),
+        ({"decay": 0.5}, "decay"),
+        ({"candidates": gf.grid(batch_size=[16, 32])}, "batch_size"),
+        ({"solver": "cholesky", "loss": "squared_error", "coef_init": np.ones(3)}, "coef_init"),
+        ({"solver": "adam", "max_iter": 5}, "max_iter"),
+        ({"solver": "sgd", "tol": 1e-3}, "tol"),
+    ],
+)
+def test_nothing_is_ignored_in_silence(keywords, name):
+    X, y = fits.labels(60, 3)
+    with pytest.raises(ValueError, match=f"^{name}: got "):
+        gf.fit(X, y, **{"solver": "lbfgs", **keywords})
+
+
+def test_each_solver_has_its_own_warnings():
+    X, y = fits.numbers(200, 3)
+    X = np.ascontiguousarray(np.column_stack([X, X[:, 0]]))
+    for solvers, candidate in ((["lbfgs", "cholesky"], 1), (["cholesky", "lbfgs"], 0)):
+        with pytest.warns(gf.ConvergenceWarning, match=rf"^3 of 6 models \(candidates {candidate}\): up to 1 columns"):
+            gf.fit(X, y, gf.grid(solver=solvers), l2=0.0, folds=3, refit=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gf.fit(X, y, l2=0.1, folds=3, solver="cholesky", callbacks=[], early_stopping=False)
+        weight = np.ones(200)
+        folds = gf.index.kfold(200, 4, seed=2)
+        weight[folds.score_indices(1)] = 0  # scores nothing, as documented: no reason to warn
+        gf.fit(X, y, l2=0.1, folds=folds, solver="cholesky", sample_weight=weight, refit=False)

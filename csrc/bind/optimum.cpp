@@ -52,6 +52,16 @@ double bind_add_moments(double weight, const py::object& mean, const py::object&
   return add_moments(n, weight, own_mean, own, other_weight, from_mean, from);
 }
 
+py::array_t<double> bind_column_scales(double weight, const py::object& mean, const py::object& comoment, std::int64_t n_rows) {
+  const std::int64_t columns = py::len(mean);
+  if (columns < 1) wrong_value("mean", "no column", "at least one");
+  const double* own_mean = read_array<double>(mean, "mean", {columns});
+  const double* own = read_array<double>(comoment, "comoment", {columns, columns});
+  py::array_t<double> out(columns - 1);
+  column_scales(columns - 1, n_rows, weight, own_mean, own, out.mutable_data());
+  return out;
+}
+
 template <class T>
 py::tuple bind_split_moments(const py::array& X, const py::object& weight, const py::object& ids, const py::object& conditions,
                              const py::object& of, int n_threads) {
@@ -230,6 +240,7 @@ void register_optimum(py::module_& m) {
         return (is_float32(X) ? bind_cell_moments<float> : bind_cell_moments<double>)(X, y, weight, order, offset, n_threads);
       },
       "X"_a, "y"_a, "weight"_a, "order"_a, "offset"_a, "n_threads"_a);
+  sub.def("column_scales", &bind_column_scales, "weight"_a, "mean"_a, "comoment"_a, "n_rows"_a);
   sub.def("add_moments", &bind_add_moments, "weight"_a, "mean"_a, "comoment"_a, "other_weight"_a, "other_mean"_a, "other_comoment"_a);
   sub.def(
       "split_moments",

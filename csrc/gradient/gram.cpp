@@ -1,6 +1,8 @@
 #include "gradient/gram.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "gradient/panels.h"
@@ -47,6 +49,18 @@ double add_moments(std::int64_t columns, double weight, double* mean, double* co
   }
   for (std::int64_t i = 0; i < columns; ++i) mean[i] += apart[i] * share;
   return both;
+}
+
+void column_scales(std::int64_t n_features, std::int64_t n_rows, double weight, const double* mean, const double* comoment, double* scale) {
+  FloatingPointGuard guard;
+  constexpr double eps = std::numeric_limits<double>::epsilon();
+  const double n = static_cast<double>(n_rows);
+  for (std::int64_t f = 0; f < n_features; ++f) {
+    const double variance = comoment[f * (n_features + 1) + f] / weight;
+    const double drift = n * eps * mean[f];
+    const double noise = n * eps * variance + drift * drift;
+    scale[f] = variance <= noise && std::isfinite(variance) ? -1.0 : std::sqrt(variance);
+  }
 }
 
 void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,

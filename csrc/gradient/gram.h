@@ -46,6 +46,10 @@ struct CellMoments {
 double add_moments(std::int64_t columns, double weight, double* mean, double* comoment, double other_weight, const double* other_mean,
                    const double* other_comoment);
 
+// The standard deviation of each feature, -1 for one that is constant up to rounding by scikit-learn's bound, var <= n eps var +
+// (n eps mean)^2; not finite where the variance is not.
+void column_scales(std::int64_t n_features, std::int64_t n_rows, double weight, const double* mean, const double* comoment, double* scale);
+
 // Of the totals of all chunks of a cell: [size][size], about `shift` and with a last column of 1.
 void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,
                     double* comoment);

@@ -56,17 +56,19 @@ class ElasticNet final : public ModelsAtOptimum<T> {
     const auto start = clock::now();
     auto late = [&] { return seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds; };
     if (cancelled()) return Status::interrupted;
-    if (max_passes == 0) return Status::paused;
+    if (max_passes == 0 || late()) return Status::paused;
     const std::int64_t n = static_cast<std::int64_t>(groups_.size());
     std::int64_t last = -1;
     AlignedArray<double> matrix(p_ * p_), product(p_);
     // Split by split, so that one Gram matrix is held in these parameters.
     for (std::int64_t first = 0; first < n; first = last) {
       for (last = first; last < n && groups_[last].split == groups_[first].split;) ++last;
-      if (groups_[last - 1].done) continue;
+      bool all = true;
+      for (std::int64_t g = first; g < last; ++g) all = all && groups_[g].done;
+      if (all) continue;
       if (late()) return Status::paused;
       const SplitSums& s = a_.sums[groups_[first].split];
-      bool finite = !this->overflows(s);
+      bool finite = !this->overflows(s) && std::isfinite(gram(s, p_, p_));
       for (std::int64_t i = 0; i < p_; ++i) {
         for (std::int64_t j = 0; j < p_; ++j) matrix[i * p_ + j] = gram(s, i, j);
         product[i] = gram(s, i, p_);
@@ -77,7 +79,8 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       std::atomic<std::int64_t> next{first};
       const std::int64_t threads = std::min<std::int64_t>(a_.n_threads, last - first);
       run_team(static_cast<int>(threads), [&](int) {
-        for (std::int64_t g = next++; g < last; g = next++) {
+        for (std::int64_t g = next++; g < last && !late(); g = next++) {
+          if (groups_[g].done) continue;
           groups_[g].v = AlignedArray<double>(size_ * kGroup);
           if (finite) {
             descend(groups_[g], s, matrix.get(), product.get());
@@ -88,6 +91,8 @@ class ElasticNet final : public ModelsAtOptimum<T> {
         }
       }, poll);
       if (cancelled()) return Status::interrupted;
+      for (std::int64_t g = first; g < last; ++g)
+        if (!groups_[g].done) return Status::paused;
     }
     return this->score(poll) ? Status::done : Status::interrupted;
   }
@@ -189,6 +194,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       const std::int64_t m = group.models[l];
       if (a_.fit_intercept) group.v[p_ * kGroup + l] = s.mean_y;
       report(d, l, m, gram(s, p_, p_));
+      this->refuse_overflow(m, group.v.get() + l);
     }
   }
 
@@ -291,7 +297,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
           factor[(triangle(i) + i) * kGroup + l] = i < n ? matrix[support[l][i] * p_ + support[l][i]] + d.l2[l] + trace : 1.0;
         }
       }
-      kernels_.factor(factor.get(), most, drop_limit(most), smallest, dropped);
+      kernels_.factor(factor.get(), most, drop_limit(p_), smallest, dropped);  // not of `most`, which is the neighbours' too
       if (std::all_of(dropped, dropped + kGroup, [](double n) { return n == 0; })) break;
     }
     for (int l = 0; l < kGroup; ++l)
@@ -405,6 +411,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
     arrivals_.objective[m] = found.objective;
     arrivals_.gradient_norm[m] = found.violation;
     arrivals_.gap[m] = found.gap;
+    if (cancelled() && d.lanes[l].stage != Stage::done) return;
     const bool solved = d.lanes[l].stage == Stage::done && !d.lanes[l].exhausted;
     arrivals_.how[m] = solved || found.gap <= kNear * a_.tol * square ? Arrival::converged : Arrival::max_iter;
   }

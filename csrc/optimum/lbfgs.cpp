@@ -35,6 +35,9 @@ template <class T>
 constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-10;
 // The possible decrease that is left must be below this share of tol, relative to the objective.
 constexpr double kGap = 1e-3;
+// Of the Hessian at 0 in a model's own: rows without a second derivative, as huber's far ones, may have a gradient that their own Hessian
+// knows nothing of, and a step without end.
+constexpr double kTrace = 1e-6;
 constexpr double kLog2 = 0.6931471805599453;
 constexpr double kFloor = 1e-2;  // or to this share of what it is at weights of 0: a perfect fit has an objective of 0
 // Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
@@ -91,8 +94,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     using clock = std::chrono::steady_clock;
     const auto start = clock::now();
     if (cancelled()) return Status::interrupted;
+    const auto late = [&] { return seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds; };
+    if (max_passes == 0 || late()) return Status::paused;
     if (!prepared_) {
-      prepare(poll);
+      if (!prepare(late, poll)) return cancelled() ? Status::interrupted : Status::paused;
       if (cancelled()) return Status::interrupted;
       prepared_ = true;
     }
@@ -101,8 +106,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       for (std::int64_t m = 0; m < m_; ++m)
         if (arrivals_.how[m] == Arrival::running) active.push_back(m);
       if (active.empty()) break;
-      if (max_passes == 0 || (seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds))
-        return Status::paused;
+      if (max_passes == 0 || late()) return Status::paused;
       if (max_passes > 0) --max_passes;
       if (!pass(active, poll)) return Status::interrupted;
     }
@@ -141,7 +145,9 @@ class Lbfgs final : public ModelsAtOptimum<T> {
 
   // ---- the start ----
 
-  void prepare(const std::function<void()>& poll) {
+  // Matrices, factors and exact solutions. False when there was no time, or it was cancelled: then nothing has happened.
+  bool prepare(const std::function<bool()>& late, const std::function<void()>& poll) {
+    std::atomic<bool> leaves{false};
     const bool curvature = knows_curvature();
     const double c = curvature_at_zero(a_.loss, a_.n_outputs);
     for (std::int64_t g = 0; g < static_cast<std::int64_t>(groups_.size()); ++g) {
@@ -168,7 +174,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     }
     this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int thread) {
       Group& group = groups_[g];
-      if (cancelled()) return;
+      if (leaves || late()) {
+        leaves = true;
+        return;
+      }
       const double* from[kGroup] = {};
       double* factor = nullptr;
       if (curvature) {
@@ -205,8 +214,12 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       } else {
         start_at(g);
       }
-    });
-    if (a_.exact && std::all_of(arrivals_.how.begin(), arrivals_.how.end(), [](Arrival h) { return h != Arrival::running; })) return;
+    }, poll);
+    if (leaves || cancelled()) {
+      std::fill(arrivals_.how.begin(), arrivals_.how.end(), Arrival::running);
+      return false;
+    }
+    if (a_.exact && std::all_of(arrivals_.how.begin(), arrivals_.how.end(), [](Arrival h) { return h != Arrival::running; })) return true;
     for (std::int64_t g = 0; g < static_cast<std::int64_t>(groups_.size()); ++g) {
       bool runs = false;
       each_lane(g, [&](int, std::int64_t m) { runs = runs || arrivals_.how[m] == Arrival::running; });
@@ -216,6 +229,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         *array = AlignedArray<double>(size_ * kGroup);
       std::copy_n(group.at.get(), size_ * kGroup, group.trial.get());
     }
+    return true;
   }
 
   void start_at(std::int64_t g) {
@@ -258,6 +272,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       arrivals_.how[m] = Arrival::converged;
       arrivals_.n_iter[m] = 1;
       arrivals_.gap[m] = 0;
+      this->refuse_overflow(m, v);
     });
     // What the normal equations say of the solutions: the residual of each, and the objective. Reports: no weight depends on them.
     double norm[kGroup] = {}, product[kGroup] = {};
@@ -363,6 +378,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   // The Hessian at each model's own point takes the place of the matrix that its directions start from.
   void renew(const std::vector<std::int64_t>& due, const std::function<void()>& poll) {
     const std::int64_t n = static_cast<std::int64_t>(due.size()), one = p_ + 1;
+    const double c = curvature_at_zero(a_.loss, a_.n_outputs);
     AlignedArray<T> w(n * p_);
     AlignedArray<double> weight(n), mean(n * one), comoment(n * one * one);
     std::vector<HessianModel<T>> models;
@@ -389,17 +405,27 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         const int l = static_cast<int>(m % kGroup);
         lanes_[m].passes = 0;
         if (!(weight[i] > 0)) continue;  // no row bends the loss any more: what there was is as good
-        ++arrivals_.n_hessians[m];
         use[l] = 1;
         const SplitSums& s = sums(m);
         for (std::int64_t j = 0; j < p_; ++j)
           for (std::int64_t k = 0; k <= j; ++k) {
             double value = comoment[(i * one + j) * one + k];
             if (!a_.fit_intercept) value += weight[i] * ((mean[i * one + j] - centre(s, j)) * (mean[i * one + k] - centre(s, k)));
-            value = constant(s, j) || constant(s, k) ? (j == k ? 1 : 0) : value / s.weight / (scale(s, j) * scale(s, k));
+            value = constant(s, j) || constant(s, k) ? (j == k ? 1 : 0)
+                                                     : std::fma(kTrace * c, gram(s, j, k), value / s.weight / (scale(s, j) * scale(s, k)));
             if (j == k) value += a_.l2[m];
             matrix[(triangle(j) + k) * kGroup + l] = value;
           }
+      }
+      kernels_.factor(matrix.get(), p_, drop_limit(p_), smallest, dropped);
+      for (const std::int64_t i : of_group[g]) {
+        const std::int64_t m = due[i];
+        const int l = static_cast<int>(m % kGroup);
+        // A matrix of lower rank than the one at 0 is no better.
+        if (dropped[l] > static_cast<double>(arrivals_.dropped[m])) use[l] = 0;
+        if (use[l] == 0) continue;
+        ++arrivals_.n_hessians[m];
+        const SplitSums& s = sums(m);
         for (std::int64_t j = 0; j < p_; ++j)
           group.offset[j * kGroup + l] =
               a_.fit_intercept && !constant(s, j) ? (mean[i * one + j] - s.mean[j]) / scale(s, j) : 0.0;
@@ -407,11 +433,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         forget(group, l);
         lanes_[m].fresh = true;
       }
-      kernels_.factor(matrix.get(), p_, drop_limit(p_), smallest, dropped);
       kernels_.copy_where(use, matrix.get(), triangle(p_), group.factor.get());
       turn(group, g, use);
       next_trial(group, g);
-    });
+    }, poll);
   }
 
   // What a pass says of the trial points of a group: active[begin] to active[end - 1] are its models that run.

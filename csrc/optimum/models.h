@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "optimum/optimizer.h"
+#include "simd/fpenv.h"
 #include "threads/team.h"
 
 namespace gradfold {
@@ -35,10 +36,12 @@ class ModelsAtOptimum : public Optimizer {
   }
 
   void coef(void* out) const override {
+    FloatingPointGuard guard;
     std::vector<T> b(a_.n_outputs);
     for (std::int64_t m = 0; m < m_; ++m) weights_at(m, static_cast<T*>(out) + m * a_.n_outputs * p_, b.data());
   }
   void intercept(void* out) const override {
+    FloatingPointGuard guard;
     std::vector<T> w(a_.n_outputs * p_);
     for (std::int64_t m = 0; m < m_; ++m) weights_at(m, w.data(), static_cast<T*>(out) + m * a_.n_outputs);
   }
@@ -51,26 +54,26 @@ class ModelsAtOptimum : public Optimizer {
   const SplitSums& sums(std::int64_t model) const { return a_.sums[a_.split_of_model[model]]; }
   // Whether the weight of a column stays 0: one that is constant, unless it stands for an intercept.
   bool constant(const SplitSums& s, std::int64_t f) const { return s.scale[f] <= 0 && (a_.standardize || a_.fit_intercept); }
-  double scale(const SplitSums& s, std::int64_t f) const { return a_.standardize && s.scale[f] > 0 ? s.scale[f] : 1.0; }
+  double scale(const SplitSums& s, std::int64_t f) const { return a_.standardize && s.scale[f] > 0 && std::isfinite(s.scale[f]) ? s.scale[f] : 1.0; }
   // Whether a variance is beyond float64, or of rows that are not finite.
   bool overflows(const SplitSums& s) const {
     bool out = false;
-    for (std::int64_t f = 0; f < p_; ++f) out = out || std::isnan(s.scale[f]);
+    for (std::int64_t f = 0; f < p_; ++f) out = out || !std::isfinite(s.scale[f]);
     return out && a_.standardize;
   }
   // Standardised columns are centred without an intercept, too, as in scikit-learn's StandardScaler; then it makes up for the means.
   double centre(const SplitSums& s, std::int64_t f) const { return a_.fit_intercept || a_.standardize ? s.mean[f] : 0.0; }
 
-  // f(group, thread) for all groups, on as many threads as their work is worth.
+  // f(group, thread) for all groups, on as many threads as their work is worth; the rest is left out once cancelled.
   template <class F>
-  void each_group(std::int64_t n, double work_of_one, F&& f) const {
+  void each_group(std::int64_t n, double work_of_one, F&& f, const std::function<void()>& poll = {}) const {
     constexpr double kThreadWork = 1 << 20;
     const double worth = std::max(1.0, std::min(1e6, work_of_one * static_cast<double>(n) / kThreadWork));
     const int threads = static_cast<int>(std::min<double>({static_cast<double>(a_.n_threads), static_cast<double>(n), worth}));
     std::atomic<std::int64_t> next{0};
     run_team(threads, [&](int thread) {
-      for (std::int64_t g = next++; g < n; g = next++) f(g, thread);
-    });
+      for (std::int64_t g = next++; g < n && !cancelled(); g = next++) f(g, thread);
+    }, poll);
   }
   // f(lane, model) for the models of a group.
   template <class F>
@@ -104,6 +107,17 @@ class ModelsAtOptimum : public Optimizer {
       }
       b[k] = static_cast<T>((a_.fit_intercept ? v[(shape_.n_weights() + k) * kGroup] : 0.0) - shift);
     }
+  }
+  // A model whose weights T cannot hold has diverged, and has weights of 0.
+  void refuse_overflow(std::int64_t m, double* v) {
+    std::vector<T> w(a_.n_outputs * p_), b(a_.n_outputs);
+    weights_of(m, v, w.data(), b.data());
+    bool finite = true;
+    for (const T value : w) finite = finite && std::isfinite(value);
+    for (const T value : b) finite = finite && std::isfinite(value);
+    if (finite) return;
+    arrivals_.how[m] = Arrival::diverged;
+    for (std::int64_t d = 0; d < size_; ++d) v[d * kGroup] = 0;
   }
   void weights_at(std::int64_t m, T* w, T* b) const {
     const double* v = parameters(m);

@@ -117,7 +117,7 @@ SplitMoments split_moments(const DenseRows<T>& X, const FoldsView& folds, const 
         const double variance = total[f] / total_weight;
         const double drift = n * eps * mean[f];
         const double noise = n * eps * variance + drift * drift;
-        scale[f] = variance <= noise ? -1.0 : std::sqrt(variance);
+        scale[f] = variance <= noise && std::isfinite(variance) ? -1.0 : std::sqrt(variance);
       }
     }
   }, poll);

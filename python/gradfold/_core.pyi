@@ -170,6 +170,10 @@ class optimum:
         cells, whose rows are order[offset[c]:offset[c + 1]]; the last column is y."""
 
     @staticmethod
+    def column_scales(weight: float, mean: _Array, comoment: _Array, n_rows: int) -> _Array:
+        """Standard deviations of the features, all columns but the last; −1 marks a constant."""
+
+    @staticmethod
     def add_moments(
         weight: float, mean: _Array, comoment: _Array, other_weight: float, other_mean: _Array, other_comoment: _Array
     ) -> float:

@@ -78,6 +78,7 @@ class Moments:
 
     def _of_row(self, id_row: int) -> list[Sums] | None:
         if id_row not in self._cells:
+            self._cells.clear()  # splits come in order, and those of an id row side by side
             # The ids alone decide, so that it does not matter which of the splits train.
             ids = self.ids[id_row]
             used = ids != np.iinfo(ids.dtype).max  # which means "skip"
@@ -106,19 +107,4 @@ def trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:
     for id_row, score_lo, score_hi, train_lo, train_hi in conditions.tolist():
         own = ids[id_row]
         out &= (own >= train_lo) & (own < train_hi) & ~((own >= score_lo) & (own < score_hi))
-    return out
-
-
-def scale_of(sums: Sums, n_rows: int) -> Array:
-    """The standard deviation of each feature; −1 for one that is constant up to rounding, whose weight stays 0.
-
-    The bound is scikit-learn's: var <= n eps var + (n eps mean)².
-    """
-    eps = np.finfo(np.float64).eps
-    with np.errstate(all="ignore"):  # of rows that are not finite: their models diverge
-        variance = np.diagonal(sums.comoment)[:-1] / sums.weight
-        drift = n_rows * eps * sums.mean[:-1]
-        constant = np.isfinite(variance) & (variance <= n_rows * eps * variance + drift * drift)
-        out: Array = np.where(constant, -1.0, np.sqrt(np.where(constant, 1.0, variance)))
-        out[~np.isfinite(variance)] = np.nan
     return out

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gradfold import _core, _missing
-from gradfold._moments import Moments, Sums, scale_of, trains
+from gradfold._moments import Moments, Sums, trains
 from gradfold._problem import Problem, Rows
+from gradfold.candidates import DEFAULTS, HYPER
 
 Array = npt.NDArray[Any]
 
@@ -32,7 +35,9 @@ WHY = ("running", "converged", "max_iter", "precision", "diverged")
 
 _ILL_CONDITIONED = 1e-9  # as in csrc/optimum/lbfgs.cpp
 _HISTORY = 10  # pairs that L-BFGS remembers
+_GROUP = 8  # models whose parameters lie side by side
 _MOST_FEATURES = 1000
+_MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
 _PASSES = 60
 
 
@@ -56,6 +61,10 @@ def refresh(solver: str, loss: str, n_features: int) -> int:
     if loss in ("multinomial", "squared_error"):
         return 0
     return 1 if solver == "newton-cholesky" else max(8, n_features // 2)
+
+
+class _Cancelled(BaseException):
+    """Ends the summing of moments."""
 
 
 class Trainer:
@@ -99,18 +108,30 @@ class Trainer:
         self.epochs_done = 0
         self._cancelled = False
         self._current: Any = None
+        self._reader: int | None = None  # the thread that sums moments
 
     # -- what a trainer has -------------------------------------------------------------------------------------------
 
     def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
         """To the optimum, whatever `max_steps`; "done", "interrupted", or "paused" after `seconds`."""
-        started = time.monotonic()
+        deadline = np.inf if seconds < 0 else time.monotonic() + seconds
+
+        def late() -> bool:
+            return time.monotonic() >= deadline
+
         moments = self._moments()
         for models in self._blocks():
-            if self._cancelled:
-                return "interrupted"
-            left = -1.0 if seconds < 0 else max(0.0, seconds - (time.monotonic() - started))
-            optimizer, weight_sum = self._optimizer(models, moments)
+            try:
+                self._reader = threading.get_ident()
+                made = self._optimizer(models, moments, late)
+            except _Cancelled:
+                made = None
+            finally:
+                self._reader = None
+            if made is None:
+                return "interrupted" if self._cancelled else "paused"
+            optimizer, weight_sum = made
+            left = -1.0 if seconds < 0 else max(0.0, deadline - time.monotonic())
             self._current = optimizer
             try:
                 status = "interrupted" if self._cancelled else str(optimizer.advance(seconds=left))
@@ -125,6 +146,9 @@ class Trainer:
     def cancel(self) -> None:
         """End `advance` soon; from a signal handler or another thread."""
         self._cancelled = True
+        if self._reader == threading.get_ident():  # of the handler, which runs while moments are summed: it ends them
+            self._reader = None
+            raise _Cancelled
         current = self._current
         if current is not None:
             current.cancel()
@@ -175,22 +199,22 @@ class Trainer:
         elif self._curvature:
             doubles += n_features * (n_features + 1) // 2
         square = 3 * (n_features + 1) ** 2 // 2 if self._curvature else 0
-        budget = (64 << 20) + X.nbytes // 20
+        budget = ((64 << 20) + X.nbytes // 20) // 8
         out: list[list[int]] = [[]]
-        used, last = 0, -1
+        n_splits, last = 0, -1
         for m in np.argsort(self.splits, kind="stable").tolist():
             split = int(self.splits[m])
-            more = 8 * (doubles + (square if split != last else 0))
-            if out[-1] and used + more > budget:
+            n_splits += split != last
+            groups = len(out[-1]) // _GROUP + 1
+            if out[-1] and _GROUP * groups * doubles + n_splits * square > budget:
                 out.append([])
-                used = 0
-                more = 8 * (doubles + square)
+                n_splits = 1
             out[-1].append(m)
-            used, last = used + more, split
+            last = split
         return [np.array(block, np.int64) for block in out]
 
-    def _optimizer(self, models: Array, moments: Moments) -> tuple[Any, Array]:
-        """What takes these models to their optima, and the Σw of each one's training rows."""
+    def _optimizer(self, models: Array, moments: Moments, late: Callable[[], bool]) -> tuple[Any, Array] | None:
+        """What takes these models to their optima, and the Σw of each one's training rows; None if there was no time."""
         problem, settings, own, target = self.problem, self.settings, self.own, self.problem.target
         assert target is not None
         X = problem.data
@@ -202,9 +226,11 @@ class Trainer:
             weight = np.empty(len(used))
             comoment = np.empty((len(used), n_features + 1, n_features + 1))
             for place, split in enumerate(used.tolist()):
+                if self._cancelled or late():
+                    return None
                 sums: Sums = moments.of(split)
                 weight[place], mean[place], comoment[place] = sums.weight, sums.mean, sums.comoment
-                scale[place] = scale_of(sums, len(X))
+                scale[place] = _core.optimum.column_scales(sums.weight, sums.mean, sums.comoment, len(X))
         else:
             every = _core.optimum.split_moments(
                 X, own.sample_weight, self.ids, self.conditions, used, settings.n_threads
@@ -264,6 +290,14 @@ class Trainer:
                 what = "no training row of positive weight" if total == 0 else "a sum of weights that overflows"
                 raise ValueError(f"sample_weight: got {what} for split {split}, class_weight included, wanted a finite sum above 0")
 
+    def _lightest(self, split: int) -> float:
+        """The smallest weight of a training row."""
+        weight = self.own.sample_weight
+        if weight is None:
+            return 1.0
+        own = weight[trains(self.ids, self.conditions[split])]
+        return float(own.min(where=own > 0, initial=np.inf))
+
     def _one_class(self, split: int) -> bool:
         """Whether a split's training rows lack one of the classes."""
         target = self.problem.target
@@ -277,14 +311,17 @@ class Trainer:
         return bool((np.bincount(y.astype(np.int64), minlength=target.n_outputs)[: target.n_outputs] == 0).any())
 
     def _collect(self, models: Array, optimizer: Any, weight_sum: Array) -> None:
-        self._coef[models], self._intercept[models] = optimizer.coef(), optimizer.intercept()
-        self._held_out[models] = optimizer.held_out()
         for name, values in optimizer.arrivals().items():
             self.arrivals[name][models] = values
-        loss, weight = self.rows[0]["loss"], self.own.sample_weight
+        # The others are where they started.
+        moved = (self.arrivals["how"][models] != 0) | (self.arrivals["n_passes"][models] > 0)
+        self._coef[models[moved]], self._intercept[models[moved]] = optimizer.coef()[moved], optimizer.intercept()[moved]
+        self._held_out[models] = optimizer.held_out()
+        loss = self.rows[0]["loss"]
         if loss in ("log_loss", "multinomial"):
             # A row that is on the wrong side costs log 2 at least.
-            lightest = 1.0 if weight is None else float(weight[weight > 0].min())
+            used = {split: self._lightest(split) for split in np.unique(self.splits[models]).tolist()}
+            lightest = np.array([used[split] for split in self.splits[models].tolist()])
             free = np.array([self.rows[m]["l2"] == 0 for m in models.tolist()])
             if self.settings.fit_intercept and self.settings.check_finite:
                 lacking = {split: self._one_class(split) for split in np.unique(self.splits[models]).tolist()}
@@ -309,6 +346,7 @@ _OF_EPOCHS = {
     "warmup": 0.0,
     "clip_norm": np.inf,
     "clip_value": np.inf,
+    **{name: DEFAULTS[name] for name in HYPER},
 }
 
 
@@ -325,6 +363,12 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     solvers = list(dict.fromkeys(str(row["solver"]) for row in params))
     mine = [name for name in solvers if name in SOLVERS]
     if not mine:
+        for name, default in (("max_iter", 1000), ("tol", 1e-4)):
+            if given[name] != default:
+                raise ValueError(
+                    f"{name}: got {given[name]!r} with solver={solvers[0]!r}, which goes by epochs; wanted it left out, or one of "
+                    f"{', '.join(map(repr, SOLVERS))}"
+                )
         return False
     if len(mine) < len(solvers):
         raise ValueError(
@@ -337,8 +381,15 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     for name, default in _OF_EPOCHS.items():
         for row in params:
             value = row.get(name, given.get(name))
+            if name in ("callbacks", "early_stopping", "halving") and not value:
+                continue
             if not (value is default or value == default):
                 raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
+    if len({row["batch_size"] for row in params}) > 1:
+        raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")
+    for name in ("coef_init", "intercept_init"):
+        if given[name] is not None and any(row["solver"] in OF_SQUARES for row in params):
+            raise ValueError(f"{name}: got a start with {asked}, whose solution does not depend on one; wanted None, or 'lbfgs'")
     for row in params:
         if row["l1"] > 0 and row["solver"] != "coordinate-descent":
             raise ValueError(
@@ -348,9 +399,14 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     return True
 
 
-def check_losses(params: list[dict[str, Any]]) -> None:
-    """Refuse losses that have no second derivative, or that are not what an exact solver solves."""
+def check_losses(params: list[dict[str, Any]], n_features: int) -> None:
+    """Refuse losses that have no second derivative, or that are not what an exact solver solves, and too many features."""
     for row in params:
+        if row["solver"] != "lbfgs" and n_features > _MOST_OF_GRAM:
+            raise ValueError(
+                f"X: got {n_features} features with solver={row['solver']!r}, which holds their Gram matrix; wanted at most "
+                f"{_MOST_OF_GRAM}, or 'lbfgs', 'sgd' or 'adam'"
+            )
         if row["solver"] in OF_SQUARES and row["loss"] != "squared_error":
             raise ValueError(f"solver: got {row['solver']!r} with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
         if row["solver"] == "newton-cholesky" and row["loss"] == "multinomial":
@@ -374,7 +430,8 @@ def gather(plan: Any) -> dict[str, Array]:
 
 def warnings_of(arrivals: dict[str, Array], n_splits: int, settings: Any, dtype: np.dtype[Any]) -> list[str]:
     """What to say of models that did not converge, and of columns left out. Without splits it is the refit's."""
-    solver, tol = settings.params[0]["solver"], settings.tol
+    tol = settings.tol
+    exact = np.repeat([row["solver"] == "cholesky" for row in settings.params], max(1, n_splits))
 
     def named(models: Array) -> str:
         if not n_splits:
@@ -384,10 +441,10 @@ def warnings_of(arrivals: dict[str, Array], n_splits: int, settings: Any, dtype:
         return f"{len(models)} of {len(how)} models (candidates {shown})"
 
     how = arrivals["how"]
-    dropped = np.where(how == DIVERGED, 0, arrivals["dropped"])
+    dropped = np.where(exact & (how != DIVERGED), arrivals["dropped"], 0)
     out = []
-    ill = (arrivals["smallest_pivot"] < _ILL_CONDITIONED) & (dropped == 0) & (how != DIVERGED)
-    if solver == "cholesky" and ill.any():
+    ill = (arrivals["smallest_pivot"] < _ILL_CONDITIONED) & (dropped == 0) & (how != DIVERGED) & exact
+    if ill.any():
         out.append(
             f"{named(np.flatnonzero(ill))}: columns are nearly sums of others (of one no more than "
             f"{arrivals['smallest_pivot'][ill].min():.1g} of its square is its own), so that the normal equations have few digits "
@@ -404,7 +461,7 @@ def warnings_of(arrivals: dict[str, Array], n_splits: int, settings: Any, dtype:
             f"{named(separable)}: the training rows are separable and l2 is 0, so there is no "
             "optimum: larger weights fit ever better; these are where the gradient fell below tol. l2 above 0 has one"
         )
-    if solver == "cholesky" and dropped.any():
+    if dropped.any():
         out.append(
             f"{named(np.flatnonzero(dropped))}: up to {int(dropped.max())} columns are sums of others up to rounding, and their "
             "weights stay 0; a larger l2 spreads them"

@@ -349,7 +349,7 @@ def fit(
             )  # fmt: skip
             _settle_losses(params, problem, control)
             if params[0]["solver"] in _optimum.SOLVERS:
-                _optimum.check_losses(params)
+                _optimum.check_losses(params, problem.data.shape[1])
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not control.refit:
                 raise ValueError(
@@ -523,7 +523,9 @@ class _Fitter:
         scored = self.problem.folds if self.problem.validation is None else self.problem.validation
         assert scored is not None
         for split in np.flatnonzero(lost.any(axis=0)).tolist():
-            if len(scored.score_indices(split)):
+            weight = self.problem.sample_weight if self.problem.validation is None else self.problem.validation.sample_weight
+            rows = scored.score_indices(split)
+            if len(rows) and (weight is None or (weight[rows] > 0).any()):
                 # The frames above: this one, run, fit, the caller.
                 warnings.warn(
                     f"the held-out losses of {int(lost[:, split].sum())} models of split {split} are not finite in "
