@@ -1,9 +1,10 @@
 """Optima beside scikit-learn's: `python benchmarks/optimum.py [section ...]`.
 
-Sections: iid, ill (20 C × 5 folds on 200,000 × 100, well- and ill-conditioned), ridge (5 folds × 100 alphas), single (one
-fit, no folds). Both sides in one process, n_jobs=2 and two threads; a grid of scikit-learn's is timed on 4 of its 20 values
-of C, after its processes have started, and counted five times. How near each is to the optimum is told by its objective on
-one fold's training rows, beside that of the solver newton-cholesky with tol=1e-12 in float64.
+Sections: iid, ill (20 C × 5 folds on 200,000 × 100, well- and ill-conditioned), ridge (5 folds × 100 alphas), net (elastic
+nets of 100 alphas × 5 folds), single (one fit, no folds). Both sides in one process, n_jobs=2 and two threads; a grid of
+scikit-learn's is timed on 4 of its 20 values of C, after its processes have started, and counted five times. How near each
+is to the optimum is told by its objective on one fold's training rows, beside that of the solver newton-cholesky with
+tol=1e-12 in float64.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 import warnings
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV, Ridge
+from sklearn.linear_model import ElasticNetCV, LogisticRegression, LogisticRegressionCV, Ridge
 from sklearn.model_selection import GridSearchCV
 
 import gradfold as gf
@@ -117,6 +118,33 @@ def ridge() -> None:
     )
 
 
+def net() -> None:
+    for n_rows, n_features in ((200_000, 100), (20_000, 100), (200, 1000)):
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((n_rows, n_features))
+        y = X[:, :20] @ (3 * rng.standard_normal(20)) + rng.standard_normal(n_rows)
+        most = np.abs((X - X.mean(axis=0)).T @ (y - y.mean())).max() / n_rows
+        folds = gf.index.kfold(n_rows, 5)
+        cv = [(folds.train_indices(s), folds.score_indices(s)) for s in range(5)]
+        for ratio in (1.0, 0.5):
+            alphas = most / ratio * np.logspace(0, -3, 100)
+            grid = gf.Candidates([{"l1": float(a * ratio), "l2": float(a * (1 - ratio))} for a in alphas])
+
+            def fit(X=X, y=y, grid=grid, folds=folds) -> None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    gf.fit(X, y, grid, folds=folds, solver="coordinate-descent")
+
+            ours = median_seconds(fit, 3)
+            peer = ElasticNetCV(l1_ratio=ratio, alphas=alphas, cv=cv, n_jobs=2)
+            seconds_of(lambda p=peer, X=X, y=y: p.fit(X, y))  # starts its processes
+            theirs = seconds_of(lambda p=peer, X=X, y=y: p.fit(X, y))
+            print(
+                f"elastic net, {n_rows} x {n_features}, l1_ratio {ratio}, 100 alphas x 5 folds and the refit: {ours:.2f} s; ElasticNetCV "
+                f"{theirs:.2f} s: {theirs / ours:.1f} x"
+            )
+
+
 def single() -> None:
     for ill in (False, True):
         for dtype in (np.float32, np.float64):
@@ -132,7 +160,7 @@ def single() -> None:
                 )
 
 
-SECTIONS = {"iid": lambda: grid(False), "ill": lambda: grid(True), "ridge": ridge, "single": single}
+SECTIONS = {"iid": lambda: grid(False), "ill": lambda: grid(True), "ridge": ridge, "net": net, "single": single}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or SECTIONS:

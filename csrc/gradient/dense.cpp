@@ -36,9 +36,12 @@ T canonical(T value) {
 // The rows of a chunk that some lane of a panel uses. Leaving the others out is adding +0: no bit depends on it.
 template <class T>
 struct UsedRows {
-  std::vector<const T*> x = std::vector<const T*>(kRowChunk);
-  std::vector<T> y = std::vector<T>(kRowChunk), weight = std::vector<T>(kRowChunk);
-  std::vector<std::uint64_t> masks = std::vector<std::uint64_t>(kRowChunk);
+  std::vector<const T*> x;
+  std::vector<T> y, weight;
+  std::vector<std::uint64_t> masks;
+
+  UsedRows() = default;
+  explicit UsedRows(std::int64_t n) : x(n), y(n), weight(n), masks(n) {}
 
   std::int64_t gather(const T* const* from_x, const T* from_y, const T* from_weight, const std::uint64_t* from_masks, std::int64_t n) {
     std::int64_t kept = 0;
@@ -167,6 +170,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     most_scratch = std::max(most_scratch, several ? output_scratch<T>(p, lanes) : kScratchRows * lanes);
   }
 
+  const bool some_unused = args.folds != nullptr || args.weight != nullptr;
   OrderedItems items;
   const std::int64_t n_items = n_chunks * n_panels;
   const double multiply_adds = 2.0 * static_cast<double>(args.n_positions) * static_cast<double>(p) *
@@ -177,7 +181,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
     std::vector<const T*> x(kRowChunk);
     std::vector<T> y(kRowChunk), weight(kRowChunk);
     std::vector<std::uint64_t> masks(kRowChunk);
-    UsedRows<T> used;
+    UsedRows<T> used = some_unused ? UsedRows<T>(kRowChunk) : UsedRows<T>();
     AlignedArray<T> grad(want_gradient ? p * widest : 0), grad_intercept(widest), count(widest), scratch(most_scratch);
     AlignedArray<double> loss(widest), weight_sum(widest);
     AlignedArray<T> narrow(several ? 0 : 2 * kNarrowModels * p);
@@ -216,7 +220,7 @@ void loss_gradient(const LossGradientArgs<T>& args) {
       const Panel<T>& panel = panels[at];
       roles[at].fill(ids.data(), n, args.weight, masks.data());
       // Most panels use most rows, and then it is not worth it to move them.
-      const std::int64_t unused = std::count(masks.begin(), masks.begin() + n, std::uint64_t{0});
+      const std::int64_t unused = some_unused ? std::count(masks.begin(), masks.begin() + n, std::uint64_t{0}) : 0;
       const bool gathers = unused > n / 8;
       const std::int64_t n_used = gathers ? used.gather(x.data(), chunk_y, chunk_weight, masks.data(), n) : n;
       const T* const* used_x = gathers ? used.x.data() : x.data();
