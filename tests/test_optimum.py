@@ -135,7 +135,8 @@ def test_lbfgs_and_newton_against_the_reference(data):
         loss=loss,
         weights=data.draw(st.sampled_from(["none", "zeros"]), label="weights"),
     )
-    got = optima.solve(q, solver, fit_intercept=intercept, tol=1e-9, max_iter=3000)
+    sample = data.draw(st.booleans(), label="sample")
+    got = optima.solve(q, solver, fit_intercept=intercept, tol=1e-9, max_iter=3000, sample=sample)
     for k in range(q.n_models):
         rows = np.flatnonzero(q.model_roles()[k] == TRAIN)
         weight = None if q.sample_weight is None else q.sample_weight[rows]
@@ -151,10 +152,11 @@ def test_lbfgs_and_newton_against_the_reference(data):
             assert got.arrivals["how"][k] == _optimum.CONVERGED
 
 
-def test_lbfgs_of_several_outputs():
+@pytest.mark.parametrize("sample", [False, True])
+def test_lbfgs_of_several_outputs(sample):
     """Multinomial: no point nearby is better, and the gradient vanishes."""
     q = smooth_problem(4, n=200, p=6, m=4, loss="multinomial", n_classes=3, dtype=np.float64, weights="zeros")
-    got = optima.solve(q, tol=1e-9, max_iter=2000)
+    got = optima.solve(q, tol=1e-9, max_iter=2000, sample=sample)
     assert (got.arrivals["how"] == _optimum.CONVERGED).all()
     rng = np.random.default_rng(0)
     for k in range(4):
@@ -358,6 +360,7 @@ def options(draw):
     return {
         "standardize": draw(st.booleans(), label="standardize"),
         "fit_intercept": draw(st.booleans(), label="fit_intercept"),
+        "sample": draw(st.booleans(), label="sample"),
         "max_iter": 12,
     }
 
@@ -506,6 +509,17 @@ def test_what_did_not_converge_is_named():
     assert not run.converged.any() and (run.n_iter == 1).all() and np.isfinite(run.coef).all()
     with pytest.warns(gf.ConvergenceWarning, match="the refit did not converge"):
         gf.fit(X, y, solver="lbfgs", max_iter=1, tol=1e-10)
+
+
+def test_a_start_on_a_sample_saves_passes():
+    rng = np.random.default_rng(13)
+    X = rng.standard_normal((70_000, 5)).astype(np.float32)
+    y = (X.sum(axis=1) + rng.logistic(size=70_000) > 0).astype(float)
+    started = gf.fit(X, y, l2=1e-5, solver="lbfgs")
+    coef, b = reference.newton("log_loss", X, y, 1e-5)
+    np.testing.assert_allclose(started.best_coef, coef, rtol=1e-3)
+    whole = gf.fit(X[:60_000], y[:60_000], l2=1e-5, solver="lbfgs")  # too few rows for a start
+    assert started.best_converged and started.refit_arrival["n_passes"] < whole.refit_arrival["n_passes"]
 
 
 def test_a_models_own_hessian_takes_over():

@@ -98,7 +98,7 @@ class BoundOptimizer {
               std::int64_t n_outputs, const py::object& l1, const py::object& l2, bool fit_intercept, bool standardize, bool exact, const py::object& weight_sum,
               const py::object& mean, const py::object& scale, const py::object& comoment, const py::object& coef_init,
               const py::object& intercept_init, std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
-              const py::object& validation) {
+              const py::object& validation, const py::object& sample, const py::object& sample_weight_sum) {
     OptimumArgs<T> a{};
     a.X.x = read_array<T>(X, "X", {-1, -1});
     const std::int64_t n = a.X.n_rows = X.shape(0), p = a.X.n_features = X.shape(1);
@@ -152,6 +152,14 @@ class BoundOptimizer {
     if (refresh > 0 && (comoments == nullptr || !has_hessian(a.loss)))
       wrong_value("refresh", std::to_string(refresh), "0 for a loss of several outputs, and without comoments");
     a.refresh = refresh;
+    if (!sample.is_none()) {
+      a.sample = read_array<std::int64_t>(sample, "sample", {-1});
+      a.n_sample = py::reinterpret_borrow<py::array>(sample).shape(0);
+      for (std::int64_t i = 0; i < a.n_sample; ++i)
+        if (a.sample[i] < 0 || a.sample[i] >= n) wrong_value("sample", std::to_string(a.sample[i]), "rows of X");
+      const double* sum = read_array<double>(sample_weight_sum, "sample_weight_sum", {n_splits});
+      a.sample_weight.assign(sum, sum + n_splits);
+    }
     a.n_threads = n_threads;
     a.held_out_weight = held_out_weight.is_none() ? nullptr : read_array<T>(held_out_weight, "held_out_weight", {n});
     if (!validation.is_none()) {
@@ -162,7 +170,7 @@ class BoundOptimizer {
       a.validation_weight = given[2].is_none() ? nullptr : read_array<T>(given[2], "validation[2]", {a.validation_X.n_rows});
     }
     kept_alive_ = py::make_tuple(X, y, sample_weight, ids, conditions, weight_sum, mean, scale, comoment, coef_init, intercept_init,
-                                 held_out_weight, validation);
+                                 held_out_weight, validation, sample);
     n_models_ = m;
     coef_shape_.assign(coef_shape.begin(), coef_shape.end());
     intercept_shape_.assign(intercept_shape.begin(), intercept_shape.end());
@@ -256,12 +264,12 @@ void register_optimum(py::module_& m) {
                        bool standardize, bool exact, const py::object& weight_sum, const py::object& mean, const py::object& scale,
                        const py::object& comoment, const py::object& coef_init, const py::object& intercept_init,
                        std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
-                       const py::object& validation) {
+                       const py::object& validation, const py::object& sample, const py::object& sample_weight_sum) {
              auto self = std::make_unique<BoundOptimizer>();
              auto create = [&]<class T>(T) {
                self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, loss_epsilon, n_outputs, l1, l2, fit_intercept,
                                standardize, exact, weight_sum, mean, scale, comoment, coef_init, intercept_init, max_iter, tol,
-                               refresh, n_threads, held_out_weight, validation);
+                               refresh, n_threads, held_out_weight, validation, sample, sample_weight_sum);
              };
              if (is_float32(X))
                create(0.0f);
@@ -272,7 +280,7 @@ void register_optimum(py::module_& m) {
            py::kw_only(), "X"_a, "y"_a, "sample_weight"_a, "ids"_a, "conditions"_a, "split_of_model"_a, "loss"_a, "loss_epsilon"_a,
            "n_outputs"_a, "l1"_a, "l2"_a, "fit_intercept"_a, "standardize"_a, "exact"_a, "weight_sum"_a, "mean"_a, "scale"_a, "comoment"_a,
            "coef_init"_a, "intercept_init"_a, "max_iter"_a, "tol"_a, "refresh"_a, "n_threads"_a, "held_out_weight"_a = py::none(),
-           "validation"_a = py::none())
+           "validation"_a = py::none(), "sample"_a = py::none(), "sample_weight_sum"_a = py::none())
       .def("advance", &BoundOptimizer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)
       .def("cancel", &BoundOptimizer::cancel)
       .def("coef", &BoundOptimizer::coef)

@@ -38,6 +38,9 @@ constexpr double kGap = 1e-3;
 // Of the Hessian at 0 in a model's own: rows without a second derivative, as huber's far ones, may have a gradient that their own Hessian
 // knows nothing of, and a step without end.
 constexpr double kTrace = 1e-6;
+// On a sample of n rows the optimum lies about p / 2n of the objective beside that of all, so that more digits would be for nothing.
+constexpr double kSampleGap = 1e-4;
+constexpr std::int64_t kSamplePasses = 30;
 constexpr double kLog2 = 0.6931471805599453;
 constexpr double kFloor = 1e-2;  // or to this share of what it is at weights of 0: a perfect fit has an objective of 0
 // Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
@@ -104,7 +107,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     for (;;) {
       std::vector<std::int64_t> active;
       for (std::int64_t m = 0; m < m_; ++m)
-        if (arrivals_.how[m] == Arrival::running) active.push_back(m);
+        if (arrivals_.how[m] == Arrival::running && !(sampling_ && lanes_[m].sampled)) active.push_back(m);
+      if (active.empty() && sampling_) {
+        leave_sample();
+        continue;
+      }
       if (active.empty()) break;
       if (max_passes == 0 || late()) return Status::paused;
       if (max_passes > 0) --max_passes;
@@ -124,6 +131,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   struct Lane {
     Search search;
     double f = 0, scale_f = 0;  // at the point, and what it is at weights of 0
+    bool sampled = false;                    // has seen enough of the sample
     bool started = false, fresh = true;      // fresh: no pair is remembered
     bool accepted = false;                   // in the last pass
     std::int64_t passes = 0;                 // since its matrix was made
@@ -159,6 +167,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     for (std::int64_t m = 0; m < m_; ++m)
       if (this->overflows(sums(m))) arrivals_.how[m] = Arrival::diverged;
     std::vector<AlignedArray<double>> scratch(a_.n_threads);
+    for (std::int64_t m = 0; m < m_ && sampling_; ++m)
+      if (!(a_.sample_weight[a_.split_of_model[m]] > 0)) lanes_[m].sampled = true;
     // The packed lower triangle of every split in use.
     std::vector<AlignedArray<double>> packed(a_.sums.size());
     if (curvature) {
@@ -336,7 +346,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     call.X = a_.X;
     call.y = a_.y;
     call.weight = a_.weight;
-    call.n_positions = a_.X.n_rows;
+    call.rows = sampling_ ? a_.sample : nullptr;
+    call.n_positions = sampling_ ? a_.n_sample : a_.X.n_rows;
     call.folds = &a_.folds;
     call.split_of_model = splits.data();
     call.n_models = n;
@@ -364,6 +375,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (first[g] == first[g + 1]) return;
       take(g, active.data(), first[g], first[g + 1], loss.get(), total.get(), total_b.get(), n);
     });
+    if (sampling_) return true;
     std::vector<std::int64_t> due;
     for (const std::int64_t m : active)
       if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running && lanes_[m].accepted && lanes_[m].passes >= a_.refresh) due.push_back(m);
@@ -451,13 +463,14 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       const std::int64_t m = active[i];
       const int l = static_cast<int>(m % kGroup);
       const SplitSums& s = sums(m);
-      ++arrivals_.n_passes[m];
+      const double weight = sampling_ ? a_.sample_weight[a_.split_of_model[m]] : s.weight;
+      if (!sampling_) ++arrivals_.n_passes[m];
       ++lanes_[m].passes;
       lanes_[m].accepted = false;
-      f_trial[l] = std::fma(0.5 * a_.l2[m], square[l], loss[i] / s.weight);
+      f_trial[l] = std::fma(0.5 * a_.l2[m], square[l], loss[i] / weight);
       double sum = f_trial[l];  // not finite as soon as one of them is not
       for (std::int64_t k = 0; k < outputs; ++k) {
-        const double gb = total_b[k * n + i] / s.weight;
+        const double gb = total_b[k * n + i] / weight;
         if (a_.fit_intercept) {
           group.trial_gradient[(weights + k) * kGroup + l] = gb;
           norm[l] = std::max(norm[l], std::abs(gb));
@@ -467,7 +480,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
           const std::int64_t d = (k * p_ + f) * kGroup + l;
           double own = 0;
           if (!constant(s, f)) {
-            own = std::fma(-centre(s, f), gb, total[(f * outputs + k) * n + i] / s.weight) / scale(s, f);
+            own = std::fma(-centre(s, f), gb, total[(f * outputs + k) * n + i] / weight) / scale(s, f);
             own = std::fma(a_.l2[m], group.trial[d], own);
           }
           group.trial_gradient[d] = own;
@@ -493,7 +506,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       Lane& lane = lanes_[m];
       if (!lane.started) {
         if (!finite[l]) {
-          arrivals_.how[m] = Arrival::diverged;
+          finish(m, Arrival::diverged);
           continue;
         }
         accepted[l] = 1;
@@ -518,7 +531,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       }
       if (++search.tries < kTries && before < 0) continue;
       if (lane.fresh) {
-        arrivals_.how[m] = Arrival::precision;
+        finish(m, Arrival::precision);
       } else {  // once more from here, without the pairs
         forget(group, l);
         lane.fresh = true;
@@ -538,7 +551,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       arrivals_.objective[m] = lane.f = f_trial[l];
       arrivals_.gradient_norm[m] = norm[l];
       if (lane.started)
-        ++arrivals_.n_iter[m];
+        arrivals_.n_iter[m] += sampling_ ? 0 : 1;
       else
         lane.scale_f = objective_at_zero(m, lane.f);
       lane.accepted = true;
@@ -569,6 +582,27 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       case Loss::multinomial: return kLog2 * std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(a_.n_outputs - 1, 1)));  // or a bit more
       case Loss::squared_error: return sums(m).comoment != nullptr ? 0.5 * gram(sums(m), p_, p_) : std::abs(at_start);
       default: return std::abs(at_start);
+    }
+  }
+
+  // How a model ends; while it sees a sample alone, that it has seen enough of it.
+  void finish(std::int64_t m, Arrival how) {
+    if (sampling_)
+      lanes_[m].sampled = true;
+    else
+      arrivals_.how[m] = how;
+  }
+
+  // From the points that the sample led to, on all rows. The pairs stay: the curvature of the sample is nearly that of all.
+  void leave_sample() {
+    sampling_ = false;
+    for (std::int64_t m = 0; m < m_; ++m) {
+      if (arrivals_.how[m] != Arrival::running) continue;
+      Lane& lane = lanes_[m];
+      lane.started = false;
+      lane.passes = 0;
+      const Group& group = groups_[m / kGroup];
+      for (std::int64_t d = 0; d < size_; ++d) group.trial[d * kGroup + m % kGroup] = group.at[d * kGroup + m % kGroup];
     }
   }
 
@@ -673,7 +707,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       Lane& lane = lanes_[m];
       const double gap = arrivals_.gap[m] = -0.5 * slope[l];
       const double least = kGap * a_.tol * std::max(std::abs(lane.f), kFloor * lane.scale_f);
-      if (use[l] > 0) {
+      if (sampling_) {
+        lane.sampled = lane.sampled || lane.passes >= kSamplePasses || gap <= kSampleGap * std::max(std::abs(lane.f), kFloor * lane.scale_f);
+        if (lane.sampled) return;
+      }
+      if (use[l] > 0 && !sampling_) {
         if (arrivals_.gradient_norm[m] <= a_.tol && gap <= least) {
           arrivals_.how[m] = Arrival::converged;
           return;
@@ -684,7 +722,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         }
       }
       if (!(slope[l] < 0)) {
-        arrivals_.how[m] = Arrival::precision;
+        finish(m, Arrival::precision);
         return;
       }
       // Without curvature the first step is of length 1, as in scipy.
@@ -696,6 +734,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   std::vector<Lane> lanes_;
   std::vector<Group> groups_;
   bool prepared_ = false;
+  bool sampling_ = a_.sample != nullptr && !a_.exact;
 };
 
 }  // namespace

@@ -43,6 +43,10 @@ struct OptimumArgs {
   const double* intercept_init;  // [n_models][n_outputs]; null: 0
   std::int64_t max_iter;
   double tol;
+  // Rows on which models come near their optimum before they see all of them: a start, of which no result knows more than that. Null: none.
+  const std::int64_t* sample;
+  std::int64_t n_sample;
+  std::vector<double> sample_weight;  // per split: sum of weights of its training rows among them
   std::int64_t refresh;  // passes over X after which a model's own Hessian takes the place of that at 0; 1 is Newton's method, 0 never
   int n_threads;
   // Held-out losses.

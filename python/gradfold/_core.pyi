@@ -215,6 +215,8 @@ class optimum:
             n_threads: int,
             held_out_weight: _Array | None = None,
             validation: tuple[_Array, _Array, _Array | None] | None = None,
+            sample: _Int64 | None = None,
+            sample_weight_sum: _Float64 | None = None,
         ) -> None:
             """Models of the splits `split_of_model`; `weight_sum` (n_splits,), `mean` (n_splits, n_features + 1, y last), `scale`
             (n_splits, n_features) and `comoment` (n_splits, n_features + 1, n_features + 1) are of their training rows."""

@@ -14,6 +14,7 @@ from gradfold import _core, _missing
 from gradfold._moments import Moments, Sums, trains
 from gradfold._problem import Problem, Rows
 from gradfold.candidates import DEFAULTS, HYPER
+from gradfold.index import Permutation
 
 Array = npt.NDArray[Any]
 
@@ -35,6 +36,8 @@ WHY = ("running", "converged", "max_iter", "precision", "diverged")
 
 _ILL_CONDITIONED = 1e-9  # as in csrc/optimum/lbfgs.cpp
 _HISTORY = 10  # pairs that L-BFGS remembers
+# A start on a share of the rows, drawn by a stream of its own, where it has so many rows, and so many for each parameter.
+_SAMPLE_SHARE, _SAMPLE_ROWS, _SAMPLE_PER_PARAMETER, _SAMPLE_STREAM = 16, 4096, 20, 2**31 + 7
 _GROUP = 8  # models whose parameters lie side by side
 _MOST_FEATURES = 1000
 _MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
@@ -108,6 +111,7 @@ class Trainer:
         self.epochs_done = 0
         self._cancelled = False
         self._current: Any = None
+        self._sampled: Array | None = None
         self._reader: int | None = None  # the thread that sums moments
 
     # -- what a trainer has -------------------------------------------------------------------------------------------
@@ -278,8 +282,32 @@ class Trainer:
             n_threads=settings.n_threads,
             held_out_weight=own.held_out_weight if validation is None else None,
             validation=validation,
+            **self._sample(used),
         )
         return optimizer, weight[splits]
+
+    def _sample(self, used: Array) -> dict[str, Array]:
+        """Rows for a start, and what the splits train on among them; nothing where a start would not pay."""
+        n_rows, n_features = self.problem.data.shape
+        n_sample = n_rows // _SAMPLE_SHARE
+        outputs = max(1, *self.problem.outputs, 1)
+        if n_sample < _SAMPLE_ROWS or n_sample < _SAMPLE_PER_PARAMETER * n_features * outputs or self.rows[0]["solver"] != "lbfgs":
+            return {}
+        if self._sampled is None:
+            self._sampled = np.sort(np.asarray(Permutation(n_rows, 0, stream=_SAMPLE_STREAM)[:n_sample]))
+        rows, weight = self._sampled, self.own.sample_weight
+        ids = np.ascontiguousarray(self.ids[:, rows])
+        sums = []
+        for split in used.tolist():
+            mine = trains(ids, self.conditions[split])
+            if weight is None:
+                sums.append(float(mine.sum()))
+                continue
+            # One after the other: the order in which `sum` adds depends on the processor.
+            own = weight[rows][mine].astype(np.float64)
+            with np.errstate(all="ignore"):  # of weights that are not finite: their models diverge
+                sums.append(float(np.cumsum(own)[-1]) if len(own) else 0.0)
+        return {"sample": rows, "sample_weight_sum": np.array(sums)}
 
     def _check_weights(self, splits: Array, weight: Array) -> None:
         """Weights of classes, or their sum, may have come to what no mean can be taken with."""
