@@ -87,6 +87,7 @@ Bytes optimum_bytes(const Problem<T>& q, Method method, bool standardize, bool i
   call.args.exact = method == Method::exact;
   call.args.refresh = method == Method::newton ? 1 : 0;
   for (std::int64_t i = 0; i < q.m && method == Method::elastic_net; ++i) call.args.l1.push_back(0.2 / static_cast<double>(1 + i));
+  if (method == Method::lbfgs && intercept) call.start_on_sample(q);
   const auto optimizer = make_optimizer(call.args);
   if (optimizer->advance(2, -1, {}) == Status::interrupted || optimizer->advance(-1, -1, {}) != Status::done) return {};
   std::vector<T> coef(q.m * q.p), b(q.m);
