@@ -120,7 +120,6 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     return this->score(poll) ? Status::done : Status::interrupted;
   }
 
-
  protected:
   const double* parameters(std::int64_t m) const override {
     const AlignedArray<double>& at = groups_[m / kGroup].at;
@@ -130,11 +129,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
  private:
   struct Lane {
     Search search;
-    double f = 0, scale_f = 0;  // at the point, and what it is at weights of 0
-    bool sampled = false;                    // has seen enough of the sample
-    bool started = false, fresh = true;      // fresh: no pair is remembered
-    bool accepted = false;                   // in the last pass
-    std::int64_t passes = 0;                 // since its matrix was made
+    double f = 0, scale_f = 0;           // at the point, and what it is at weights of 0
+    bool sampled = false;                // has seen enough of the sample
+    bool started = false, fresh = true;  // fresh: no pair is remembered
+    bool accepted = false;               // in the last pass
+    std::int64_t passes = 0;             // since its matrix was made
   };
 
   // kGroup models; arrays are [size][kGroup].
