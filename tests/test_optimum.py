@@ -334,6 +334,37 @@ def test_coordinate_descent_with_standardised_columns_and_without_l1():
     assert not nothing.best_coef.any() and np.isclose(nothing.best_intercept, y.mean()) and nothing.best_converged
 
 
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_first_l1_of_a_grid_is_the_smallest_that_leaves_nothing(weighted, fit_intercept, standardize):
+    X, y = fits.numbers(150, 5)
+    X = np.ascontiguousarray(X * [1, 10, 0.1, 3, 1] + [0, 5, 1, -2, 1])
+    weight = np.random.default_rng(1).integers(0, 3, 150).astype(float) if weighted else None
+    options = {"sample_weight": weight, "fit_intercept": fit_intercept, "standardize": standardize}
+    values = gf.l1_grid(X, y, 20, eps=1e-2, **options)
+    assert values.shape == (20,) and np.isclose(values[-1] / values[0], 1e-2) and (np.diff(values) < 0).all()
+    for factor, kept in ((1.0001, 0), (0.999, 1)):
+        run = gf.fit(X, y, l1=float(values[0] * factor), l2=0.0, solver="coordinate-descent", tol=1e-12, **options)
+        assert np.count_nonzero(run.best_coef) == kept
+
+
+def test_a_grid_of_l1_beside_scikit_learns():
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    X, y = fits.numbers(150, 5)
+    alphas = sklearn.LassoCV(cv=3, eps=1e-2, alphas=30).fit(X, y).alphas_
+    np.testing.assert_allclose(gf.l1_grid(X, y, 30, eps=1e-2), alphas, rtol=1e-10)
+    labels = (y > y.mean()).astype(int)
+    first = np.abs((X - X.mean(axis=0)).T @ (labels - labels.mean())).max() / 150
+    for coded in (labels, np.where(labels > 0, "yes", "no"), 2 * labels - 1):
+        np.testing.assert_allclose(gf.l1_grid(X, coded, 3)[0], first, rtol=1e-10)
+    for bad in ({"eps": 1.0}, {"n_values": 0}, {"loss": "huber"}):
+        with pytest.raises(ValueError, match=f"^{next(iter(bad))}: got"):
+            gf.l1_grid(X, y, **bad)
+    with pytest.raises(ValueError, match="^y: no feature"):
+        gf.l1_grid(np.ones((4, 2)), [1.0, 2.0, 3.0, 4.0], loss="squared_error")
+
+
 # ---- the promises ----------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ _LAZY = {
     "DeviceMemoryError": "gradfold._device",
     "Epoch": "gradfold._callbacks",
     "Run": "gradfold.run",
+    "l1_grid": "gradfold._l1_grid",
     "load": "gradfold.run",
 }
 _SUBMODULES = ("index", "loss", "gradient", "metrics", "diagnostics", "data")
