@@ -1,12 +1,11 @@
 // The elastic net at its optimum, for squared error: coordinate descent on the Gram matrix (J. Friedman, T. Hastie, R. Tibshirani,
 // "Regularization paths for generalized linear models via coordinate descent", 2010) finds which weights are not zero, and with which
-// signs; then the normal equations of those alone give the weights, or the way to the first weight that they would turn around: it
-// becomes 0, and the descent goes on. So a solution depends on its own support and signs, not on the way there, and it is as accurate
-// as they are; and columns that are nearly the same do not slow it down.
+// signs. It ends where the duality gap is small enough. Where it does not get there soon, as with columns that are nearly the same, the
+// normal equations of the support are solved, or followed to the first weight that they would turn around: it becomes 0, and so on.
 //
 // Each model goes its own way: it starts from 0 and lowers its own l1 in steps from where the first weight appears, so that few
-// coordinates move at a time. A path of penalties that are fitted in turn would be no faster here, where all of them go side by side,
-// and would make a model depend on its neighbours.
+// coordinates move at a time. To start from the neighbour with the next larger l1 is several times faster where there are many more
+// features than rows, and would make a model depend on its neighbours.
 #include <chrono>
 
 #include "optimum/models.h"
@@ -18,12 +17,12 @@ namespace {
 
 constexpr double kLower = 3;        // the factor between two steps of l1
 constexpr double kCoarse = 1e-3;    // a step is done when no coordinate moves the fit by more than this share of y
-constexpr int kSweeps = 10;         // between two looks at the coordinates that rest
 constexpr double kFine = 1e-4;      // and the last one, at first
+constexpr int kSweeps = 10;         // between two looks at the coordinates that rest
 constexpr int kPatience = 2;        // looks after which a step before the last counts as done
-constexpr int kSolutions = 200;     // supports that are solved at most
-constexpr double kNear = 0.05;      // where the descent must do: the duality gap that is enough, as a share of tol and the square of y
-constexpr double kTrace = 1e-10;
+constexpr int kSolutions = 200;     // supports that are solved at most; then the descent alone goes on
+constexpr double kNear = 0.05;      // the duality gap that is enough, as a share of tol and the mean square of y
+constexpr double kTrace = 1e-10;    // of the largest diagonal element, where the equations of a support have no one solution
 constexpr double kBoundary = 1e-9;  // rounding of the conditions of optimality, as a share of l1
 
 }  // namespace
@@ -224,7 +223,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       lane.rests = false;
       lane.looks = 0;
     }
-    // A solution costs as much as so many sweeps as a sixth of its support.
+    // As many sweeps as a support has columns: six times what a solution of its equations costs, and most often the end without one.
     const std::int64_t patience = lane.stage == Stage::last ? 1 + moving(d, l) / kSweeps : kPatience;
     if (!lane.alone && ++lane.looks > patience) lane.rests = true;
     bool grows = false;
