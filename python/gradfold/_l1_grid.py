@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, _target
+from gradfold import _check, _target
+from gradfold._moments import of_all
 
 
 def l1_grid(
@@ -69,30 +70,18 @@ def l1_grid(
     with_intercept = _check.boolean("fit_intercept", fit_intercept)
     scaled = _check.boolean("standardize", standardize)
     data, _ = _check.data_matrix("X", X, None)
-    _check.finite("X", data, threads)
-    if len(data) < 2:
-        raise ValueError(f"X: got {len(data)} row, wanted at least two")
     target = _target.read(y, loss, len(data), data.dtype, True, threads)
     if target.loss not in ("squared_error", "log_loss"):
         raise ValueError(f"loss: got {target.loss!r}, wanted 'squared_error' or 'log_loss'")
     # The gradient of log_loss at 0 and the best intercept is the mean of (share of ones − y) · x, y being 0 or 1.
     values = target.y if target.loss == "squared_error" else (target.y > 0).astype(data.dtype)
-    rows = np.arange(len(data))
-    weight = None
-    if sample_weight is not None:
-        weight = _check.per_row("sample_weight", sample_weight, len(data), data.dtype)
-        weight = _check.weights("sample_weight", weight, threads, check_finite=True)
-        rows = rows[weight > 0]
-        if not len(rows):
-            raise ValueError("sample_weight: got no weight above 0, wanted at least one")
-    ends = np.array([0, len(rows)], np.int64)
-    total, mean, comoment = _core.optimum.cell_moments(data, values, weight, rows, ends, threads)
-    gradient = comoment[0, :-1, -1] / total[0]
+    sums = of_all(data, values, sample_weight, threads)
+    gradient = sums.comoment[:-1, -1] / sums.weight
     if not with_intercept and not scaled:
         middle = 0.0 if target.loss == "squared_error" else 0.5  # without an intercept log_loss starts from one half
-        gradient = gradient + mean[0, :-1] * (mean[0, -1] - middle)
+        gradient = gradient + sums.mean[:-1] * (sums.mean[-1] - middle)
     if scaled:
-        scale = _core.optimum.column_scales(float(total[0]), mean[0], comoment[0], len(data))
+        scale = sums.scales(len(data))
         gradient = np.where(scale > 0, gradient / np.where(scale > 0, scale, 1.0), 0.0)
     first = float(np.abs(gradient).max(initial=0.0))
     if not 0 < first < np.inf:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core
+from gradfold import _check, _core
 
 Array = npt.NDArray[Any]
 
@@ -29,6 +29,10 @@ class Sums:
     weight: float
     mean: Array
     comoment: Array
+
+    def scales(self, n_rows: int) -> Array:
+        """The standard deviation of each feature; −1 for one that is constant up to rounding of `n_rows` rows."""
+        return _core.optimum.column_scales(self.weight, self.mean, self.comoment, n_rows)
 
     @staticmethod
     def total(parts: Iterable[Sums], size: int) -> Sums:
@@ -99,6 +103,27 @@ class Moments:
         order, offset = np.ascontiguousarray(order, np.int64), np.ascontiguousarray(offset, np.int64)
         weight, mean, comoment = _core.optimum.cell_moments(self.X, self.y, self.weight, order, offset, self.n_threads)
         return [Sums(float(w), m, c) for w, m, c in zip(weight, mean, comoment, strict=True)]
+
+
+def of_all(X: Array, y: Array, sample_weight: object, n_threads: int) -> Sums:
+    """Of all rows of positive weight; X and the weights are checked.
+
+    Raises
+    ------
+    ValueError
+        Values that are not finite, fewer than two rows, or no weight above 0.
+    """
+    _check.finite("X", X, n_threads)
+    if len(X) < 2:
+        raise ValueError(f"X: got {len(X)} rows, wanted at least two")
+    weight = None
+    if sample_weight is not None:
+        weight = _check.per_row("sample_weight", sample_weight, len(X), X.dtype)
+        weight = _check.weights("sample_weight", weight, n_threads, check_finite=True)
+        if not (weight > 0).any():
+            raise ValueError("sample_weight: got no weight above 0, wanted at least one")
+    everything = np.zeros((1, len(X)), np.uint8), np.array([[[0, 0, 0, 0, 1]]], np.int64)
+    return Moments(X, y, weight, *everything, n_threads).of(0)
 
 
 def trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:

@@ -234,7 +234,7 @@ class Trainer:
                     return None
                 sums: Sums = moments.of(split)
                 weight[place], mean[place], comoment[place] = sums.weight, sums.mean, sums.comoment
-                scale[place] = _core.optimum.column_scales(sums.weight, sums.mean, sums.comoment, len(X))
+                scale[place] = sums.scales(len(X))
         else:
             every = _core.optimum.split_moments(
                 X, own.sample_weight, self.ids, self.conditions, used, settings.n_threads

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core, gradient
+from gradfold import _check, gradient
+from gradfold._moments import of_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,33 +231,18 @@ def collinearity(X: Any, sample_weight: npt.ArrayLike | None = None, *, n_thread
     """
     threads = _check.threads(n_threads)
     data, _ = _check.data_matrix("X", X, None)
-    _check.finite("X", data, threads)
-    if len(data) < 2:
-        raise ValueError(f"X: got {len(data)} rows, wanted at least two")
-    rows = np.arange(len(data))
-    weight = None
-    if sample_weight is not None:
-        weight = _check.per_row("sample_weight", sample_weight, len(data), data.dtype)
-        weight = _check.weights("sample_weight", weight, threads, check_finite=True)
-        rows = rows[weight > 0]
-        if not len(rows):
-            raise ValueError("sample_weight: got no weight above 0, wanted at least one")
-    ends = np.array([0, len(rows)], np.int64)
-    total, mean, comoment = _core.optimum.cell_moments(data, np.zeros(len(data), data.dtype), weight, rows, ends, threads)
-    C, mean = comoment[0, :-1, :-1], mean[0, :-1]
-    eps = np.finfo(np.float64).eps
-    # Constant up to rounding, by the bound that standardising has.
-    variance = np.diagonal(C) / total[0]
-    varies = variance > len(rows) * eps * variance + (len(rows) * eps * mean) ** 2
+    sums = of_all(data, np.zeros(len(data), data.dtype), sample_weight, threads)
+    C, n_features = sums.comoment[:-1, :-1], data.shape[1]
+    varies = sums.scales(len(data)) > 0  # constant by the bound that standardising has
     root = np.sqrt(np.diagonal(C)[varies])
-    inflation = np.full(len(mean), np.nan)
+    inflation = np.full(n_features, np.nan)
     values, vectors = np.linalg.eigh(C[np.ix_(varies, varies)] / np.multiply.outer(root, root))
-    kept = values > len(mean) * eps * values.max(initial=0.0)
+    kept = values > n_features * np.finfo(np.float64).eps * values.max(initial=0.0)
     # A column with a part outside the space of those that are kept is a sum of others.
     outside = (vectors[:, ~kept] ** 2).sum(axis=1)
     inside = (vectors[:, kept] ** 2 / values[kept]).sum(axis=1)
     inflation[varies] = np.where(outside > 1e-8, np.inf, inside)
-    full = len(values) == len(mean) and bool(kept.all())
+    full = len(values) == n_features and bool(kept.all())
     condition = float(np.sqrt(values.max() / values.min())) if full and len(values) else float(np.inf)
     return Collinearity(inflation, int(kept.sum()), condition)
 
