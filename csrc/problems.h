@@ -200,7 +200,7 @@ struct OptimumCall {
     cell_moments<T>(args.X, args.y, args.weight, order.data(), offset.data(), 5, {weight.data(), mean.data(), comoment.data()}, n_threads, {},
                     nullptr);
     for (std::int64_t s = 0; s < 5; ++s)
-      args.sums.push_back({weight[s], &mean[s * columns], &scale[s * q.p], &comoment[s * columns * columns], mean[s * columns + q.p]});
+      args.sums.push_back({weight[s], &mean[s * columns], &scale[s * q.p], &comoment[s * columns * columns]});
     args.folds = q.folds;
     args.split_of_model = q.split_of_model;
     args.loss = loss;

@@ -30,6 +30,8 @@ inline std::string type_text(const py::handle& h) {
   return py::cast<std::string>(py::str(py::type::handle_of(h).attr("__name__")));
 }
 
+inline bool is_float32(const py::array& a) { return py::isinstance<py::array_t<float>>(a); }
+
 // A C-contiguous, aligned, native array of T with the given shape; -1 in `shape` accepts any length there.
 template <class T>
 const T* read_array(const py::handle& h, const char* name, const std::vector<std::int64_t>& shape) {

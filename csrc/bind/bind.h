@@ -3,8 +3,10 @@
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <functional>
 #include <optional>
+#include <stdexcept>
 
 namespace gradfold {
 namespace py = pybind11;
@@ -54,6 +56,20 @@ class Signals {
  private:
   std::function<void()> cancel_;
   std::optional<py::error_already_set> raised_;
+};
+
+// One thread at a time may advance an object or change it: for its lifetime the object is busy, and whoever comes then is refused.
+class Exclusive {
+ public:
+  Exclusive(std::atomic<bool>& busy, const char* refusal) : busy_(busy) {
+    if (busy_.exchange(true)) throw std::runtime_error(refusal);
+  }
+  ~Exclusive() { busy_.store(false); }
+  Exclusive(const Exclusive&) = delete;
+  Exclusive& operator=(const Exclusive&) = delete;
+
+ private:
+  std::atomic<bool>& busy_;
 };
 
 void register_levels(py::module_& m);

@@ -84,8 +84,6 @@ py::object bind_first_non_finite(const py::array& a, int n_threads) {
   return py::make_tuple(at / columns, at % columns);
 }
 
-bool is_float32(const py::array& X) { return py::isinstance<py::array_t<float>>(X); }
-
 }  // namespace
 
 void register_gradient(py::module_& m) {

@@ -137,8 +137,7 @@ class BoundOptimizer {
     const double* comoments = comoment.is_none() ? nullptr : read_array<double>(comoment, "comoment", {n_splits, p + 1, p + 1});
     if ((exact || !a.l1.empty()) && comoments == nullptr) wrong_value("comoment", "None", "an array for exact and for l1");
     for (std::int64_t s = 0; s < n_splits; ++s)
-      a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1),
-                        means[s * (p + 1) + p]});
+      a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1)});
     std::vector<std::int64_t> coef_shape{m, p}, intercept_shape{m};
     if (several) coef_shape = {m, n_outputs, p}, intercept_shape = {m, n_outputs};
     a.coef_init = coef_init.is_none() ? nullptr : read_array<double>(coef_init, "coef_init", coef_shape);
@@ -171,7 +170,6 @@ class BoundOptimizer {
     }
     kept_alive_ = py::make_tuple(X, y, sample_weight, ids, conditions, weight_sum, mean, scale, comoment, coef_init, intercept_init,
                                  held_out_weight, validation, sample);
-    n_models_ = m;
     coef_shape_.assign(coef_shape.begin(), coef_shape.end());
     intercept_shape_.assign(intercept_shape.begin(), intercept_shape.end());
     dtype_ = py::dtype::of<T>();
@@ -179,18 +177,14 @@ class BoundOptimizer {
   }
 
   std::string advance(std::int64_t max_steps, double seconds) {
-    if (busy_.exchange(true)) throw std::runtime_error("Optimizer.advance: already running in another thread");
+    const Exclusive running(busy_, "Optimizer.advance: already running in another thread");
     Optimizer* const optimizer = optimizer_.get();
     Signals signals([optimizer] { optimizer->cancel(); });
-    Status status = Status::interrupted;
-    try {
+    Status status;
+    {
       const NoGil released;  // passes over X touch no Python object; other Python threads go on meanwhile
       status = optimizer->advance(max_steps, seconds, [&] { signals(); });
-    } catch (...) {
-      busy_.store(false);
-      throw;
     }
-    busy_.store(false);
     signals.rethrow();
     return status == Status::done ? "done" : status == Status::paused ? "paused" : "interrupted";
   }
@@ -228,14 +222,11 @@ class BoundOptimizer {
   }
 
   std::unique_ptr<Optimizer> optimizer_;
-  std::int64_t n_models_ = 0;
   std::vector<py::ssize_t> coef_shape_, intercept_shape_;
   py::dtype dtype_;
   py::tuple kept_alive_;
   std::atomic<bool> busy_{false};
 };
-
-bool is_float32(const py::array& X) { return py::isinstance<py::array_t<float>>(X); }
 
 }  // namespace
 

@@ -253,19 +253,6 @@ class BoundTrainer {
     return py::array_t<U>(static_cast<py::ssize_t>(v.size()), v.data());
   }
 
-  // One thread at a time may advance a trainer or change it.
-  class Exclusive {
-   public:
-    Exclusive(std::atomic<bool>& busy, const char* refusal) : busy_(busy) {
-      if (busy_.exchange(true)) throw std::runtime_error(refusal);
-    }
-    ~Exclusive() { busy_.store(false); }
-    Exclusive(const Exclusive&) = delete;
-    Exclusive& operator=(const Exclusive&) = delete;
-
-   private:
-    std::atomic<bool>& busy_;
-  };
   template <class F>
   void change(F&& f) {
     Trainer& trainer = made();
@@ -422,7 +409,7 @@ void register_train(py::module_& m) {
                                epochs, batch_size, shuffle, seed, fit_intercept, standardize, coef_init, intercept_init, n_threads,
                                hyper, first_epoch, held_out_weight, validation, moments, track_train_loss, state, n_outputs, loss_epsilon);
              };
-             if (py::isinstance<py::array_t<float>>(X))
+             if (is_float32(X))
                create(0.0f);
              else
                create(0.0);

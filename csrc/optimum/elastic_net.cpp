@@ -191,7 +191,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
     kernels_.residual(matrix, p_, d.list.data(), static_cast<std::int64_t>(d.list.size()), listed(d).get(), d.c.get(), d.q.get());
     for (int l = 0; l < d.n_lanes; ++l) {
       const std::int64_t m = group.models[l];
-      if (a_.fit_intercept) group.v[p_ * kGroup + l] = s.mean_y;
+      if (a_.fit_intercept) group.v[p_ * kGroup + l] = s.mean[p_];
       report(d, l, m, gram(s, p_, p_));
       this->refuse_overflow(m, group.v.get() + l);
     }

@@ -262,7 +262,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     Group& group = groups_[g];
     each_lane(g, [&](int l, std::int64_t m) {
       for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = gram(sums(m), f, p_);
-      if (a_.fit_intercept) group.at[p_ * kGroup + l] = sums(m).mean_y;
+      if (a_.fit_intercept) group.at[p_ * kGroup + l] = sums(m).mean[p_];
     });
     kernels_.solve(factor, p_, group.at.get());
     each_lane(g, [&](int l, std::int64_t m) {

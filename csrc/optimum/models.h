@@ -84,7 +84,7 @@ class ModelsAtOptimum : public Optimizer {
   // The mean of a column (p is y) about the centre that it has here.
   double mean_here(const SplitSums& s, std::int64_t i) const {
     if (i < p_) return s.mean[i] - centre(s, i);
-    return a_.fit_intercept ? 0.0 : s.mean_y;
+    return a_.fit_intercept ? 0.0 : s.mean[p_];
   }
 
   // Element (i, j) of a split's Gram matrix in the parameters here, per unit of weight; column p is y.

@@ -18,10 +18,9 @@ enum class Arrival : std::uint8_t { running, converged, max_iter, precision, div
 // What is known of the training rows of one split. Pointers are not owned.
 struct SplitSums {
   double weight;           // sum of weights
-  const double* mean;      // [n_features]
+  const double* mean;      // [n_features + 1], the last is that of y, or anything where comoment is null
   const double* scale;     // [n_features]: above 0, -1 for a column whose weight stays 0, or none that is finite where a variance is not
   const double* comoment;  // [n_features + 1][n_features + 1], the last column is y; null: no curvature is known, so that none is used
-  double mean_y;
 };
 
 template <class T>
