@@ -245,6 +245,24 @@ BREAKAGES = (
         (("saved_(read()) { write(kDefault); }", "saved_(read()) {}"),),
         "flushing or rounding_mode",
     ),
+    Breakage(
+        "a support's pivots are judged by the group's largest",
+        "1 solo = batched",
+        "the factor is of that size, so its rounding is, too",
+        "csrc/optimum/elastic_net.cpp",
+        (("drop_limit(p_), smallest", "drop_limit(most), smallest"),),
+        "near_copy",
+        at="test_optimum.py",
+    ),
+    Breakage(
+        "a Hessian sums all rows",
+        "5 no leak",
+        "the second derivative of rows that a model does not use is 0 already",
+        "csrc/optimum/hessian.cpp",
+        (("            if ((masks[i] >> l & 1) == 0) continue;\n", ""),),
+        "no_leak",
+        at="test_optimum.py",
+    ),
 )
 
 
