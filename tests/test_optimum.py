@@ -23,14 +23,14 @@ import fits
 import gradfold as gf
 import optima
 import splits
-from gradfold import _core, _moments, _optimum
+from gradfold import _core, _moments, _optimum, _optimum_check
 from reference import optimum as reference
 from reference.roles import TRAIN
 from test_promises import POISONS, assert_same, poison, same_split
 
 LEVELS = _core.levels.supported()
 DTYPES = [np.float32, np.float64]
-POINTWISE = [name for name in _optimum.SMOOTH if name != "multinomial"]
+POINTWISE = [name for name in _optimum_check.SMOOTH if name != "multinomial"]
 
 
 def smooth_problem(seed, **options):
@@ -370,7 +370,7 @@ def test_a_grid_of_l1_beside_scikit_learns():
 
 @st.composite
 def problems(draw, exact=False, large=False):
-    losses = ["squared_error"] if exact else [*_optimum.SMOOTH]
+    losses = ["squared_error"] if exact else [*_optimum_check.SMOOTH]
     loss = draw(st.sampled_from(losses), label="loss")
     p = draw(st.sampled_from([1, 7, 20, 90]), label="n_features")
     kinds = [k for k in sorted(splits.KINDS) if k != "leave_one_out"]

@@ -17,7 +17,7 @@ _LAZY = {
     "choice": "gradfold._sample",
     "Candidates": "gradfold.candidates",
     "ChoiceWarning": "gradfold._choose",
-    "ConvergenceWarning": "gradfold._optimum",
+    "ConvergenceWarning": "gradfold._convergence",
     "DeviceError": "gradfold._device",
     "DeviceMemoryError": "gradfold._device",
     "Epoch": "gradfold._callbacks",

@@ -13,34 +13,20 @@ import numpy.typing as npt
 from gradfold import _core, _missing
 from gradfold._moments import Moments, Sums, trains
 from gradfold._problem import Problem, Rows
-from gradfold.candidates import DEFAULTS, HYPER
 from gradfold.index import Permutation
 
 Array = npt.NDArray[Any]
 
 SOLVERS = ("lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")
 OF_SQUARES = ("cholesky", "coordinate-descent")  # of squared_error alone, from the Gram matrix
-# Losses with a second derivative wherever they have a first; huber's and the squared hinges' jumps do no harm.
-SMOOTH = (
-    "log_loss",
-    "squared_error",
-    "multinomial",
-    "huber",
-    "squared_hinge",
-    "modified_huber",
-    "squared_epsilon_insensitive",
-)
 
 CONVERGED, MAX_ITER, PRECISION, DIVERGED = 1, 2, 3, 4  # csrc/optimum/optimizer.h: Arrival
-WHY = ("running", "converged", "max_iter", "precision", "diverged")
 
-_ILL_CONDITIONED = 1e-9  # as in csrc/optimum/lbfgs.cpp
 _HISTORY = 10  # pairs that L-BFGS remembers
 # A start on a share of the rows, drawn by a stream of its own, where it has so many rows, and so many for each parameter.
 _SAMPLE_SHARE, _SAMPLE_ROWS, _SAMPLE_PER_PARAMETER, _SAMPLE_STREAM = 16, 4096, 20, 2**31 + 7
 _GROUP = 8  # models whose parameters lie side by side
 _MOST_FEATURES = 1000
-_MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
 _PASSES = 60
 
 
@@ -118,6 +104,12 @@ class Trainer:
 
     def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
         """To the optimum, whatever `max_steps`; "done", "interrupted", or "paused" after `seconds`."""
+        try:
+            return self._advance(seconds)
+        except _Cancelled:
+            return "interrupted"
+
+    def _advance(self, seconds: float) -> str:
         deadline = np.inf if seconds < 0 else time.monotonic() + seconds
 
         def late() -> bool:
@@ -128,8 +120,6 @@ class Trainer:
             try:
                 self._reader = threading.get_ident()
                 made = self._optimizer(models, moments, late)
-            except _Cancelled:
-                made = None
             finally:
                 self._reader = None
             if made is None:
@@ -355,157 +345,3 @@ class Trainer:
                 lacking = {split: self._one_class(split) for split in np.unique(self.splits[models]).tolist()}
                 self.arrivals["one_class"][models] = [lacking[split] for split in self.splits[models].tolist()]
             self.arrivals["separable"][models] = free & (self.arrivals["objective"][models] * weight_sum < np.log(2) * lightest)
-
-
-class ConvergenceWarning(UserWarning):
-    """Models that have not come as near to their optimum as `tol` asks for."""
-
-
-# Keywords of `fit` that speak of epochs, with what they are when nobody gave them.
-_OF_EPOCHS = {
-    "learning_rate": None,
-    "schedule": "constant",
-    "batch_scaling": None,
-    "early_stopping": None,
-    "halving": None,
-    "callbacks": None,
-    "track_train_loss": False,
-    "average": 0,
-    "warmup": 0.0,
-    "clip_norm": np.inf,
-    "clip_value": np.inf,
-    **{name: DEFAULTS[name] for name in HYPER},
-}
-
-
-def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> bool:
-    """Whether the candidates' solvers are those of optima; refuse what they cannot do.
-
-    Parameters
-    ----------
-    params : list of dict
-        Every parameter of every candidate.
-    given : dict
-        `fit`'s keywords.
-    """
-    solvers = list(dict.fromkeys(str(row["solver"]) for row in params))
-    mine = [name for name in solvers if name in SOLVERS]
-    if not mine:
-        for name, default in (("max_iter", 1000), ("tol", 1e-4)):
-            if given[name] != default:
-                raise ValueError(
-                    f"{name}: got {given[name]!r} with solver={solvers[0]!r}, which goes by epochs; wanted it left out, or one of "
-                    f"{', '.join(map(repr, SOLVERS))}"
-                )
-        return False
-    if len(mine) < len(solvers):
-        raise ValueError(
-            f"solver: got {', '.join(map(repr, solvers))} among the candidates, wanted solvers of epochs only, or of optima "
-            f"only ({', '.join(map(repr, SOLVERS))})"
-        )
-    asked = f"solver={mine[0]!r}"
-    if device == "cuda":
-        raise ValueError(f"device: got 'cuda' with {asked}, whose kernels are not built for GPUs; wanted 'cpu', or 'sgd' or 'adam'")
-    for name, default in _OF_EPOCHS.items():
-        for row in params:
-            value = row.get(name, given.get(name))
-            if name in ("callbacks", "early_stopping", "halving") and not value:
-                continue
-            if not (value is default or value == default):
-                raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
-    if len({row["batch_size"] for row in params}) > 1:
-        raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")
-    for name in ("coef_init", "intercept_init"):
-        if given[name] is not None and any(row["solver"] in OF_SQUARES for row in params):
-            raise ValueError(f"{name}: got a start with {asked}, whose solution does not depend on one; wanted None, or 'lbfgs'")
-    for row in params:
-        if row["l1"] > 0 and row["solver"] != "coordinate-descent":
-            raise ValueError(
-                f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, 'sgd', 'adam' or, for "
-                "squared_error, 'coordinate-descent'"
-            )
-    return True
-
-
-def check_losses(params: list[dict[str, Any]], n_features: int) -> None:
-    """Refuse losses that have no second derivative, or that are not what an exact solver solves, and too many features."""
-    for row in params:
-        if row["solver"] != "lbfgs" and n_features > _MOST_OF_GRAM:
-            raise ValueError(
-                f"X: got {n_features} features with solver={row['solver']!r}, which holds their Gram matrix; wanted at most "
-                f"{_MOST_OF_GRAM}, or 'lbfgs', 'sgd' or 'adam'"
-            )
-        if row["solver"] in OF_SQUARES and row["loss"] != "squared_error":
-            raise ValueError(f"solver: got {row['solver']!r} with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
-        if row["solver"] == "newton-cholesky" and row["loss"] == "multinomial":
-            raise ValueError("solver: got 'newton-cholesky' with loss='multinomial', whose Hessian is not built; wanted 'lbfgs'")
-        if row["loss"] not in SMOOTH:
-            raise ValueError(
-                f"loss: got {row['loss']!r} with solver={row['solver']!r}, wanted one with a second derivative: "
-                f"{', '.join(map(repr, SMOOTH))}; or 'sgd' or 'adam'"
-            )
-
-
-def gather(plan: Any) -> dict[str, Array]:
-    """`Trainer.arrivals` of all parts of a plan, in the plan's order."""
-
-    def of(name: str) -> Array:
-        out: Array = plan.gather(lambda trainer: trainer.arrivals[name])
-        return out
-
-    return {name: of(name) for name in plan.parts[0].trainer.arrivals}
-
-
-def warnings_of(arrivals: dict[str, Array], n_splits: int, settings: Any, dtype: np.dtype[Any]) -> list[str]:
-    """What to say of models that did not converge, and of columns left out. Without splits it is the refit's."""
-    tol = settings.tol
-    exact = np.repeat([row["solver"] == "cholesky" for row in settings.params], max(1, n_splits))
-
-    def named(models: Array) -> str:
-        if not n_splits:
-            return "the refit"
-        candidates = np.unique(models // n_splits).tolist()
-        shown = ", ".join(map(str, candidates[:10])) + (", …" if len(candidates) > 10 else "")
-        return f"{len(models)} of {len(how)} models (candidates {shown})"
-
-    how = arrivals["how"]
-    dropped = np.where(exact & (how != DIVERGED), arrivals["dropped"], 0)
-    out = []
-    ill = (arrivals["smallest_pivot"] < _ILL_CONDITIONED) & (dropped == 0) & (how != DIVERGED) & exact
-    if ill.any():
-        out.append(
-            f"{named(np.flatnonzero(ill))}: columns are nearly sums of others (of one no more than "
-            f"{arrivals['smallest_pivot'][ill].min():.1g} of its square is its own), so that the normal equations have few digits "
-            "left; passes over X have refined the fit, but single weights may be off. A larger l2 helps"
-        )
-    if arrivals["one_class"].any():
-        out.append(
-            f"{named(np.flatnonzero(arrivals['one_class']))}: the training rows lack one of the classes, so its intercept has no "
-            "optimum whatever l2 is; stratified folds, or fit_intercept=False"
-        )
-    separable = np.flatnonzero(arrivals["separable"] & ~arrivals["one_class"])
-    if len(separable):
-        out.append(
-            f"{named(separable)}: the training rows are separable and l2 is 0, so there is no "
-            "optimum: larger weights fit ever better; these are where the gradient fell below tol. l2 above 0 has one"
-        )
-    if dropped.any():
-        out.append(
-            f"{named(np.flatnonzero(dropped))}: up to {int(dropped.max())} columns are sums of others up to rounding, and their "
-            "weights stay 0; a larger l2 spreads them"
-        )
-    short = np.flatnonzero((how == MAX_ITER) | (how == PRECISION))
-    if not len(short):
-        return out
-    reasons = []
-    scaled = "" if settings.standardize else " or standardize=True"
-    if (how == MAX_ITER).any():
-        reasons.append(f"max_iter was reached (raise max_iter or l2{scaled})")
-    if (how == PRECISION).any():
-        wider = "dtype=np.float64 or " if dtype == np.float32 else ""
-        reasons.append(f"no step lowers the objective in this precision ({wider}a larger tol{scaled})")
-    worst = float(np.nanmax(arrivals["gradient_norm"][short]))
-    out.append(
-        f"{named(short)} did not converge to tol={tol:g}: {'; '.join(reasons)}; largest component of the gradient {worst:.3g}"
-    )
-    return out

@@ -16,12 +16,14 @@ from gradfold import (
     _callbacks,
     _check,
     _choose,
+    _convergence,
     _device,
     _held_out,
     _learning_rate,
     _loop,
     _missing,
     _optimum,
+    _optimum_check,
     _partial,
     _plan,
     _problem,
@@ -316,7 +318,7 @@ def fit(
         max_iter=_check.integer("max_iter", max_iter, 1, 2**62),
         tol=_check.real("tol", tol, positive=True),
     )
-    if _optimum.check(params, given, where):
+    if _optimum_check.check(params, given, where):
         settings.epochs = 1
     control = _Control(
         stopping=EarlyStopping.read(early_stopping),
@@ -349,7 +351,7 @@ def fit(
             )  # fmt: skip
             _settle_losses(params, problem, control)
             if params[0]["solver"] in _optimum.SOLVERS:
-                _optimum.check_losses(params, problem.data.shape[1])
+                _optimum_check.check_losses(params, problem.data.shape[1])
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not control.refit:
                 raise ValueError(
@@ -544,9 +546,9 @@ class _Fitter:
         if arrivals is None:
             return
         assert self.problem.X is not None
-        for text in _optimum.warnings_of(arrivals, n_splits, self.settings, self.problem.X.dtype):
+        for text in _convergence.warnings_of(arrivals, n_splits, self.settings, self.problem.X.dtype):
             # The frames above: this one, run (or _refit), fit, the caller.
-            warnings.warn(text, _optimum.ConvergenceWarning, stacklevel=4 if n_splits else 5)
+            warnings.warn(text, _convergence.ConvergenceWarning, stacklevel=4 if n_splits else 5)
 
     # -- choice -------------------------------------------------------------------------------------------------------
 
@@ -670,7 +672,7 @@ class _Fitter:
             diverged_epoch = plan.gather(lambda t: np.array(t.diverged_epoch))
             diverged_batch = plan.gather(lambda t: np.array(t.diverged_batch))
             if isinstance(plan.parts[0].trainer, _optimum.Trainer):
-                arrivals = _optimum.gather(plan)
+                arrivals = _convergence.gather(plan)
         else:
             n_features, kind = (0, np.dtype(np.float64)) if problem.X is None else (problem.X.shape[1], problem.X.dtype)
             outputs = problem.outputs

@@ -1,0 +1,106 @@
+"""What solvers of the optimum cannot do, refused before a fit begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradfold._optimum import OF_SQUARES, SOLVERS
+from gradfold.candidates import DEFAULTS, HYPER
+
+# Losses with a second derivative wherever they have a first; huber's and the squared hinges' jumps do no harm.
+SMOOTH = (
+    "log_loss",
+    "squared_error",
+    "multinomial",
+    "huber",
+    "squared_hinge",
+    "modified_huber",
+    "squared_epsilon_insensitive",
+)
+_MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
+
+# Keywords of `fit` that speak of epochs, with what they are when nobody gave them.
+_OF_EPOCHS = {
+    "learning_rate": None,
+    "schedule": "constant",
+    "batch_scaling": None,
+    "early_stopping": None,
+    "halving": None,
+    "callbacks": None,
+    "track_train_loss": False,
+    "average": 0,
+    "warmup": 0.0,
+    "clip_norm": np.inf,
+    "clip_value": np.inf,
+    **{name: DEFAULTS[name] for name in HYPER},
+}
+
+
+def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> bool:
+    """Whether the candidates' solvers are those of optima; refuse what they cannot do.
+
+    Parameters
+    ----------
+    params : list of dict
+        Every parameter of every candidate.
+    given : dict
+        `fit`'s keywords.
+    """
+    solvers = list(dict.fromkeys(str(row["solver"]) for row in params))
+    mine = [name for name in solvers if name in SOLVERS]
+    if not mine:
+        for name, default in (("max_iter", 1000), ("tol", 1e-4)):
+            if given[name] != default:
+                raise ValueError(
+                    f"{name}: got {given[name]!r} with solver={solvers[0]!r}, which goes by epochs; wanted it left out, or one of "
+                    f"{', '.join(map(repr, SOLVERS))}"
+                )
+        return False
+    if len(mine) < len(solvers):
+        raise ValueError(
+            f"solver: got {', '.join(map(repr, solvers))} among the candidates, wanted solvers of epochs only, or of optima "
+            f"only ({', '.join(map(repr, SOLVERS))})"
+        )
+    asked = f"solver={mine[0]!r}"
+    if device == "cuda":
+        raise ValueError(f"device: got 'cuda' with {asked}, whose kernels are not built for GPUs; wanted 'cpu', or 'sgd' or 'adam'")
+    for name, default in _OF_EPOCHS.items():
+        for row in params:
+            value = row.get(name, given.get(name))
+            if name in ("callbacks", "early_stopping", "halving") and not value:
+                continue
+            if not (value is default or value == default):
+                raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
+    if len({row["batch_size"] for row in params}) > 1:
+        raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")
+    for name in ("coef_init", "intercept_init"):
+        if given[name] is not None and any(row["solver"] in OF_SQUARES for row in params):
+            raise ValueError(f"{name}: got a start with {asked}, whose solution does not depend on one; wanted None, or 'lbfgs'")
+    for row in params:
+        if row["l1"] > 0 and row["solver"] != "coordinate-descent":
+            raise ValueError(
+                f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, 'sgd', 'adam' or, for "
+                "squared_error, 'coordinate-descent'"
+            )
+    return True
+
+
+def check_losses(params: list[dict[str, Any]], n_features: int) -> None:
+    """Refuse losses that have no second derivative, or that are not what an exact solver solves, and too many features."""
+    for row in params:
+        if row["solver"] != "lbfgs" and n_features > _MOST_OF_GRAM:
+            raise ValueError(
+                f"X: got {n_features} features with solver={row['solver']!r}, which holds their Gram matrix; wanted at most "
+                f"{_MOST_OF_GRAM}, or 'lbfgs', 'sgd' or 'adam'"
+            )
+        if row["solver"] in OF_SQUARES and row["loss"] != "squared_error":
+            raise ValueError(f"solver: got {row['solver']!r} with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
+        if row["solver"] == "newton-cholesky" and row["loss"] == "multinomial":
+            raise ValueError("solver: got 'newton-cholesky' with loss='multinomial', whose Hessian is not built; wanted 'lbfgs'")
+        if row["loss"] not in SMOOTH:
+            raise ValueError(
+                f"loss: got {row['loss']!r} with solver={row['solver']!r}, wanted one with a second derivative: "
+                f"{', '.join(map(repr, SMOOTH))}; or 'sgd' or 'adam'"
+            )
