@@ -64,8 +64,9 @@ def device(function: Callable[..., Any]) -> Any:
 class Arithmetic:
     """Operations of one float type, each rounded once, for device code of both types.
 
-    ``fma(a, b, c)``, ``add``, ``sub``, ``mul``, ``div``, ``sqrt``; ``bits(x)`` and ``value(b)`` between a float and the
-    unsigned integer of its bits; ``T`` the type as a cast, ``U`` the type of the bits as a cast.
+    ``fma(a, b, c)``, ``add``, ``sub``, ``mul``, ``div``, ``sqrt``; ``smaller(a, b)``, of a number and a NaN the number;
+    ``bits(x)`` and ``value(b)`` between a float and the unsigned integer of its bits; ``T`` the type as a cast, ``U`` the type of
+    the bits as a cast.
     """
 
     dtype: np.dtype[Any]
@@ -78,6 +79,7 @@ class Arithmetic:
     mul: Any
     div: Any
     sqrt: Any
+    smaller: Any
     bits: Any
     value: Any
 
@@ -110,7 +112,7 @@ if not SIMULATED:
 
         return Arithmetic(
             np.dtype(np.float32), float32, np.float32, np.uint32, libdevice.fmaf_rn, add, sub, libdevice.fmul_rn, div, sqrt,
-            bits, value,
+            libdevice.fminf, bits, value,
         )  # fmt: skip
 
     def _arithmetic64() -> Arithmetic:
@@ -135,35 +137,56 @@ if not SIMULATED:
 
         return Arithmetic(
             np.dtype(np.float64), float64, np.float64, np.uint64, libdevice.fma_rn, add, sub, libdevice.dmul_rn, div, sqrt,
-            bits, value,
+            libdevice.fmin, bits, value,
         )  # fmt: skip
 
     F32, F64 = _arithmetic32(), _arithmetic64()
 
-    def _copy_async(size: int) -> Any:
-        """An intrinsic: start copying `size` bytes from global to shared memory, or zeros where ``valid`` is False."""
-        from llvmlite import ir
+    def _element(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+        """The pointer to array[index]."""
         from numba.cuda import cgutils
+
+        return builder.gep(cgutils.create_struct_proxy(kind)(context, builder, value=array).data, [index])
+
+    def _address(shared: bool) -> Any:
+        """An intrinsic: where an element lies, as a number of bytes: 64 bits, or 32 within a block's shared memory."""
+        from llvmlite import ir
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def address(typing_context, array, index):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                place = _element(context, builder, signature.args[0], *arguments)
+                if shared:
+                    place = builder.addrspacecast(place, place.type.pointee.as_pointer(3))
+                return builder.ptrtoint(place, ir.IntType(32 if shared else 64))
+
+            return (types.uint32 if shared else types.uint64)(array, types.uint64), generate
+
+        return address
+
+    shared_address, global_address = _address(True), _address(False)
+
+    def _copy_async(size: int) -> Any:
+        """An intrinsic: start copying `size` bytes from global to shared memory, or zeros where ``valid`` is False.
+
+        ``to`` and ``source`` are the arrays, ``at`` and ``place`` the addresses in them. Whoever copies in a loop adds bytes to
+        addresses: an index would be multiplied, widened and added to the array's beginning in every round.
+        """
+        from llvmlite import ir
         from numba.cuda.extending import intrinsic
 
         # .cg keeps out of L1 but wants 16 bytes; smaller copies have only .ca.
         text = f"cp.async.{'cg' if size == 16 else 'ca'}.shared.global [$0], [$1], {size}, $2;"
 
         @intrinsic
-        def copy(typing_context, to, at, source, index, valid):  # type: ignore[no-untyped-def]
-            def address(context, builder, kind, array, offset):  # type: ignore[no-untyped-def]
-                data = cgutils.create_struct_proxy(kind)(context, builder, value=array).data
-                return builder.gep(data, [offset])
-
+        def copy(typing_context, to, at, source, place, valid):  # type: ignore[no-untyped-def]
             def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
                 i32, i64 = ir.IntType(32), ir.IntType(64)
-                destination = address(context, builder, signature.args[0], arguments[0], arguments[1])
-                shared = builder.addrspacecast(destination, destination.type.pointee.as_pointer(3))
-                origin = address(context, builder, signature.args[2], arguments[2], arguments[3])
                 kind = ir.FunctionType(ir.VoidType(), [i32, i64, i32])
                 code = ir.InlineAsm(kind, text, "r,l,r,~{memory}", side_effect=True)
                 bytes_ = builder.select(arguments[4], ir.Constant(i32, size), ir.Constant(i32, 0))
-                builder.call(code, [builder.ptrtoint(shared, i32), builder.ptrtoint(origin, i64), bytes_])
+                builder.call(code, [arguments[1], arguments[3], bytes_])
                 return context.get_dummy_value()
 
             return types.void(to, types.uint32, source, types.uint64, types.boolean), generate
@@ -173,21 +196,18 @@ if not SIMULATED:
     def _load_vector(width: int) -> Any:
         """An intrinsic: `width` neighbours of an array as a tuple, by one load. The index is a multiple of the width."""
         from llvmlite import ir
-        from numba.cuda import cgutils
         from numba.cuda.extending import intrinsic
 
         @intrinsic
         def load(typing_context, source, index):  # type: ignore[no-untyped-def]
             def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
                 array = signature.args[0]
-                data = create_proxy(array)(context, builder, value=arguments[0]).data
-                place = builder.gep(data, [arguments[1]])
+                place = _element(context, builder, array, arguments[0], arguments[1])
                 kind = ir.VectorType(context.get_data_type(array.dtype), width)
                 values = builder.load(builder.bitcast(place, kind.as_pointer()), align=width * array.dtype.bitwidth // 8)
                 parts = [builder.extract_element(values, ir.Constant(ir.IntType(32), i)) for i in range(width)]
                 return context.make_tuple(builder, signature.return_type, parts)
 
-            create_proxy = cgutils.create_struct_proxy
             return types.UniTuple(source.dtype, width)(source, types.uint64), generate
 
         return load
@@ -197,15 +217,13 @@ if not SIMULATED:
     def _store_vector(width: int) -> Any:
         """An intrinsic: `width` values to neighbours of an array by one store. The index is a multiple of the width."""
         from llvmlite import ir
-        from numba.cuda import cgutils
         from numba.cuda.extending import intrinsic
 
         @intrinsic
         def store(typing_context, to, index, values):  # type: ignore[no-untyped-def]
             def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
                 array = signature.args[0]
-                data = create_proxy(array)(context, builder, value=arguments[0]).data
-                place = builder.gep(data, [arguments[1]])
+                place = _element(context, builder, array, arguments[0], arguments[1])
                 kind = ir.VectorType(context.get_data_type(array.dtype), width)
                 packed = ir.Constant(kind, ir.Undefined)
                 for i in range(width):
@@ -214,7 +232,6 @@ if not SIMULATED:
                 builder.store(packed, builder.bitcast(place, kind.as_pointer()), align=width * array.dtype.bitwidth // 8)
                 return context.get_dummy_value()
 
-            create_proxy = cgutils.create_struct_proxy
             return types.void(to, types.uint64, types.UniTuple(to.dtype, width)), generate
 
         return store
@@ -330,6 +347,7 @@ else:
             mul=rounded(lambda a, b: a * b),
             div=rounded(lambda a, b: a / b),
             sqrt=rounded(np.sqrt),
+            smaller=np.fmin,
             bits=lambda x: dtype(x).view(unsigned),
             value=lambda b: unsigned(b).view(dtype),
         )  # fmt: skip
@@ -337,11 +355,18 @@ else:
     F32 = _simulated(np.float32, np.uint32, float32, _libm.fmaf)
     F64 = _simulated(np.float64, np.uint64, float64, _libm.fma)
 
+    def shared_address(array: Any, index: Any) -> Any:
+        """In the simulator an address is counted from the array's beginning."""
+        return np.uint32(int(index) * array.itemsize)
+
+    def global_address(array: Any, index: Any) -> Any:
+        return np.uint64(int(index) * array.itemsize)
+
     def _copied(size: int) -> Callable[..., None]:
-        def copy(to: Any, at: Any, source: Any, index: Any, valid: Any) -> None:
-            n = size // to.itemsize
+        def copy(to: Any, at: Any, source: Any, place: Any, valid: Any) -> None:
+            n, to_at, from_ = size // to.itemsize, int(at) // to.itemsize, int(place) // to.itemsize
             for i in range(n):
-                to[int(at) + i] = source[int(index) + i] if valid else 0
+                to[to_at + i] = source[from_ + i] if valid else 0
 
         return copy
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gradfold.cuda import _driver, tiles
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import roles as _roles
-from gradfold.cuda._driver import Kernel, cuda, device, float64, int32, int64, uint32
+from gradfold.cuda._driver import Kernel, cuda, device, float64, int32, int64, opaque, uint32
 from gradfold.cuda.tiles import ROW_CHUNK, SHAPES, Shape
 
 Array = npt.NDArray[Any]
@@ -64,14 +64,18 @@ def kernels(shape: Shape) -> SimpleNamespace:
         begin = base + z * ROW_CHUNK
         return begin, min(ROW_CHUNK, end - begin)
 
+    @device
+    def tile_of(P, base, end, first_panel, chunks):  # type: ignore[no-untyped-def]
+        """(first position, how many, panel, slot, where the slot's rows begin in R and L) of a forward block."""
+        x, y, z = opaque(int32(cuda.blockIdx.x)), opaque(int32(cuda.blockIdx.y)), opaque(int32(cuda.blockIdx.z))
+        begin, chunk_rows = chunk_of(P, base, end, chunks, int64(z))
+        r0, slot = int64(x) * ROWS, int64(z) * cuda.gridDim.y + y
+        return begin + r0, int32(min(ROWS, chunk_rows - r0)), first_panel + y, slot, (slot * P[u64(P_SLOT_ROWS)] + r0) * MODELS
+
     def forward(P, base, end, first_panel, chunks, rows, X, y, weight, roles, splits, W, epsilon, R, L, counts, poisoned):  # type: ignore[no-untyped-def]
         """Blocks: (row tiles of a chunk, panels, chunks of the window)."""
         tid = cuda.threadIdx.x
-        n_panels = cuda.gridDim.y
-        panel, slot = first_panel + cuda.blockIdx.y, cuda.blockIdx.z * n_panels + cuda.blockIdx.y
-        begin, chunk_rows = chunk_of(P, base, end, chunks, cuda.blockIdx.z)
-        r0 = cuda.blockIdx.x * ROWS
-        n = int32(min(ROWS, chunk_rows - r0))
+        begin, n, panel, slot, z_at = tile_of(P, base, end, first_panel, chunks)
         if n <= 0:
             return
         ids = cuda.shared.array(ROWS, int32)
@@ -79,14 +83,14 @@ def kernels(shape: Shape) -> SimpleNamespace:
         count = cuda.shared.array(MODELS, int32)
         bad = cuda.shared.array(1, int32)
         for i in range(tid, n, THREADS):
-            at = begin + r0 + i
+            at = begin + i
             ids[u64(i)] = rows[u64(at)] if P[u64(P_HAS_ROWS)] != 0 else at
         for m in range(tid, MODELS, THREADS):
             count[u64(m)] = 0
         if tid == 0:
             bad[0] = 0
-        z_at = (slot * P[u64(P_SLOT_ROWS)] + r0) * MODELS
         tile_forward(stage, tid, ids, 0, n, X, P[u64(P_STRIDE)], int32(P[u64(P_FEATURES)]), W, panel * P[u64(P_PANEL_STEP)], R, z_at)
+        begin, n, panel, slot, z_at = tile_of(P, base, end, first_panel, chunks)  # anew: the products need all registers
         w_at = panel * P[u64(P_PANEL_STEP)]
         tile_residual(
             stage, tid, ids, 0, n, W, w_at + P[u64(P_FEATURES)] * MODELS, y, weight, P[u64(P_HAS_WEIGHT)] != 0, roles, P[u64(P_WORDS)],
@@ -236,9 +240,9 @@ def kernels(shape: Shape) -> SimpleNamespace:
 
     i64, f1, d1, i1, n1, w1 = int64, kind[::1], float64[::1], int64[::1], int32[::1], uint32[::1]
     return SimpleNamespace(
-        forward=Kernel(forward, (i1, i64, i64, i64, i1, i1, f1, f1, f1, w1, n1, f1, f1, f1, f1, n1, n1), THREADS, shape.min_blocks),
+        forward=Kernel(forward, (i1, i64, i64, i64, i1, i1, f1, f1, f1, w1, n1, f1, f1, f1, f1, n1, n1), THREADS, shape.forward_blocks),
         sums=Kernel(sums, (i1, i64, i64, i64, i1, i1, f1, f1, d1, d1), THREADS),
-        gradient=Kernel(gradient, (i1, i64, i64, i64, i1, f1, w1, n1, f1, n1, f1, f1), THREADS, shape.min_blocks),
+        gradient=Kernel(gradient, (i1, i64, i64, i64, i1, f1, w1, n1, f1, n1, f1, f1), THREADS, shape.gradient_blocks),
         total=Kernel(total, (i1, i64, i64, i64, i64, f1, f1, d1, d1, n1, d1, d1, d1, d1), THREADS),
         pack=Kernel(pack, (i1, i64, i64, f1, f1, f1), THREADS),
         results=Kernel(results, (i1, i64, i64, i64, i64, d1, d1, d1, d1, f1, f1), THREADS),
@@ -277,8 +281,11 @@ class Window:
         each = shape.models * (size * rows * (1 + losses) + size * (n_features + 1) * gradient + 2 * 8 + 2 * 4)
         slots = max(1, budget // each)
         panels = min(n_panels, slots, 65535)  # a grid is no taller
-        blocks = panels * -(-n_features // shape.features)  # of a chunk's gradient
-        chunks = _even(max(1, min(n_chunks, slots // panels, 65535)), n_chunks, blocks, shape.min_blocks)
+        row_tiles, feature_tiles = -(-rows // shape.rows), -(-n_features // shape.features)
+        launches = [(panels * row_tiles, shape.forward_blocks, shape.rows * n_features)]
+        if gradient:
+            launches.append((panels * feature_tiles, shape.gradient_blocks, rows * shape.features))
+        chunks = _even(max(1, min(n_chunks, slots // panels, 65535)), n_chunks, launches)
         n = chunks * panels * shape.models
         return cls(
             rows, chunks, panels,
@@ -293,15 +300,22 @@ class Window:
         )  # fmt: skip
 
 
-def _even(most: int, n_chunks: int, blocks: int, resident: int) -> int:
-    """How many chunks to take at a time, at most `most`, so that the last wave of each launch's blocks is as full as can be."""
-    slots = resident * _driver.multiprocessors()
+def _even(most: int, n_chunks: int, launches: list[tuple[int, int, int]]) -> int:
+    """How many chunks to take at a time, at most `most`, so that the last wave of each launch's blocks is as full as can be.
 
-    def waves(chunks: int) -> int:
+    launches: (a chunk's blocks, how many of them a multiprocessor holds, a block's work).
+    """
+    n_multiprocessors = _driver.multiprocessors()
+
+    def cost(chunks: int) -> int:
         whole, rest = divmod(n_chunks, chunks)
-        return whole * -(-chunks * blocks // slots) + -(-rest * blocks // slots)
+        total = 0
+        for blocks, resident, work in launches:
+            slots = resident * n_multiprocessors
+            total += (whole * -(-chunks * blocks // slots) + -(-rest * blocks // slots)) * resident * work
+        return total
 
-    return min(range(most, most // 2, -1), key=waves)
+    return min(range(most, most // 2, -1), key=cost)
 
 
 @cache

@@ -28,9 +28,11 @@ from gradfold.cuda._driver import (
     cuda,
     device,
     float64,
+    global_address,
     int32,
     int64,
     opaque,
+    shared_address,
     uint32,
     vector_reader,
     vector_writer,
@@ -57,8 +59,8 @@ class Shape:
         What is staged at a time. step_features divides 256.
     forward_stages, gradient_stages : int
         Steps in shared memory: one is computed while the others are on their way.
-    min_blocks, epoch_blocks : int
-        Blocks on a multiprocessor, of the tiled and of the persistent kernels: what their registers allow without a spill.
+    forward_blocks, gradient_blocks, epoch_blocks : int
+        Blocks on a multiprocessor, of the tiled kernels and of the persistent one: what their registers allow without a spill.
         epoch_blocks is 0 for tiles that are not for the persistent path.
     aligned : bool
         Whether rows of X begin at multiples of 16 bytes.
@@ -74,13 +76,15 @@ class Shape:
     step_rows: int
     forward_stages: int
     gradient_stages: int
-    min_blocks: int = 1
+    forward_blocks: int = 1
+    gradient_blocks: int = 1
     epoch_blocks: int = 1
     aligned: bool = True
 
     def of_rows(self, aligned: bool) -> Shape:
         """The same tiles for rows of X that begin at multiples of 16 bytes, or anywhere: then X is staged value by value."""
-        return self if aligned else replace(self, aligned=False, min_blocks=1, epoch_blocks=min(1, self.epoch_blocks))
+        one = dict.fromkeys(("forward_blocks", "gradient_blocks"), 1)
+        return self if aligned else replace(self, aligned=False, epoch_blocks=min(1, self.epoch_blocks), **one)
 
     @property
     def vector(self) -> int:
@@ -133,7 +137,7 @@ class Shape:
 if SIMULATED:  # every thread is a Python thread: tiny tiles, the same code
     SHAPES = {
         "float32": {
-            "wide": Shape("float32", 16, 16, 8, 2, 8, 8, 8, 3, 3, 1, 0),
+            "wide": Shape("float32", 16, 16, 8, 2, 8, 8, 8, 3, 3, 1, 1, 0),
             "medium": Shape("float32", 8, 8, 4, 2, 4, 8, 8, 3, 2),
             "narrow": Shape("float32", 4, 4, 2, 2, 2, 4, 4, 3, 4),
         },
@@ -145,13 +149,13 @@ if SIMULATED:  # every thread is a Python thread: tiny tiles, the same code
 else:
     SHAPES = {
         "float32": {
-            "wide": Shape("float32", 64, 128, 8, 8, 8, 16, 16, 3, 3, 3, 0),
-            "medium": Shape("float32", 32, 256, 4, 4, 4, 16, 32, 3, 2, 2, 2),
-            "narrow": Shape("float32", 8, 256, 2, 2, 2, 16, 16, 4, 4, 2, 2),
+            "wide": Shape("float32", 64, 128, 8, 8, 8, 16, 16, 3, 3, 3, 4, 0),
+            "medium": Shape("float32", 32, 256, 4, 4, 4, 16, 32, 3, 2, 2, 2, 2),
+            "narrow": Shape("float32", 8, 256, 2, 2, 2, 16, 16, 4, 4, 2, 2, 2),
         },
         "float64": {
-            "medium": Shape("float64", 32, 256, 4, 4, 4, 8, 8, 3, 3, 2, 1),
-            "narrow": Shape("float64", 8, 256, 2, 2, 2, 8, 8, 3, 3, 2, 1),
+            "medium": Shape("float64", 32, 256, 4, 4, 4, 8, 8, 3, 3, 2, 2, 1),
+            "narrow": Shape("float64", 8, 256, 2, 2, 2, 8, 8, 3, 3, 2, 2, 1),
         },
     }
 
@@ -161,6 +165,20 @@ def canonical(dtype: Any) -> Any:
     return _maths.of(dtype).canonical
 
 
+def lane_bits(lanes: int, model_groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The bits of a lane's number that say its group of models, and those that say its group of rows, lowest first.
+
+    Rows get bits 0 and 2, models the others, as far as there are bits of each.
+    """
+    n_bits, n_models = lanes.bit_length() - 1, model_groups.bit_length() - 1
+    rows: list[int] = []
+    models: list[int] = []
+    for bit in range(n_bits):
+        wants_rows = bit in (0, 2) and len(rows) < n_bits - n_models
+        (rows if wants_rows or len(models) == n_models else models).append(bit)
+    return tuple(models), tuple(rows)
+
+
 @cache
 def of(shape: Shape) -> SimpleNamespace:
     """The device functions of a shape: ``forward``, ``residual``, ``gradient`` and what places their threads."""
@@ -168,7 +186,7 @@ def of(shape: Shape) -> SimpleNamespace:
     T, fma, add, mul = A.T, A.fma, A.add, A.mul
     kind = A.type
     evaluate, slope = _loss.of(shape.dtype).evaluate, _loss.of(shape.dtype).gradient
-    ZERO, ONE = T(0), T(1)
+    ZERO, ONE, INF, least_of = T(0), T(1), T(np.inf), A.smaller
     MODELS, THREADS, TM, TR, TF = (
         shape.models, shape.threads, shape.thread_models, shape.thread_rows, shape.thread_features,
     )  # fmt: skip
@@ -180,6 +198,10 @@ def of(shape: Shape) -> SimpleNamespace:
     CHAINS = MODELS * LANES // THREADS
     WARP_MODELS = min(8, shape.model_groups)
     WARPS_ACROSS = shape.model_groups // WARP_MODELS
+    # Which bits of a lane say its group of models, and which its group of rows. Shared memory answers the half of a warp at once
+    # for 16-byte words where every lane reads the word of its neighbour by bit 0 or of that by bit 1: weights and residuals are
+    # the same across bit 0, rows of X across bit 1. With groups of models in the low bits they took 4 turns instead of 2.
+    MODEL_BITS, ROW_BITS = lane_bits(LANES, WARP_MODELS)
     RUN, MRUN = min(TF, VECTOR), min(TM, VECTOR)  # a thread's features, and its models, lie in runs of these
     MODEL_STEP = shape.model_groups * MRUN  # from one of its runs to the next
     FORWARD_W, GRADIENT_R = ROWS * STRIDE, KR * FEATURES
@@ -190,6 +212,10 @@ def of(shape: Shape) -> SimpleNamespace:
     EVEN_GX, EVEN_GR = KR * GX_WIDTH % THREADS == 0, KR * GR_WIDTH % THREADS == 0
     FX, FW = -(-ROWS * FX_WIDTH // THREADS), -(-KF * FW_WIDTH // THREADS)
     GX, GR = -(-KR * GX_WIDTH // THREADS), -(-KR * GR_WIDTH // THREADS)
+    # A thread stages the same column of every so many rows, so that its addresses lie a constant apart.
+    FX_ROWS, FW_ROWS, GX_ROWS, GR_ROWS = (THREADS // width for width in (FX_WIDTH, FW_WIDTH, GX_WIDTH, GR_WIDTH))
+    assert all(THREADS % width == 0 for width in (FX_WIDTH, FW_WIDTH, GX_WIDTH, GR_WIDTH)) and ROW_CHUNK % KR == 0
+    ITEM, ROW_BYTES = np.dtype(shape.dtype).itemsize, MODELS * np.dtype(shape.dtype).itemsize
     LOG_LOSS, UNUSED, ALL = _loss.CODES["log_loss"], T(-1), np.uint32(0xFFFFFFFF)  # no loss is negative
     KL, LOSS_WIDTH = min(64, shape.stage // (MODELS + 1) // 4 * 4), MODELS // VECTOR  # rows of losses staged at a time
     fma64, add64, ZERO64, ONE64 = F64.fma, F64.add, np.float64(0), np.float64(1)
@@ -198,9 +224,12 @@ def of(shape: Shape) -> SimpleNamespace:
     wait_forward, wait_gradient, wait_all = waiter(shape.forward_stages - 2), waiter(shape.gradient_stages - 2), waiter(0)
     copy1 = copy_async4 if A.is_float32 else copy_async8
     u64, u32, i32 = np.uint64, np.uint32, np.int32
-    # Steps of an inner loop that are unrolled: about 128 FMAs to one set of addresses.
+    # Steps of an inner loop that are unrolled, about 128 FMAs: the compiler does no more of itself. A round has two such parts
+    # where that leaves registers.
     UF = max(1, min(KF // VECTOR, 128 // (Z * VECTOR)))
     UR = max(2, min(KR, 128 // GT))
+    TWICE_F, TWICE_R = KF // VECTOR % (2 * UF) == 0 and Z * VECTOR < 256, KR % (2 * UR) == 0
+    ROUNDS_F, ROUNDS_R = KF // (UF * VECTOR * (2 if TWICE_F else 1)), KR // (UR * (2 if TWICE_R else 1))
     assert THREADS % MODELS == 0 and MODELS % VECTOR == 0 and TM <= 32
     assert FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
 
@@ -208,10 +237,12 @@ def of(shape: Shape) -> SimpleNamespace:
     def place(tid):  # type: ignore[no-untyped-def]
         """(group of models, group of rows or features) of a thread."""
         lane, warp = tid % LANES, tid // LANES
-        return (
-            (warp % WARPS_ACROSS) * WARP_MODELS + lane % WARP_MODELS,
-            (warp // WARPS_ACROSS) * (LANES // WARP_MODELS) + lane // WARP_MODELS,
-        )
+        mg, rg = (warp % WARPS_ACROSS) * WARP_MODELS, (warp // WARPS_ACROSS) * (LANES // WARP_MODELS)
+        for k in range(len(MODEL_BITS)):
+            mg += ((lane >> MODEL_BITS[k]) & 1) << k
+        for k in range(len(ROW_BITS)):
+            rg += ((lane >> ROW_BITS[k]) & 1) << k
+        return mg, rg
 
     @device
     def model_of(mg, j):  # type: ignore[no-untyped-def]
@@ -240,22 +271,26 @@ def of(shape: Shape) -> SimpleNamespace:
 
         @device
         def stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+            real = i32(f0 + tid % FX_WIDTH * VECTOR) < n_features
+            to = u32(shared_address(stage, u64(at + tid // FX_WIDTH * STRIDE + tid % FX_WIDTH * VECTOR)))
+            column = u64(global_address(X, u64(f0 + tid % FX_WIDTH * VECTOR)))
+            row_bytes = u64(u32(stride * ITEM))
             for i in range(FX):
-                v = tid + i * THREADS
-                if EVEN_FX or v < ROWS * FX_WIDTH:
-                    real = from_[i] >= 0 and i32(f0 + v % FX_WIDTH * VECTOR) < n_features
-                    to = u32(at + v // FX_WIDTH * STRIDE + v % FX_WIDTH * VECTOR)
-                    copy_async16(stage, to, X, u64(from_[i] + f0), real)  # where it is not real nothing is read
+                if EVEN_FX or tid + i * THREADS < ROWS * FX_WIDTH:
+                    place = u64(column + u64(from_[i]) * row_bytes)
+                    copy_async16(stage, u32(to + u32(i * FX_ROWS * STRIDE * ITEM)), X, place, real)
 
         @device
         def stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features):  # type: ignore[no-untyped-def]
+            within = i32(f0 + tid % GX_WIDTH * VECTOR) < n_features
+            to = u32(shared_address(stage, u64(at + tid // GX_WIDTH * FEATURES + tid % GX_WIDTH * VECTOR)))
+            column = u64(global_address(X, u64(f0 + tid % GX_WIDTH * VECTOR)))
+            row_bytes = u64(u32(stride * ITEM))
             for i in range(GX):
-                v = tid + i * THREADS
-                if EVEN_GX or v < KR * GX_WIDTH:
-                    r, f = i32(r0 + v // GX_WIDTH), v % GX_WIDTH * VECTOR
-                    real = r < n and i32(f0 + f) < n_features
-                    row = ids[u64(r & (ROW_CHUNK - 1))]
-                    copy_async16(stage, u32(at + v // GX_WIDTH * FEATURES + f), X, u64(int64(row) * stride + (f0 + f)), real)
+                if EVEN_GX or tid + i * THREADS < KR * GX_WIDTH:
+                    r = i32(r0 + tid // GX_WIDTH + i * GX_ROWS)
+                    place = u64(column + u64(u32(ids[u64(r)])) * row_bytes)  # where it is not real nothing is read
+                    copy_async16(stage, u32(to + u32(i * GX_ROWS * FEATURES * ITEM)), X, place, within and r < n)
     else:
 
         @device
@@ -263,24 +298,57 @@ def of(shape: Shape) -> SimpleNamespace:
             for e in range(tid, ROWS * KF, THREADS):
                 r, f = e // KF, e % KF
                 real = r0 + r < n and f0 + f < n_features
-                copy1(stage, u32(at + r * STRIDE + f), X, u64(int64(ids[u64(r0 + r)]) * stride + f0 + f if real else 0), real)
+                place = global_address(X, u64(int64(ids[u64(r0 + r)]) * stride + f0 + f if real else 0))
+                copy1(stage, shared_address(stage, u64(at + r * STRIDE + f)), X, place, real)
 
         @device
         def stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features):  # type: ignore[no-untyped-def]
             for e in range(tid, KR * FEATURES, THREADS):
                 r, f = e // FEATURES, e % FEATURES
                 real = r0 + r < n and f0 + f < n_features
-                copy1(stage, u32(at + e), X, u64(int64(ids[u64(r0 + r)]) * stride + f0 + f if real else 0), real)
+                place = global_address(X, u64(int64(ids[u64(r0 + r)]) * stride + f0 + f if real else 0))
+                copy1(stage, shared_address(stage, u64(at + e)), X, place, real)
 
     @device
-    def stage_forward(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features, W, w_at):  # type: ignore[no-untyped-def]
-        """KF features of the tile's rows and of the panel's weights; zeros where there are none."""
+    def stage_forward(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features, W, w_from):  # type: ignore[no-untyped-def]
+        """KF features of the tile's rows and of the panel's weights; zeros where there are no features.
+
+        Rows after the last are staged as whatever `from_` has there: nothing comes of them. `w_from` is an address.
+        """
         stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features)
+        to = u32(shared_address(stage, u64(at + FORWARD_W + tid * VECTOR)))
+        place = u64(w_from + u64(u32(f0)) * u64(ROW_BYTES))
         for i in range(FW):
-            v = tid + i * THREADS
-            if EVEN_FW or v < KF * FW_WIDTH:
-                real = i32(f0 + v // FW_WIDTH) < n_features
-                copy_async16(stage, u32(at + FORWARD_W + v * VECTOR), W, u64(w_at + f0 * MODELS + v * VECTOR), real)
+            if EVEN_FW or tid + i * THREADS < KF * FW_WIDTH:
+                real = i32(f0 + tid // FW_WIDTH + i * FW_ROWS) < n_features
+                copy_async16(stage, u32(to + u32(i * THREADS * 16)), W, u64(place + u64(i * THREADS * 16)), real)
+
+    @device
+    def multiply_features(stage, x_at, w_row, mg, acc):  # type: ignore[no-untyped-def]
+        """UF vectors of features of a thread's rows times those of its models, in order."""
+        for f in range(0, UF * VECTOR, VECTOR):
+            w = cuda.local.array(WT, kind)
+            for k in range(VECTOR):
+                read_models(w, k * TM, stage, w_row + (f + k) * MODELS, mg)
+            for i in range(TR):
+                x = cuda.local.array(VECTOR, kind)
+                read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
+                for k in range(VECTOR):
+                    for j in range(TM):
+                        acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
+
+    @device
+    def multiply_rows(stage, x_at, r_at, mg, g):  # type: ignore[no-untyped-def]
+        """UR rows' features times their residuals, in order."""
+        for r in range(UR):
+            res = cuda.local.array(TM, kind)
+            read_models(res, 0, stage, r_at + r * MODELS, mg)
+            x = cuda.local.array(TF, kind)
+            for i in range(0, TF, RUN):
+                read_run(x, i, stage, x_at + r * FEATURES + i * GROUPS)
+            for i in range(TF):
+                for j in range(TM):
+                    g[i * TM + j] = fma(x[i], res[j], g[i * TM + j])
 
     @device
     def forward(stage, tid, ids, r0, n, X, stride, n_features, W, w_at, R, z_at):  # type: ignore[no-untyped-def]
@@ -294,19 +362,17 @@ def of(shape: Shape) -> SimpleNamespace:
         tid = opaque(tid)
         mg, rg = place(tid)
         cuda.syncthreads()  # `ids` is there, and whoever used the stages before has done
-        from_ = cuda.local.array(FX, int64)  # where the rows begin of which this thread stages vectors
+        from_ = cuda.local.array(FX, uint32)  # the rows of which this thread stages; after the last, the last again
         for i in range(FX):
-            v = tid + i * THREADS
-            from_[i] = -1
-            if r0 + v // FX_WIDTH < n and v < ROWS * FX_WIDTH:
-                from_[i] = int64(ids[u64(r0 + v // FX_WIDTH)]) * stride + v % FX_WIDTH * VECTOR
+            from_[i] = ids[u64(min(i32(r0 + tid // FX_WIDTH + i * FX_ROWS), i32(n - 1)))]
+        w_from = u64(global_address(W, u64(w_at + tid * VECTOR)))
         acc = cuda.local.array(Z, kind)
         for i in range(Z):
             acc[i] = ZERO
         f1 = i32(0)
         for stage_at in range(0, FORWARD_END - FORWARD, FORWARD):
             if f1 < n_features:
-                stage_forward(stage, i32(stage_at), tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_at)
+                stage_forward(stage, i32(stage_at), tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_from)
             commit_copies()
             f1 = i32(f1 + KF)
         here, next_ = i32(0), i32(FORWARD_END - FORWARD)
@@ -315,24 +381,17 @@ def of(shape: Shape) -> SimpleNamespace:
             wait_forward()
             cuda.syncthreads()
             if f1 < n_features:
-                stage_forward(stage, next_, tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_at)
+                stage_forward(stage, next_, tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_from)
             commit_copies()  # of nothing at the end, so that the waits go on counting
             f1 = i32(f1 + KF)
             x_at = i32(here + rg * STRIDE)
             w_row = i32(here + FORWARD_W)
-            for _ in range(KF // (UF * VECTOR)):
-                for f in range(0, UF * VECTOR, VECTOR):
-                    w = cuda.local.array(WT, kind)
-                    for k in range(VECTOR):
-                        read_models(w, k * TM, stage, w_row + (f + k) * MODELS, mg)
-                    for i in range(TR):
-                        x = cuda.local.array(VECTOR, kind)
-                        read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
-                        for k in range(VECTOR):
-                            for j in range(TM):
-                                acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
-                x_at = i32(x_at + UF * VECTOR)
-                w_row = i32(w_row + UF * VECTOR * MODELS)
+            for _ in range(ROUNDS_F):
+                multiply_features(stage, x_at, w_row, mg, acc)
+                if TWICE_F:
+                    multiply_features(stage, i32(x_at + UF * VECTOR), i32(w_row + UF * VECTOR * MODELS), mg, acc)
+                x_at = i32(x_at + KF // ROUNDS_F)
+                w_row = i32(w_row + KF // ROUNDS_F * MODELS)
             next_ = here
             here = i32(here + FORWARD) if here < FORWARD_END - FORWARD else i32(0)
             f0 = i32(f0 + KF)
@@ -381,31 +440,36 @@ def of(shape: Shape) -> SimpleNamespace:
             split = splits[u64(s_at + model_of(mg, j))]
             bit[j] = u32(u32(1) << u32(split & 31)) if split >= 0 else u32(0)
             used[j] = 0
-        bad = ZERO  # becomes NaN: 0 times a value that is not finite
+        bad = u32(0)
         last = min(ROWS, n - r0)
         for i in range(rg, last, GROUPS):
             row = int64(ids[u64(r0 + i)])
             at = z_at + (r0 + i) * MODELS
             y_row = y[u64(row)]
             w_row = weight[u64(row)] if has_weight else ONE
+            words = cuda.local.array(TM, uint32)
             word = roles[u64(row)] if n_words == 1 else ALL
-            on = u32(0)  # bit j: the j-th model uses the row
+            for j in range(TM):
+                words[j] = word
             if n_words > 1:
                 for j in range(TM):
-                    on = u32(on | (u32(1) << u32(j) if uses(roles, row, n_words, splits[u64(s_at + model_of(mg, j))]) else u32(0)))
-            else:
-                for j in range(TM):
-                    on = u32(on | (u32(1) << u32(j) if word & bit[j] != u32(0) else u32(0)))
+                    words[j] = roles[u64(row * n_words + (max(splits[u64(s_at + model_of(mg, j))], 0) >> 5))]
+            someone = u32(0)  # 1 where a model does not use the row
             for j in range(TM):
-                used[j] += int32(on >> u32(j) & u32(1))
+                use = words[j] & bit[j] != u32(0)
+                used[j] += 1 if use else 0
+                someone |= u32(0) if use else u32(1)
             if loss == LOG_LOSS:  # the usual one without the choice among losses, so that models are computed side by side
                 read_models(z, 0, stage, i * MODELS, mg)
+                least = INF
                 for j in range(TM):
                     z[j] = add(z[j], bias[j])
-                    bad = fma(ZERO if on >> u32(j) & u32(1) != u32(0) else z[j], ZERO, bad)
+                    least = least_of(least, abs(z[j]))
+                # Where x is not finite no z of the row is: 0 times infinity is NaN, and nothing that is added makes it a number.
+                bad |= u32(0) if least < INF else someone
                 if want_loss:
                     for j in range(TM):
-                        use = on >> u32(j) & u32(1) != u32(0)
+                        use = words[j] & bit[j] != u32(0)
                         value, slope_j = evaluate(LOG_LOSS, z[j], y_row, ONE)
                         z[j] = value if use else UNUSED
                         g[j] = mul(w_row, slope_j) if use else ZERO
@@ -413,10 +477,13 @@ def of(shape: Shape) -> SimpleNamespace:
                 else:
                     for j in range(TM):
                         slope_j = mul(w_row, slope(LOG_LOSS, z[j], y_row, ONE))
-                        g[j] = slope_j if on >> u32(j) & u32(1) != u32(0) else ZERO
+                        g[j] = slope_j if words[j] & bit[j] != u32(0) else ZERO
                 if want_gradient:
                     write_models(R, at, g, 0, mg)
             else:
+                on = u32(0)  # bit j: the j-th model uses the row. The loop over models below is not unrolled, so `words` will not do
+                for j in range(TM):
+                    on |= u32(1) << u32(j) if words[j] & bit[j] != u32(0) else u32(0)
                 for j in range(TM):
                     m = model_of(mg, j)
                     z_j = add(stage[u64(i * MODELS + m)], W[u64(b_at + m)])
@@ -430,11 +497,11 @@ def of(shape: Shape) -> SimpleNamespace:
                         slope_j = slope(loss, z_j, y_row, eps)
                     if want_gradient:
                         R[u64(at + m)] = mul(w_row, slope_j) if use else ZERO
-                        bad = fma(ZERO if use else z_j, ZERO, bad)
+                        bad |= u32(0) if use or abs(z_j) < INF else u32(1)
         for j in range(TM):
             if used[j] > 0:
                 cuda.atomic.add(count, model_of(mg, j), used[j])
-        if want_gradient and bad != bad:
+        if want_gradient and bad != u32(0):
             poisoned[0] = 1
 
     @device
@@ -446,7 +513,8 @@ def of(shape: Shape) -> SimpleNamespace:
         for r0 in range(0, n, KL):
             for v in range(tid, KL * LOSS_WIDTH, THREADS):
                 real = r0 + v // LOSS_WIDTH < n
-                copy_async16(stage, u32(v * VECTOR), L, u64(z_at + r0 * MODELS + v * VECTOR if real else 0), real)
+                place = global_address(L, u64(z_at + r0 * MODELS + v * VECTOR if real else 0))
+                copy_async16(stage, shared_address(stage, u64(v * VECTOR)), L, place, real)
             commit_copies()
             if has_weight:
                 for r in range(tid, min(KL, n - r0), THREADS):
@@ -464,14 +532,15 @@ def of(shape: Shape) -> SimpleNamespace:
         return loss_sum, weight_sum
 
     @device
-    def stage_gradient(stage, at, tid, r0, ids, n, X, stride, f0, n_features, R, z_at):  # type: ignore[no-untyped-def]
-        """KR positions of the tile's features and of the residuals; zeros where there are none."""
+    def stage_gradient(stage, at, tid, r0, ids, n, X, stride, f0, n_features, R, r_from):  # type: ignore[no-untyped-def]
+        """KR positions of the tile's features and of the residuals; zeros where there are none. `r_from`: an address."""
         stage_features(stage, at, tid, r0, ids, n, X, stride, f0, n_features)
+        to = u32(shared_address(stage, u64(at + GRADIENT_R + tid * VECTOR)))
+        place = u64(r_from + u64(u32(r0)) * u64(ROW_BYTES))
         for i in range(GR):
-            v = tid + i * THREADS
-            if EVEN_GR or v < KR * GR_WIDTH:
-                real = i32(r0 + v // GR_WIDTH) < n
-                copy_async16(stage, u32(at + GRADIENT_R + v * VECTOR), R, u64(z_at + r0 * MODELS + v * VECTOR), real)
+            if EVEN_GR or tid + i * THREADS < KR * GR_WIDTH:
+                real = i32(r0 + tid // GR_WIDTH + i * GR_ROWS) < n
+                copy_async16(stage, u32(to + u32(i * THREADS * 16)), R, u64(place + u64(i * THREADS * 16)), real)
 
     @device
     def chain_of(tid):  # type: ignore[no-untyped-def]
@@ -492,11 +561,12 @@ def of(shape: Shape) -> SimpleNamespace:
             g[i] = ZERO
         total = ZERO
         mine = chain_of(tid)
+        r_from = u64(global_address(R, u64(z_at + tid * VECTOR)))
         cuda.syncthreads()
         r1 = i32(0)
         for stage_at in range(0, GRADIENT_END - GRADIENT, GRADIENT):
             if r1 < n:
-                stage_gradient(stage, i32(stage_at), tid, r1, ids, n, X, stride, f0, n_features, R, z_at)
+                stage_gradient(stage, i32(stage_at), tid, r1, ids, n, X, stride, f0, n_features, R, r_from)
             commit_copies()
             r1 = i32(r1 + KR)
         here, next_ = i32(0), i32(GRADIENT_END - GRADIENT)
@@ -505,7 +575,7 @@ def of(shape: Shape) -> SimpleNamespace:
             wait_gradient()
             cuda.syncthreads()
             if r1 < n:
-                stage_gradient(stage, next_, tid, r1, ids, n, X, stride, f0, n_features, R, z_at)
+                stage_gradient(stage, next_, tid, r1, ids, n, X, stride, f0, n_features, R, r_from)
             commit_copies()
             r1 = i32(r1 + KR)
             x_at = i32(here + fg * RUN)
@@ -520,18 +590,12 @@ def of(shape: Shape) -> SimpleNamespace:
                                 f = i // RUN * (GROUPS * RUN) + i % RUN
                                 g[i * TM + j] = fma(stage[u64(x_at + r * FEATURES + f)], res, g[i * TM + j])
             else:
-                for _ in range(KR // UR):  # the loops within are unrolled: one address for UR rows
-                    for r in range(UR):
-                        res = cuda.local.array(TM, kind)
-                        read_models(res, 0, stage, r_at + r * MODELS, mg)
-                        x = cuda.local.array(TF, kind)
-                        for i in range(0, TF, RUN):
-                            read_run(x, i, stage, x_at + r * FEATURES + i * GROUPS)
-                        for i in range(TF):
-                            for j in range(TM):
-                                g[i * TM + j] = fma(x[i], res[j], g[i * TM + j])
-                    x_at = i32(x_at + UR * FEATURES)
-                    r_at = i32(r_at + UR * MODELS)
+                for _ in range(ROUNDS_R):
+                    multiply_rows(stage, x_at, r_at, mg, g)
+                    if TWICE_R:
+                        multiply_rows(stage, i32(x_at + UR * FEATURES), i32(r_at + UR * MODELS), mg, g)
+                    x_at = i32(x_at + KR // ROUNDS_R * FEATURES)
+                    r_at = i32(r_at + KR // ROUNDS_R * MODELS)
             if f0 == 0 and mine >= 0:
                 at = i32(here + GRADIENT_R + mine)
                 for r in range(0, KR, 4):

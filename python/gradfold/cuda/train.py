@@ -105,6 +105,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
         if order == MIXED:
             for r in range(tid, 12, THREADS):
                 keys[u64(r)] = key_of(u64(P[u64(T_SEED)]), u32(epoch + P[u64(T_FIRST_EPOCH)]), u32(0), u32(r))
+            cuda.syncthreads()
         m = tid % MODELS
         lane = panel * MODELS + m
         w_at = panel * P[u64(T_PANEL)] + P[u64(T_SEEN)]
@@ -114,12 +115,11 @@ def kernels(shape: Shape) -> SimpleNamespace:
             tid = opaque(cuda.threadIdx.x)
             begin = b * batch_size
             end = min(n_rows, begin + batch_size)
-            if cuda.syncthreads_or(1 if tid < MODELS and N[u64(ALIVE * lanes + lane)] != 0 else 0) == 0:
-                return
+            alive = 1 if tid < MODELS and N[u64(ALIVE * lanes + lane)] != 0 else 0
             for c0 in range(begin, end, ROW_CHUNK):
                 n = int32(min(ROW_CHUNK, end - c0))
                 if c0 > begin:
-                    cuda.syncthreads()  # the last chunk's gradient may still look up rows in ids
+                    cuda.syncthreads()  # the last chunk's gradient may still look up rows in ids; the last batch's ended before its step
                 for i in range(tid, n, THREADS):
                     row = c0 + i - offset
                     if order == MIXED:
@@ -133,7 +133,8 @@ def kernels(shape: Shape) -> SimpleNamespace:
                     weights[u64(tid)] = ZERO64
                 if tid == 0:
                     bad[0] = 0
-                cuda.syncthreads()
+                if c0 == begin and cuda.syncthreads_or(alive) == 0:
+                    return
                 for r0_ in range(0, n, ROWS):
                     r0 = int32(r0_)
                     forward(stage, tid, ids, r0, n, X, P[u64(T_STRIDE)], n_features, S, w_at, R, z_at)

@@ -53,8 +53,8 @@ N_TRAINING = 25
 ) = range(13)  # fmt: skip
 N_SCALARS = 13
 # Flags of a step in shared memory, [flag][MODELS], and one more for the block.
-ACTIVE, LOST, SHRINKS = range(3)
-N_FLAGS = 3
+LOST, SHRINKS = range(2)
+N_FLAGS = 2
 
 
 @cache
@@ -137,44 +137,52 @@ def of(shape: Shape) -> SimpleNamespace:
         return add(w, tau) if w < -tau else ZERO
 
     @device
-    def scalars(P, D, N, lane, m, count, out, flags):  # type: ignore[no-untyped-def]
-        """Those of one model; its updates and powers after the step are the caller's to store."""
+    def scalars(part, P, D, N, lane, m, count, out, flags):  # type: ignore[no-untyped-def]
+        """A quarter of those of one model, so that four threads have their divisions beside each other: all others wait for them.
+
+        Updates and powers after the step are the caller's to store.
+        """
         L = P[u64(T_LANES)]
         solver = P[u64(T_SOLVER)]
-        q = div64(ONE64, mul64(float64(count), D[u64(MEAN_WEIGHT * L + lane)]))
-        updates = add64(D[u64(UPDATES * L + lane)], ONE64)
-        steps = float64(P[u64(T_STEPS)])
-        lr = rate_of(D, L, lane, N[u64(SCHEDULE * L + lane)], D[u64(UPDATES * L + lane)], steps, float64(P[u64(T_HORIZON)]))
-        if P[u64(T_ANY_WARMUP)] != 0:
-            reached = div64(updates, mul64(D[u64(H_WARMUP * L + lane)], steps))
-            lr = mul64(lr, reached if reached < ONE64 else ONE64)
-        lr = mul64(lr, D[u64(SCALE * L + lane)])
-        l1 = D[u64(L1 * L + lane)]
-        flags[u64(SHRINKS * MODELS + m)] = 1 if l1 > ZERO64 else 0
-        out[u64(S_Q * MODELS + m)] = T(q)
-        out[u64(S_L2 * MODELS + m)] = T(D[u64(L2 * L + lane)])
         adam = solver == ADAM or solver == ADAMW
         squares = solver == ADAGRAD or solver == RMSPROP
-        out[u64(S_L1 * MODELS + m)] = T(l1 if adam or squares else mul64(lr, l1))
-        rate = lr
-        if squares:
-            rho = D[u64(H_RHO * L + lane)]
-            out[u64(S_BETA2 * MODELS + m)] = T(rho if solver == RMSPROP else ONE64)
-            out[u64(S_BETA2_NEW * MODELS + m)] = T(sub64(ONE64, rho) if solver == RMSPROP else ONE64)
-        if adam:
-            beta1, beta2 = D[u64(H_BETA1 * L + lane)], D[u64(H_BETA2 * L + lane)]
-            power1, power2 = mul64(D[u64(POWER1 * L + lane)], beta1), mul64(D[u64(POWER2 * L + lane)], beta2)
-            rate = div64(lr, sub64(ONE64, power1))
-            out[u64(S_INV_ROOT * MODELS + m)] = T(div64(ONE64, sqrt64(sub64(ONE64, power2))))
-            out[u64(S_BETA1_NEW * MODELS + m)] = T(sub64(ONE64, beta1))
-            out[u64(S_BETA2 * MODELS + m)] = T(beta2)
-            out[u64(S_BETA2_NEW * MODELS + m)] = T(sub64(ONE64, beta2))
-        out[u64(S_RATE * MODELS + m)] = T(rate)
-        out[u64(S_EPSILON * MODELS + m)] = T(D[u64(H_EPSILON * L + lane)])
-        out[u64(S_MOMENTUM * MODELS + m)] = T(D[u64(H_MOMENTUM * L + lane)])
-        out[u64(S_CLIP_FACTOR * MODELS + m)] = ONE
-        out[u64(S_CLIP_VALUE * MODELS + m)] = T(D[u64(H_CLIP_VALUE * L + lane)])
-        out[u64(S_KEPT * MODELS + m)] = T(fma64(-lr, D[u64(H_DECAY * L + lane)], ONE64))
+        if part == 0:
+            out[u64(S_Q * MODELS + m)] = T(div64(ONE64, mul64(float64(count), D[u64(MEAN_WEIGHT * L + lane)])))
+            out[u64(S_CLIP_FACTOR * MODELS + m)] = ONE
+            out[u64(S_CLIP_VALUE * MODELS + m)] = T(D[u64(H_CLIP_VALUE * L + lane)])
+        elif part == 1:
+            updates = D[u64(UPDATES * L + lane)]
+            steps = float64(P[u64(T_STEPS)])
+            lr = rate_of(D, L, lane, N[u64(SCHEDULE * L + lane)], updates, steps, float64(P[u64(T_HORIZON)]))
+            if P[u64(T_ANY_WARMUP)] != 0:
+                reached = div64(add64(updates, ONE64), mul64(D[u64(H_WARMUP * L + lane)], steps))
+                lr = mul64(lr, reached if reached < ONE64 else ONE64)
+            lr = mul64(lr, D[u64(SCALE * L + lane)])
+            l1 = D[u64(L1 * L + lane)]
+            flags[u64(SHRINKS * MODELS + m)] = 1 if l1 > ZERO64 else 0
+            out[u64(S_L1 * MODELS + m)] = T(l1 if adam or squares else mul64(lr, l1))
+            out[u64(S_KEPT * MODELS + m)] = T(fma64(-lr, D[u64(H_DECAY * L + lane)], ONE64))
+            if adam:
+                power1 = mul64(D[u64(POWER1 * L + lane)], D[u64(H_BETA1 * L + lane)])
+                lr = div64(lr, sub64(ONE64, power1))
+            out[u64(S_RATE * MODELS + m)] = T(lr)
+        elif part == 2:
+            if adam:
+                power2 = mul64(D[u64(POWER2 * L + lane)], D[u64(H_BETA2 * L + lane)])
+                out[u64(S_INV_ROOT * MODELS + m)] = T(div64(ONE64, sqrt64(sub64(ONE64, power2))))
+        else:
+            out[u64(S_L2 * MODELS + m)] = T(D[u64(L2 * L + lane)])
+            out[u64(S_EPSILON * MODELS + m)] = T(D[u64(H_EPSILON * L + lane)])
+            out[u64(S_MOMENTUM * MODELS + m)] = T(D[u64(H_MOMENTUM * L + lane)])
+            if squares:
+                rho = D[u64(H_RHO * L + lane)]
+                out[u64(S_BETA2 * MODELS + m)] = T(rho if solver == RMSPROP else ONE64)
+                out[u64(S_BETA2_NEW * MODELS + m)] = T(sub64(ONE64, rho) if solver == RMSPROP else ONE64)
+            if adam:
+                beta2 = D[u64(H_BETA2 * L + lane)]
+                out[u64(S_BETA1_NEW * MODELS + m)] = T(sub64(ONE64, D[u64(H_BETA1 * L + lane)]))
+                out[u64(S_BETA2 * MODELS + m)] = T(beta2)
+                out[u64(S_BETA2_NEW * MODELS + m)] = T(sub64(ONE64, beta2))
 
     @device
     def gradient_of(P, M, split, f, total, total_intercept):  # type: ignore[no-untyped-def]
@@ -283,7 +291,7 @@ def of(shape: Shape) -> SimpleNamespace:
 
     @device
     def step(tid, panel, P, S, D, N, Z, M, G, g_at, count, c_at, epoch, batch, scalar, flags, losses, weights):  # type: ignore[no-untyped-def]
-        """Ends a batch of a panel. Begins and ends with a barrier.
+        """Ends a batch of a panel. Begins with a barrier; whoever reads what it wrote needs another.
 
         S: weights and what the solver keeps, arrays of [panel][feature + 1][MODELS]; D, N, Z: numbers of models; G: the batch's
         float64 gradient sums, [feature + 1][MODELS] from g_at on, used up; count: training rows in the batch from c_at on.
@@ -296,31 +304,29 @@ def of(shape: Shape) -> SimpleNamespace:
         standardize = P[u64(T_STANDARDIZE)] != 0
         fit_intercept = P[u64(T_FIT_INTERCEPT)] != 0
         mine = panel * MODELS + tid
+        m = tid % MODELS  # a thread has one model, so that its scalars are read once
+        lane = panel * MODELS + m
+        split = N[u64(SPLIT * L + lane)]
+        active = N[u64(ALIVE * L + lane)] != 0 and count[u64(c_at + m)] > 0
         if tid < MODELS:
-            active = N[u64(ALIVE * L + mine)] != 0 and count[u64(c_at + tid)] > 0
-            flags[u64(ACTIVE * MODELS + tid)] = 1 if active else 0
             flags[u64(LOST * MODELS + tid)] = 0
-            if active:
-                scalars(P, D, N, mine, tid, count[u64(c_at + tid)], scalar, flags)
-                if P[u64(T_ANY_CLIP_NORM)] != 0:
-                    split = N[u64(SPLIT * L + mine)]
-                    scalar[u64(S_CLIP_FACTOR * MODELS + tid)] = clip_factor(
-                        P, D, M, mine, split, tid, G, g_at, scalar[u64(S_Q * MODELS + tid)]
-                    )
+        if active:
+            for part in range(tid // MODELS, 4, PER):
+                scalars(part, P, D, N, lane, m, count[u64(c_at + m)], scalar, flags)
+            if tid < MODELS and P[u64(T_ANY_CLIP_NORM)] != 0:
+                scalar[u64(S_CLIP_FACTOR * MODELS + m)] = clip_factor(
+                    P, D, M, lane, split, m, G, g_at, scalar[u64(S_Q * MODELS + m)]
+                )
         if tid == 0:
             flags[u64(N_FLAGS * MODELS)] = 0
         cuda.syncthreads()
 
-        # A thread has one model, so that its scalars are read once.
-        m = tid % MODELS
-        lane = panel * MODELS + m
         base = panel * P[u64(T_PANEL)] + m
-        split = N[u64(SPLIT * L + lane)]
         first_at, second_at, old_at = P[u64(T_FIRST)], P[u64(T_SECOND)], P[u64(T_OLD)]
         adam = solver == ADAM or solver == ADAMW
         has_second = solver >= ADAGRAD
         has_first = adam or solver == MOMENTUM or solver == NESTEROV
-        if flags[u64(ACTIVE * MODELS + m)] != 0:
+        if active:
             shrinks = flags[u64(SHRINKS * MODELS + m)] != 0
             intercept = G[u64(g_at + n_features * MODELS + m)]
             height = n_features + (1 if fit_intercept else 0)
@@ -370,17 +376,18 @@ def of(shape: Shape) -> SimpleNamespace:
                 flags[u64(LOST * MODELS + m)] = 1
                 flags[u64(N_FLAGS * MODELS)] = 1
         cuda.syncthreads()
-        if standardize and tid < MODELS and flags[u64(ACTIVE * MODELS + tid)] != 0:
-            total = ZERO64
-            ratio = (2 * P[u64(T_STANDARDIZE)] + split) * n_features
-            for f in range(n_features):
-                total = fma64(M[u64(ratio + f)], float64(S[u64(base + f * MODELS)]), total)
-            b = float64(S[u64(base + n_features * MODELS)])
-            if not abs(sub64(b, total)) <= MOST:
-                flags[u64(LOST * MODELS + tid)] = 1
-                flags[u64(N_FLAGS * MODELS)] = 1
-        cuda.syncthreads()
-        if flags[u64(N_FLAGS * MODELS)] != 0 and flags[u64(ACTIVE * MODELS + m)] != 0 and flags[u64(LOST * MODELS + m)] != 0:
+        if standardize:
+            if tid < MODELS and active:
+                total = ZERO64
+                ratio = (2 * P[u64(T_STANDARDIZE)] + split) * n_features
+                for f in range(n_features):
+                    total = fma64(M[u64(ratio + f)], float64(S[u64(base + f * MODELS)]), total)
+                b = float64(S[u64(base + n_features * MODELS)])
+                if not abs(sub64(b, total)) <= MOST:
+                    flags[u64(LOST * MODELS + tid)] = 1
+                    flags[u64(N_FLAGS * MODELS)] = 1
+            cuda.syncthreads()
+        if active and flags[u64(N_FLAGS * MODELS)] != 0 and flags[u64(LOST * MODELS + m)] != 0:
             for f in range(tid // MODELS, n_features + (1 if fit_intercept else 0), THREADS // MODELS):
                 at = base + f * MODELS
                 S[u64(at)] = S[u64(old_at + at)]
@@ -388,8 +395,8 @@ def of(shape: Shape) -> SimpleNamespace:
                     S[u64(first_at + at)] = S[u64(old_at + first_at + at)]
                 if has_second:
                     S[u64(second_at + at)] = S[u64(old_at + second_at + at)]
-        moves = flags[u64(ACTIVE * MODELS + m)] != 0 and flags[u64(LOST * MODELS + m)] == 0
-        if tid < MODELS and flags[u64(ACTIVE * MODELS + tid)] != 0:
+        moves = active and flags[u64(LOST * MODELS + m)] == 0
+        if tid < MODELS and active:
             if flags[u64(LOST * MODELS + tid)] != 0:
                 N[u64(ALIVE * L + mine)] = 0
                 Z[u64(EPOCH * L + mine)] = epoch
@@ -404,7 +411,6 @@ def of(shape: Shape) -> SimpleNamespace:
             D[u64(TRAIN_WEIGHT * L + mine)] = add64(D[u64(TRAIN_WEIGHT * L + mine)], weights[u64(c_at + tid)])
         if standardize:
             see(tid, P, S, M, G, g_at, base, split, m, moves)
-        cuda.syncthreads()
 
     @device
     def see(tid, P, S, M, G, g_at, base, split, m, moves):  # type: ignore[no-untyped-def]
