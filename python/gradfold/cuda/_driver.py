@@ -167,6 +167,36 @@ if not SIMULATED:
 
     shared_address, global_address = _address(True), _address(False)
 
+    def _access(store: bool) -> Any:
+        """An intrinsic: read or write what lies at an address of `global_address`; the array says only of what type it is."""
+        from llvmlite import ir
+        from numba.cuda.extending import intrinsic
+
+        def pointer(context: Any, builder: Any, kind: Any, place: Any) -> tuple[Any, int]:
+            value = context.get_data_type(kind.dtype)
+            return builder.inttoptr(place, value.as_pointer(1)), kind.dtype.bitwidth // 8
+
+        @intrinsic
+        def load(typing_context, array, place):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                at, align = pointer(context, builder, signature.args[0], arguments[1])
+                return builder.load(at, align=align)
+
+            return array.dtype(array, types.uint64), generate
+
+        @intrinsic
+        def write(typing_context, array, place, value):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                at, align = pointer(context, builder, signature.args[0], arguments[1])
+                builder.store(arguments[2], at, align=align)
+                return context.get_dummy_value()
+
+            return types.void(array, types.uint64, array.dtype), generate
+
+        return write if store else load
+
+    load_at, store_at = _access(False), _access(True)
+
     def _copy_async(size: int) -> Any:
         """An intrinsic: start copying `size` bytes from global to shared memory, or zeros where ``valid`` is False.
 
@@ -361,6 +391,12 @@ else:
 
     def global_address(array: Any, index: Any) -> Any:
         return np.uint64(int(index) * array.itemsize)
+
+    def load_at(array: Any, place: Any) -> Any:
+        return array[int(place) // array.itemsize]
+
+    def store_at(array: Any, place: Any, value: Any) -> None:
+        array[int(place) // array.itemsize] = value
 
     def _copied(size: int) -> Callable[..., None]:
         def copy(to: Any, at: Any, source: Any, place: Any, valid: Any) -> None:

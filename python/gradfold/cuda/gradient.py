@@ -26,7 +26,12 @@ from gradfold.cuda.tiles import ROW_CHUNK, SHAPES, Shape
 Array = npt.NDArray[Any]
 u64 = np.uint64
 
-WINDOW_BYTES = 256 << 20  # of a window's residuals, losses and chunk sums
+WINDOW_COST = 3_600_000  # multiply-adds of a multiprocessor in the 15 µs for which a window's launches leave it without work
+
+
+def window_bytes() -> int:
+    """Of a window's residuals, losses and chunk sums, at most: large windows are few, and what a GPU has most of."""
+    return max(64 << 20, min(768 << 20, _driver.properties().memory // 32))
 
 # Places in the array of a launch's fixed parameters.
 (
@@ -50,7 +55,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
     add64, div64 = D.add, D.div
     canonical = tiles.canonical(shape.dtype)
     MODELS, ROWS, FEATURES, THREADS = shape.models, shape.rows, shape.features, shape.threads
-    TM, TF, STAGE = shape.thread_models, shape.thread_features, shape.stage
+    TM, TF, STAGE, FACTS = shape.thread_models, shape.thread_features, shape.stage, 2 * shape.rows
     GT = TF * TM
     ZERO, NAN64 = T(0), np.float64(np.nan)
     ZERO64, ONE64 = np.float64(0), np.float64(1)
@@ -80,21 +85,26 @@ def kernels(shape: Shape) -> SimpleNamespace:
             return
         ids = cuda.shared.array(ROWS, int32)
         stage = cuda.shared.array(STAGE, kind, alignment=16)
+        facts = cuda.shared.array(FACTS, kind)
+        words = cuda.shared.array(ROWS, uint32)
         count = cuda.shared.array(MODELS, int32)
         bad = cuda.shared.array(1, int32)
-        for i in range(tid, n, THREADS):
-            at = begin + i
+        for i in range(tid, ROWS, THREADS):  # after the last row the last again
+            at = begin + min(i, n - 1)
             ids[u64(i)] = rows[u64(at)] if P[u64(P_HAS_ROWS)] != 0 else at
         for m in range(tid, MODELS, THREADS):
             count[u64(m)] = 0
         if tid == 0:
             bad[0] = 0
-        tile_forward(stage, tid, ids, 0, n, X, P[u64(P_STRIDE)], int32(P[u64(P_FEATURES)]), W, panel * P[u64(P_PANEL_STEP)], R, z_at)
+        tile_forward(
+            stage, facts, words, tid, ids, 0, n, X, P[u64(P_STRIDE)], int32(P[u64(P_FEATURES)]), W, panel * P[u64(P_PANEL_STEP)], R,
+            z_at, y, weight, P[u64(P_HAS_WEIGHT)] != 0, roles, P[u64(P_WORDS)],
+        )  # fmt: skip
         begin, n, panel, slot, z_at = tile_of(P, base, end, first_panel, chunks)  # anew: the products need all registers
         w_at = panel * P[u64(P_PANEL_STEP)]
         tile_residual(
-            stage, tid, ids, 0, n, W, w_at + P[u64(P_FEATURES)] * MODELS, y, weight, P[u64(P_HAS_WEIGHT)] != 0, roles, P[u64(P_WORDS)],
-            splits, panel * MODELS, epsilon, panel * MODELS, P[u64(P_LOSS)], R, L, z_at, P[u64(P_GRADIENT)] != 0,
+            stage, facts, words, tid, ids, 0, n, W, w_at + P[u64(P_FEATURES)] * MODELS, P[u64(P_HAS_WEIGHT)] != 0, roles,
+            P[u64(P_WORDS)], splits, panel * MODELS, epsilon, panel * MODELS, P[u64(P_LOSS)], R, L, z_at, P[u64(P_GRADIENT)] != 0,
             P[u64(P_LOSSES)] != 0, count, bad,
         )  # fmt: skip
         cuda.syncthreads()
@@ -146,12 +156,14 @@ def kernels(shape: Shape) -> SimpleNamespace:
                 for j in range(TM):
                     G[u64((slot * n_features + f) * MODELS + model_of(mg, j))] = g[i * TM + j]
 
-    def total(P, n_chunks, first_panel, n_panels, first, G, B, loss_sums, weight_sums, counts, grad, losses, weights, used):  # type: ignore[no-untyped-def]
+    def total(P, n_chunks, first_panel, n_panels, first, G, B, loss_sums, weight_sums, counts, poisoned, grad, losses, weights, used):  # type: ignore[no-untyped-def]
         """One thread for each (parameter, model) of the window's panels; the intercept is the last parameter, then two more
-        for losses and weights, then counts. Totals: grad [panel][feature + 1][MODELS], the others [panel][MODELS]."""
+        for losses and for weights and counts. Totals: grad [panel][feature + 1][MODELS], the others [panel][MODELS].
+
+        Counts and poisoned are left as 0, as the next window's forward wants them."""
         at = cuda.grid(1)
         n_features = P[u64(P_FEATURES)]
-        height = n_features + 4
+        height = n_features + 3
         if at >= n_panels * height * MODELS:
             return
         panel, f, m = at // (height * MODELS), at // MODELS % height, at % MODELS
@@ -180,19 +192,21 @@ def kernels(shape: Shape) -> SimpleNamespace:
                 for c in range(n_chunks):
                     sum_ = add64(sum_, loss_sums[u64((c * n_panels + panel) * MODELS + m)])
                 losses[to] = sum_
-            elif f == n_features + 2:
+            else:
+                count = ZERO64
                 if first == 0:
                     sum_ = weights[to]
+                    count = used[to]
                 for c in range(n_chunks):
-                    at_chunk = u64((c * n_panels + panel) * MODELS + m)
-                    sum_ = add64(sum_, weight_sums[at_chunk] if listed else float64(counts[at_chunk]))
+                    slot = c * n_panels + panel
+                    n_used = float64(counts[u64(slot * MODELS + m)])
+                    sum_ = add64(sum_, weight_sums[u64(slot * MODELS + m)] if listed else n_used)
+                    count = add64(count, n_used)
+                    counts[u64(slot * MODELS + m)] = 0
+                    if m == 0:
+                        poisoned[u64(slot)] = 0
                 weights[to] = sum_
-            else:
-                if first == 0:
-                    sum_ = used[to]
-                for c in range(n_chunks):
-                    sum_ = add64(sum_, float64(counts[u64((c * n_panels + panel) * MODELS + m)]))
-                used[to] = sum_
+                used[to] = count
 
     def pack(P, has_intercept, n_panels, W, intercept, out):  # type: ignore[no-untyped-def]
         """W [feature][model] and the intercepts as panels [panel][feature + 1][MODELS], 0 where there is no model."""
@@ -243,7 +257,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
         forward=Kernel(forward, (i1, i64, i64, i64, i1, i1, f1, f1, f1, w1, n1, f1, f1, f1, f1, n1, n1), THREADS, shape.forward_blocks),
         sums=Kernel(sums, (i1, i64, i64, i64, i1, i1, f1, f1, d1, d1), THREADS),
         gradient=Kernel(gradient, (i1, i64, i64, i64, i1, f1, w1, n1, f1, n1, f1, f1), THREADS, shape.gradient_blocks),
-        total=Kernel(total, (i1, i64, i64, i64, i64, f1, f1, d1, d1, n1, d1, d1, d1, d1), THREADS),
+        total=Kernel(total, (i1, i64, i64, i64, i64, f1, f1, d1, d1, n1, n1, d1, d1, d1, d1), THREADS),
         pack=Kernel(pack, (i1, i64, i64, f1, f1, f1), THREADS),
         results=Kernel(results, (i1, i64, i64, i64, i64, d1, d1, d1, d1, f1, f1), THREADS),
     )
@@ -269,22 +283,29 @@ class Window:
     weights: Any
     counts: Any
     poisoned: Any
+    clean: bool = False  # whether counts and poisoned are 0: not so at first, nor after an interrupt between two launches
+
+    def clear(self, stream: Any) -> None:
+        """Counts and poisoned become 0 if they are not."""
+        if not self.clean:
+            for array in (self.counts, self.poisoned):
+                zero("int32")(blocks_of(array.size, 256), stream, array, array.size)
 
     @classmethod
     def of(
         cls, shape: Shape, n_features: int, n_panels: int, n_chunks: int, *, gradient: bool, losses: bool, stream: Any,
-        rows: int = ROW_CHUNK, budget: int = WINDOW_BYTES,
+        rows: int = ROW_CHUNK, budget: int | None = None,
     ) -> Window:  # fmt: skip
         """As much as the budget allows, at least one chunk of one panel."""
         size = np.dtype(shape.dtype).itemsize
         # Forward keeps sums of earlier chunks of features in R, also where no gradient is wanted.
         each = shape.models * (size * rows * (1 + losses) + size * (n_features + 1) * gradient + 2 * 8 + 2 * 4)
-        slots = max(1, budget // each)
+        slots = max(1, (window_bytes() if budget is None else budget) // each)
         panels = min(n_panels, slots, 65535)  # a grid is no taller
         row_tiles, feature_tiles = -(-rows // shape.rows), -(-n_features // shape.features)
-        launches = [(panels * row_tiles, shape.forward_blocks, shape.rows * n_features)]
+        launches = [(panels * row_tiles, shape.forward_blocks, shape.rows * n_features * shape.models)]
         if gradient:
-            launches.append((panels * feature_tiles, shape.gradient_blocks, rows * shape.features))
+            launches.append((panels * feature_tiles, shape.gradient_blocks, rows * shape.features * shape.models))
         chunks = _even(max(1, min(n_chunks, slots // panels, 65535)), n_chunks, launches)
         n = chunks * panels * shape.models
         return cls(
@@ -301,15 +322,15 @@ class Window:
 
 
 def _even(most: int, n_chunks: int, launches: list[tuple[int, int, int]]) -> int:
-    """How many chunks to take at a time, at most `most`, so that the last wave of each launch's blocks is as full as can be.
+    """How many chunks to take at a time, at most `most`: few windows, the last wave of each launch's blocks as full as can be.
 
-    launches: (a chunk's blocks, how many of them a multiprocessor holds, a block's work).
+    launches: (a chunk's blocks, how many of them a multiprocessor holds, a block's multiply-adds).
     """
     n_multiprocessors = _driver.multiprocessors()
 
     def cost(chunks: int) -> int:
         whole, rest = divmod(n_chunks, chunks)
-        total = 0
+        total = (whole + (rest > 0)) * WINDOW_COST
         for blocks, resident, work in launches:
             slots = resident * n_multiprocessors
             total += (whole * -(-chunks * blocks // slots) + -(-rest * blocks // slots)) * resident * work
@@ -384,9 +405,8 @@ def accumulate(
         for done in range(0, n_chunks, window.chunks):
             chunks = min(window.chunks, n_chunks - done)
             base = done if positions is None else begin + done * ROW_CHUNK
-            n = chunks * width * shape.models
-            zero("int32")(blocks_of(n, 256), stream, window.counts, n)
-            zero("int32")(blocks_of(chunks * width, 256), stream, window.poisoned, chunks * width)
+            window.clear(stream)
+            window.clean = False
             k.forward(
                 (row_tiles, width, chunks), stream, P, base, end, panel, a.chunks, a.rows, a.X, a.y, a.weight, a.roles, a.splits, a.W,
                 a.epsilon, window.R, window.L, window.counts, window.poisoned,
@@ -402,10 +422,11 @@ def accumulate(
                     window.poisoned, window.G, window.B,
                 )  # fmt: skip
             k.total(
-                blocks_of(width * (a.n_features + 4) * shape.models, shape.threads), stream, P, chunks, panel, width,
-                int(first and done == 0), window.G, window.B, window.losses, window.weights, window.counts, totals.grad, totals.losses,
-                totals.weights, totals.used,
+                blocks_of(width * (a.n_features + 3) * shape.models, shape.threads), stream, P, chunks, panel, width,
+                int(first and done == 0), window.G, window.B, window.losses, window.weights, window.counts, window.poisoned, totals.grad,
+                totals.losses, totals.weights, totals.used,
             )  # fmt: skip
+            window.clean = True
 
 
 class _Workspace:
@@ -461,7 +482,7 @@ def _workspace(
 
 
 def release() -> None:
-    """Frees the device memory that `loss_gradient` keeps for its next call: up to 256 MiB, the size of its result, and roles."""
+    """Frees the device memory that `loss_gradient` keeps for its next call: up to 768 MiB, the size of its result, and roles."""
     _workspaces.clear()
 
 

@@ -231,7 +231,7 @@ def of(shape: Shape) -> SimpleNamespace:
     TWICE_F, TWICE_R = KF // VECTOR % (2 * UF) == 0 and Z * VECTOR < 256, KR % (2 * UR) == 0
     ROUNDS_F, ROUNDS_R = KF // (UF * VECTOR * (2 if TWICE_F else 1)), KR // (UR * (2 if TWICE_R else 1))
     assert THREADS % MODELS == 0 and MODELS % VECTOR == 0 and TM <= 32
-    assert FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
+    assert ROW_CHUNK % ROWS == 0 and FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
 
     @device
     def place(tid):  # type: ignore[no-untyped-def]
@@ -270,14 +270,15 @@ def of(shape: Shape) -> SimpleNamespace:
     if shape.aligned:
 
         @device
-        def stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
             real = i32(f0 + tid % FX_WIDTH * VECTOR) < n_features
             to = u32(shared_address(stage, u64(at + tid // FX_WIDTH * STRIDE + tid % FX_WIDTH * VECTOR)))
             column = u64(global_address(X, u64(f0 + tid % FX_WIDTH * VECTOR)))
             row_bytes = u64(u32(stride * ITEM))
             for i in range(FX):
                 if EVEN_FX or tid + i * THREADS < ROWS * FX_WIDTH:
-                    place = u64(column + u64(from_[i]) * row_bytes)
+                    row = u64(u32(ids[u64(i32(r0 + tid // FX_WIDTH + i * FX_ROWS))]))
+                    place = u64(column + row * row_bytes)
                     copy_async16(stage, u32(to + u32(i * FX_ROWS * STRIDE * ITEM)), X, place, real)
 
         @device
@@ -294,7 +295,7 @@ def of(shape: Shape) -> SimpleNamespace:
     else:
 
         @device
-        def stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
             for e in range(tid, ROWS * KF, THREADS):
                 r, f = e // KF, e % KF
                 real = r0 + r < n and f0 + f < n_features
@@ -310,12 +311,12 @@ def of(shape: Shape) -> SimpleNamespace:
                 copy1(stage, shared_address(stage, u64(at + e)), X, place, real)
 
     @device
-    def stage_forward(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features, W, w_from):  # type: ignore[no-untyped-def]
+    def stage_forward(stage, at, tid, f0, ids, r0, n, X, stride, n_features, W, w_from):  # type: ignore[no-untyped-def]
         """KF features of the tile's rows and of the panel's weights; zeros where there are no features.
 
-        Rows after the last are staged as whatever `from_` has there: nothing comes of them. `w_from` is an address.
+        Rows after the last are staged as whatever `ids` has there: nothing comes of them. `w_from` is an address.
         """
-        stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features)
+        stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features)
         to = u32(shared_address(stage, u64(at + FORWARD_W + tid * VECTOR)))
         place = u64(w_from + u64(u32(f0)) * u64(ROW_BYTES))
         for i in range(FW):
@@ -351,10 +352,14 @@ def of(shape: Shape) -> SimpleNamespace:
                     g[i * TM + j] = fma(x[i], res[j], g[i * TM + j])
 
     @device
-    def forward(stage, tid, ids, r0, n, X, stride, n_features, W, w_at, R, z_at):  # type: ignore[no-untyped-def]
+    def forward(  # type: ignore[no-untyped-def]
+        stage, facts, words, tid, ids, r0, n, X, stride, n_features, W, w_at, R, z_at, y, weight, has_weight, roles, n_words,
+    ):  # fmt: skip
         """Raw predictions of ROWS rows, from position r0 of the n in `ids` on, less the intercepts: stage[row * MODELS + model].
 
-        W is [feature][MODELS] from w_at on, a multiple of 16 bytes.
+        `ids` holds row numbers for the whole tile, after the n-th whichever. W is [feature][MODELS] from w_at on, a multiple of 16
+        bytes. What else `residual` needs of the rows comes meanwhile: y and
+        weight to the shared facts[row] and facts[ROWS + row], roles to words[row] where a row has one word.
 
         Between chunks of features the sums so far wait in R, [position][MODELS] from z_at on: in registers they would spill.
         Begins with a barrier. A thread leaves what `residual` lets the same thread read, so none is needed between the two.
@@ -362,17 +367,21 @@ def of(shape: Shape) -> SimpleNamespace:
         tid = opaque(tid)
         mg, rg = place(tid)
         cuda.syncthreads()  # `ids` is there, and whoever used the stages before has done
-        from_ = cuda.local.array(FX, uint32)  # the rows of which this thread stages; after the last, the last again
-        for i in range(FX):
-            from_[i] = ids[u64(min(i32(r0 + tid // FX_WIDTH + i * FX_ROWS), i32(n - 1)))]
         w_from = u64(global_address(W, u64(w_at + tid * VECTOR)))
+        for i in range(tid, ROWS, THREADS):
+            row = u64(u32(ids[u64(i32(r0 + i))]))
+            copy1(facts, shared_address(facts, u64(i)), y, global_address(y, row), True)
+            if has_weight:
+                copy1(facts, shared_address(facts, u64(ROWS + i)), weight, global_address(weight, row), True)
+            if n_words == 1:
+                copy_async4(words, shared_address(words, u64(i)), roles, global_address(roles, row), True)
         acc = cuda.local.array(Z, kind)
         for i in range(Z):
             acc[i] = ZERO
         f1 = i32(0)
         for stage_at in range(0, FORWARD_END - FORWARD, FORWARD):
             if f1 < n_features:
-                stage_forward(stage, i32(stage_at), tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_from)
+                stage_forward(stage, i32(stage_at), tid, f1, ids, r0, n, X, stride, n_features, W, w_from)
             commit_copies()
             f1 = i32(f1 + KF)
         here, next_ = i32(0), i32(FORWARD_END - FORWARD)
@@ -381,7 +390,7 @@ def of(shape: Shape) -> SimpleNamespace:
             wait_forward()
             cuda.syncthreads()
             if f1 < n_features:
-                stage_forward(stage, next_, tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_from)
+                stage_forward(stage, next_, tid, f1, ids, r0, n, X, stride, n_features, W, w_from)
             commit_copies()  # of nothing at the end, so that the waits go on counting
             f1 = i32(f1 + KF)
             x_at = i32(here + rg * STRIDE)
@@ -419,7 +428,7 @@ def of(shape: Shape) -> SimpleNamespace:
 
     @device
     def residual(  # type: ignore[no-untyped-def]
-        stage, tid, ids, r0, n, W, b_at, y, weight, has_weight, roles, n_words, splits, s_at, epsilon, e_at, loss, R,
+        stage, facts, words, tid, ids, r0, n, W, b_at, has_weight, roles, n_words, splits, s_at, epsilon, e_at, loss, R,
         L, z_at, want_gradient, want_loss, count, poisoned,
     ):  # fmt: skip
         """Ends a forward tile: residuals to R and point-wise losses to L, both [position][MODELS] from z_at on.
@@ -443,20 +452,20 @@ def of(shape: Shape) -> SimpleNamespace:
         bad = u32(0)
         last = min(ROWS, n - r0)
         for i in range(rg, last, GROUPS):
-            row = int64(ids[u64(r0 + i)])
             at = z_at + (r0 + i) * MODELS
-            y_row = y[u64(row)]
-            w_row = weight[u64(row)] if has_weight else ONE
-            words = cuda.local.array(TM, uint32)
-            word = roles[u64(row)] if n_words == 1 else ALL
+            y_row = facts[u64(i)]
+            w_row = facts[u64(ROWS + i)] if has_weight else ONE
+            role = cuda.local.array(TM, uint32)
+            word = words[u64(i)] if n_words == 1 else ALL
             for j in range(TM):
-                words[j] = word
+                role[j] = word
             if n_words > 1:
                 for j in range(TM):
-                    words[j] = roles[u64(row * n_words + (max(splits[u64(s_at + model_of(mg, j))], 0) >> 5))]
+                    split = max(splits[u64(s_at + model_of(mg, j))], 0)
+                    role[j] = roles[u64(int64(ids[u64(r0 + i)]) * n_words + (split >> 5))]
             someone = u32(0)  # 1 where a model does not use the row
             for j in range(TM):
-                use = words[j] & bit[j] != u32(0)
+                use = role[j] & bit[j] != u32(0)
                 used[j] += 1 if use else 0
                 someone |= u32(0) if use else u32(1)
             if loss == LOG_LOSS:  # the usual one without the choice among losses, so that models are computed side by side
@@ -469,7 +478,7 @@ def of(shape: Shape) -> SimpleNamespace:
                 bad |= u32(0) if least < INF else someone
                 if want_loss:
                     for j in range(TM):
-                        use = words[j] & bit[j] != u32(0)
+                        use = role[j] & bit[j] != u32(0)
                         value, slope_j = evaluate(LOG_LOSS, z[j], y_row, ONE)
                         z[j] = value if use else UNUSED
                         g[j] = mul(w_row, slope_j) if use else ZERO
@@ -477,13 +486,13 @@ def of(shape: Shape) -> SimpleNamespace:
                 else:
                     for j in range(TM):
                         slope_j = mul(w_row, slope(LOG_LOSS, z[j], y_row, ONE))
-                        g[j] = slope_j if words[j] & bit[j] != u32(0) else ZERO
+                        g[j] = slope_j if role[j] & bit[j] != u32(0) else ZERO
                 if want_gradient:
                     write_models(R, at, g, 0, mg)
             else:
-                on = u32(0)  # bit j: the j-th model uses the row. The loop over models below is not unrolled, so `words` will not do
+                on = u32(0)  # bit j: the j-th model uses the row. The loop over models below is not unrolled, so `role` will not do
                 for j in range(TM):
-                    on |= u32(1) << u32(j) if words[j] & bit[j] != u32(0) else u32(0)
+                    on |= u32(1) << u32(j) if role[j] & bit[j] != u32(0) else u32(0)
                 for j in range(TM):
                     m = model_of(mg, j)
                     z_j = add(stage[u64(i * MODELS + m)], W[u64(b_at + m)])

@@ -76,9 +76,11 @@ def kernels(shape: Shape) -> SimpleNamespace:
     kind = A.type
     key_of, row_at = index.permutation_key32, index.forward32
     MODELS, THREADS, ROWS, FEATURES, STAGE = shape.models, shape.threads, shape.rows, shape.features, shape.stage
+    FACTS = 2 * ROWS
     TM, TF = shape.thread_models, shape.thread_features
     GT = TM * TF
     SCALARS, FLAGS = N_SCALARS * MODELS, N_FLAGS * MODELS + 1
+    assert SCALARS <= STAGE or not shape.epoch_blocks
     ZERO64 = np.float64(0)
     u32 = np.uint32
 
@@ -92,7 +94,8 @@ def kernels(shape: Shape) -> SimpleNamespace:
         panel = cuda.blockIdx.x
         ids = cuda.shared.array(ROW_CHUNK, int32)
         stage = cuda.shared.array(STAGE, kind, alignment=16)
-        scalar = cuda.shared.array(SCALARS, kind)
+        facts = cuda.shared.array(FACTS, kind)
+        words = cuda.shared.array(ROWS, uint32)
         flags = cuda.shared.array(FLAGS, int32)
         keys = cuda.shared.array(12, uint32)
         count = cuda.shared.array(MODELS, int32)
@@ -120,12 +123,13 @@ def kernels(shape: Shape) -> SimpleNamespace:
                 n = int32(min(ROW_CHUNK, end - c0))
                 if c0 > begin:
                     cuda.syncthreads()  # the last chunk's gradient may still look up rows in ids; the last batch's ended before its step
-                for i in range(tid, n, THREADS):
-                    row = c0 + i - offset
+                for i in range(tid, -(-n // ROWS) * ROWS, THREADS):  # after the last row the last again
+                    position = c0 + min(i, n - 1)
+                    row = position - offset
                     if order == MIXED:
-                        row = int64(row_at(u32(c0 + i), u32(n_rows - 1), u32(mask), u32(s), u32(rounds), keys))
+                        row = int64(row_at(u32(position), u32(n_rows - 1), u32(mask), u32(s), u32(rounds), keys))
                     elif order == TABLE:
-                        row = table[u64(c0 + i)]
+                        row = table[u64(position)]
                     ids[u64(i)] = row
                 if tid < MODELS and c0 == begin:
                     count[u64(tid)] = 0
@@ -137,9 +141,12 @@ def kernels(shape: Shape) -> SimpleNamespace:
                     return
                 for r0_ in range(0, n, ROWS):
                     r0 = int32(r0_)
-                    forward(stage, tid, ids, r0, n, X, P[u64(T_STRIDE)], n_features, S, w_at, R, z_at)
+                    forward(
+                        stage, facts, words, tid, ids, r0, n, X, P[u64(T_STRIDE)], n_features, S, w_at, R, z_at, y, weight,
+                        P[u64(T_HAS_WEIGHT)] != 0, roles, P[u64(T_WORDS)],
+                    )  # fmt: skip
                     residual(
-                        stage, tid, ids, r0, n, S, w_at + n_features * MODELS, y, weight, P[u64(T_HAS_WEIGHT)] != 0, roles,
+                        stage, facts, words, tid, ids, r0, n, S, w_at + n_features * MODELS, P[u64(T_HAS_WEIGHT)] != 0, roles,
                         P[u64(T_WORDS)], N, SPLIT * lanes + panel * MODELS, epsilon, panel * MODELS, P[u64(T_LOSS)], R, L, z_at,
                         True, track, count, bad,
                     )  # fmt: skip
@@ -166,7 +173,8 @@ def kernels(shape: Shape) -> SimpleNamespace:
                             for j in range(TM):
                                 at = u64(g_at + f * MODELS + model_of(mg, j))
                                 G[at] = add64(ZERO64 if c0 == begin else G[at], float64(g[i * TM + j]))
-            step(tid, panel, P, S, D, N, Z, M, G, g_at, count, 0, epoch, b, scalar, flags, losses, weights)
+            # A step's scalars lie where tiles are staged: it begins with a barrier, and so does the next tile.
+            step(tid, panel, P, S, D, N, Z, M, G, g_at, count, 0, epoch, b, stage, flags, losses, weights)
 
     def step_batch(P, epoch, b, S, D, N, Z, M, G, used, loss_totals, weight_totals):  # type: ignore[no-untyped-def]
         """Ends a batch whose totals are those of `gradient.accumulate`; one block a panel."""
@@ -1118,4 +1126,4 @@ class _Data:
 
 def _window_bytes(slots: int, each: int) -> int:
     """Of a `Window` for so many chunks of panels."""
-    return each * max(1, min(slots, gradient.WINDOW_BYTES // each))
+    return each * max(1, min(slots, gradient.window_bytes() // each))

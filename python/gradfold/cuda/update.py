@@ -13,7 +13,7 @@ import numpy as np
 
 from gradfold.cuda import _driver
 from gradfold.cuda import maths as _maths
-from gradfold.cuda._driver import arithmetic, cuda, device, float64, opaque
+from gradfold.cuda._driver import arithmetic, cuda, device, float64, global_address, int32, load_at, opaque, store_at
 from gradfold.cuda.tiles import FEATURE_CHUNK, Shape
 
 SOLVERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
@@ -116,7 +116,9 @@ def of(shape: Shape) -> SimpleNamespace:
     rate_of = schedules().rate
     MODELS, THREADS = shape.models, shape.threads
     PER = THREADS // MODELS  # threads of a model
-    ZERO, ONE, INF = T(0), T(1), T(np.inf)
+    ITEM = np.dtype(shape.dtype).itemsize
+    PARAMETER, SUM = THREADS * ITEM, THREADS * 8  # bytes from a thread's parameter to its next, and from sum to sum
+    ZERO, ONE, NAN = T(0), T(1), T(np.nan)
     ZERO64, ONE64, INF64, NAN64 = np.float64(0), np.float64(1), np.float64(np.inf), np.float64(np.nan)
     MOST = np.float64(0.999 * float(np.finfo(shape.dtype).max))
     SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM, ADAMW = range(7)
@@ -124,10 +126,6 @@ def of(shape: Shape) -> SimpleNamespace:
     (LR, SCALE, L1, L2, MEAN_WEIGHT, UPDATES, POWER1, POWER2, TRAIN_LOSS, TRAIN_WEIGHT, H_MOMENTUM, H_BETA1, H_BETA2, H_EPSILON, H_RHO,
      H_DECAY, H_CLIP_NORM, H_CLIP_VALUE) = range(18)  # fmt: skip
     H_WARMUP = F["warmup"]
-
-    @device
-    def is_finite(x):  # type: ignore[no-untyped-def]
-        return abs(x) < INF
 
     @device
     def shrink(w, tau):  # type: ignore[no-untyped-def]
@@ -226,24 +224,26 @@ def of(shape: Shape) -> SimpleNamespace:
 
     @device
     def one(  # type: ignore[no-untyped-def]
-        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f, at, total, intercept, w0, u, v, n_features,
-        solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
+        P, S, to, k, M, scalar, m, split, shrinks, f, total, intercept, w0, u, v, n_features, solver, extra, q, rate, l2,
+        inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
     ):  # fmt: skip
-        """Steps a parameter: its old values to old_*, its new ones in their place. Whether all that is new is finite.
+        """Steps a parameter: its old values to where such are kept, its new ones in their place.
 
+        `to`: addresses of weight, first and second of the group's parameter 0 and of where the old ones go; this is its k-th.
         What most steps read comes as numbers: after a store the compiler would load it from memory again. `extra`: standardize
-        or clipping.
+        or clipping. Returns `lost`, or NaN where anything new is not finite: 0 times such a number is NaN.
         """
+        w_at, u_at, v_at, old_w, old_u, old_v = to
+        on = u64(k * PARAMETER)
         penalty = f < n_features
         g = T(total)
         if extra:
             g = gradient_of(P, M, split, f, total, intercept)
         g = mul(g, q)
         tau = scalar[u64(S_L1 * MODELS + m)] if shrinks else ZERO
-        old_W[at] = w0
-        good = True
+        store_at(S, u64(old_w + on), w0)
         if extra and P[u64(T_ANY_CLIP)] != 0:
-            good = is_finite(g)  # clipping would hide an infinity
+            lost = fma(g, ZERO, lost)  # clipping would hide an infinity
             g = mul(g, scalar[u64(S_CLIP_FACTOR * MODELS + m)])
             most = scalar[u64(S_CLIP_VALUE * MODELS + m)]
             g = most if most < g else g
@@ -256,22 +256,22 @@ def of(shape: Shape) -> SimpleNamespace:
         if solver == SGD:
             w = fma(-rate, g, w0)
         elif solver == MOMENTUM or solver == NESTEROV:
-            old_U[at] = u
+            store_at(S, u64(old_u + on), u)
             u = fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g)
-            U[at] = u
-            good = good and is_finite(u)
+            store_at(S, u64(u_at + on), u)
+            lost = fma(u, ZERO, lost)
             w = fma(-rate, fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g) if solver == NESTEROV else u, w0)
         else:
-            old_V[at] = v
+            store_at(S, u64(old_v + on), v)
             v = fma(mul(beta2_new, g), g, mul(beta2, v))
-            V[at] = v
-            good = good and is_finite(v)
+            store_at(S, u64(v_at + on), v)
+            lost = fma(v, ZERO, lost)
             d = ZERO
             if solver == ADAM or solver == ADAMW:
-                old_U[at] = u
+                store_at(S, u64(old_u + on), u)
                 u = fma(beta1_new, sub(g, u), u)
-                U[at] = u
-                good = good and is_finite(u)
+                store_at(S, u64(u_at + on), u)
+                lost = fma(u, ZERO, lost)
                 d = fma(sqrt(v), inv_root, epsilon)
                 w = fma(-rate, div(u, d), w0)
             else:
@@ -281,13 +281,26 @@ def of(shape: Shape) -> SimpleNamespace:
                 tau = mul(div(rate, d), tau)
         if penalty and shrinks:
             w = shrink(w, tau)
-        W[at] = w
-        good = good and is_finite(w)
+        store_at(S, u64(w_at + on), w)
+        lost = fma(w, ZERO, lost)
         if extra and P[u64(T_STANDARDIZE)] != 0 and penalty:
             # Still finite on the scale of X: a thousandth of room for the roundings of what is seen.
             scale = abs(M[u64((P[u64(T_STANDARDIZE)] + split) * n_features + f)])
-            good = good and abs(float64(w)) <= mul64(MOST, scale)
-        return good
+            lost = lost if abs(float64(w)) <= mul64(MOST, scale) else NAN
+        return lost
+
+    @device
+    def read(S, G, w, u, v, g, k, there, has_first, has_second):  # type: ignore[no-untyped-def]
+        """The k-th parameter of a group: weight, first, second and gradient sum; zeros where there is none."""
+        weight, first, second, total = ZERO, ZERO, ZERO, ZERO64
+        if there:
+            weight = load_at(S, u64(w + u64(k * PARAMETER)))
+            total = load_at(G, u64(g + u64(k * SUM)))
+            if has_first:
+                first = load_at(S, u64(u + u64(k * PARAMETER)))
+            if has_second:
+                second = load_at(S, u64(v + u64(k * PARAMETER)))
+        return weight, first, second, total
 
     @device
     def step(tid, panel, P, S, D, N, Z, M, G, g_at, count, c_at, epoch, batch, scalar, flags, losses, weights):  # type: ignore[no-untyped-def]
@@ -300,7 +313,7 @@ def of(shape: Shape) -> SimpleNamespace:
         cuda.syncthreads()
         tid = opaque(tid)
         L = P[u64(T_LANES)]
-        n_features, solver = P[u64(T_FEATURES)], P[u64(T_SOLVER)]
+        n_features, solver = int32(P[u64(T_FEATURES)]), int32(P[u64(T_SOLVER)])
         standardize = P[u64(T_STANDARDIZE)] != 0
         fit_intercept = P[u64(T_FIT_INTERCEPT)] != 0
         mine = panel * MODELS + tid
@@ -335,44 +348,42 @@ def of(shape: Shape) -> SimpleNamespace:
             inv_root, epsilon = scalar[u64(S_INV_ROOT * MODELS + m)], scalar[u64(S_EPSILON * MODELS + m)]
             beta1_new, beta2 = scalar[u64(S_BETA1_NEW * MODELS + m)], scalar[u64(S_BETA2 * MODELS + m)]
             beta2_new = scalar[u64(S_BETA2_NEW * MODELS + m)]
-            good = True
-            # Arrays of their own, so that a place in each is one addition of 32 bits.
-            panel_at = panel * P[u64(T_PANEL)]
-            W, U, V = S[panel_at:], S[first_at + panel_at :], S[second_at + panel_at :]
-            old_W, old_U, old_V = S[old_at + panel_at :], S[old_at + first_at + panel_at :], S[old_at + second_at + panel_at :]
-            sums = G[g_at:]
+            lost = ZERO
+            # Addresses: as indices each access would take four more instructions, and a parameter has ten.
+            panel_at = panel * P[u64(T_PANEL)] + m
+            W = u64(global_address(S, u64(panel_at)))
+            U, V = u64(global_address(S, u64(first_at + panel_at))), u64(global_address(S, u64(second_at + panel_at)))
+            sums, kept = u64(global_address(G, u64(g_at + m))), u64(old_at) * u64(ITEM)
             # Four parameters at a time: what they read comes from device memory together, before anything is stored.
-            for f in range(tid // MODELS, height, 4 * PER):
-                a0, a1 = u32(f * MODELS + m), u32(min(f + PER, n_features) * MODELS + m)
-                a2, a3 = u32(min(f + 2 * PER, n_features) * MODELS + m), u32(min(f + 3 * PER, n_features) * MODELS + m)
-                w0, w1, w2, w3 = W[a0], W[a1], W[a2], W[a3]
-                u0, u1, u2, u3 = ZERO, ZERO, ZERO, ZERO
-                if has_first:
-                    u0, u1, u2, u3 = U[a0], U[a1], U[a2], U[a3]
-                v0, v1, v2, v3 = ZERO, ZERO, ZERO, ZERO
-                if has_second:
-                    v0, v1, v2, v3 = V[a0], V[a1], V[a2], V[a3]
-                g0, g1, g2, g3 = sums[a0], sums[a1], sums[a2], sums[a3]
-                good = one(
-                    P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f, a0, g0, intercept, w0, u0, v0,
-                    n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
-                ) and good  # fmt: skip
-                if f + PER < height:
-                    good = one(
-                        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f + PER, a1, g1, intercept, w1, u1, v1,
-                        n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
-                    ) and good  # fmt: skip
-                if f + 2 * PER < height:
-                    good = one(
-                        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f + 2 * PER, a2, g2, intercept, w2, u2, v2,
-                        n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
-                    ) and good  # fmt: skip
-                if f + 3 * PER < height:
-                    good = one(
-                        P, W, U, V, old_W, old_U, old_V, M, scalar, m, split, shrinks, f + 3 * PER, a3, g3, intercept, w3, u3, v3,
-                        n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon,
-                    ) and good  # fmt: skip
-            if not good:
+            for f in range(int32(tid // MODELS), height, 4 * PER):
+                step_ = u64(u32(f)) * u64(MODELS * ITEM)
+                w, u, v, g = u64(W + step_), u64(U + step_), u64(V + step_), u64(sums + u64(u32(f)) * u64(MODELS * 8))
+                to = (w, u, v, u64(w + kept), u64(u + kept), u64(v + kept))
+                more1, more2, more3 = f + PER < height, f + 2 * PER < height, f + 3 * PER < height
+                w0, u0, v0, g0 = read(S, G, w, u, v, g, 0, True, has_first, has_second)
+                w1, u1, v1, g1 = read(S, G, w, u, v, g, 1, more1, has_first, has_second)
+                w2, u2, v2, g2 = read(S, G, w, u, v, g, 2, more2, has_first, has_second)
+                w3, u3, v3, g3 = read(S, G, w, u, v, g, 3, more3, has_first, has_second)
+                lost = one(
+                    P, S, to, 0, M, scalar, m, split, shrinks, f, g0, intercept, w0, u0, v0, n_features, solver, extra, q, rate,
+                    l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
+                )  # fmt: skip
+                if more1:
+                    lost = one(
+                        P, S, to, 1, M, scalar, m, split, shrinks, f + PER, g1, intercept, w1, u1, v1, n_features, solver, extra, q,
+                        rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
+                    )  # fmt: skip
+                if more2:
+                    lost = one(
+                        P, S, to, 2, M, scalar, m, split, shrinks, f + 2 * PER, g2, intercept, w2, u2, v2, n_features, solver,
+                        extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
+                    )  # fmt: skip
+                if more3:
+                    lost = one(
+                        P, S, to, 3, M, scalar, m, split, shrinks, f + 3 * PER, g3, intercept, w3, u3, v3, n_features, solver,
+                        extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
+                    )  # fmt: skip
+            if lost != lost:
                 flags[u64(LOST * MODELS + m)] = 1
                 flags[u64(N_FLAGS * MODELS)] = 1
         cuda.syncthreads()
