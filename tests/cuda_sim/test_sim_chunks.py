@@ -60,8 +60,8 @@ def trained(q, path, late=None):
     return trainer.coef().tobytes()
 
 
-@pytest.mark.parametrize("late", range(4))
+@pytest.mark.parametrize("late", range(8))
 def test_a_late_thread_still_reads_its_chunks_rows(problem, late):
     """Nobody overwrites a chunk's row numbers while another thread selects by them."""
-    assert tiles.SHAPES["float32"]["narrow"].threads == 4
+    assert tiles.SHAPES["float32"]["narrow"].threads == 8
     assert trained(problem, "persistent", late) == trained(problem, "persistent") == trained(problem, "tiled")

@@ -46,9 +46,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
     tile = tiles.of(shape)
     A = tile.A
     tile_forward, tile_residual, tile_gradient = tile.forward, tile.residual, tile.gradient
-    place, feature_of, loss_sums, chain_of, model_of = (
-        tile.place, tile.feature_of, tile.loss_sums, tile.chain_of, tile.model_of,
-    )  # fmt: skip
+    place, feature_of, loss_sums, model_of = tile.place, tile.feature_of, tile.loss_sums, tile.model_of
     T, mul = A.T, A.mul
     kind = A.type
     D = _driver.F64
@@ -143,12 +141,13 @@ def kernels(shape: Shape) -> SimpleNamespace:
         for i in range(tid, n, THREADS):
             ids[u64(i)] = rows[u64(begin + i)] if P[u64(P_HAS_ROWS)] != 0 else begin + i
         g = cuda.local.array(GT, kind)
-        b = tile_gradient(
-            stage, tid, ids, n, X, P[u64(P_STRIDE)], f0, n_features, R, slot * P[u64(P_SLOT_ROWS)] * MODELS,
+        chain = cuda.shared.array(MODELS, kind)
+        m, b = tile_gradient(
+            stage, chain, tid, ids, n, X, P[u64(P_STRIDE)], f0, n_features, R, slot * P[u64(P_SLOT_ROWS)] * MODELS,
             poisoned[u64(slot)] != 0, roles, P[u64(P_WORDS)], splits, panel * MODELS, g,
         )  # fmt: skip
-        if f0 == 0 and chain_of(tid) >= 0:
-            B[u64(slot * MODELS + chain_of(tid))] = b
+        if m >= 0:
+            B[u64(slot * MODELS + m)] = b
         mg, fg = place(tid)
         for i in range(TF):
             f = f0 + feature_of(tid, i)

@@ -139,7 +139,7 @@ if SIMULATED:  # every thread is a Python thread: tiny tiles, the same code
         "float32": {
             "wide": Shape("float32", 16, 16, 8, 2, 8, 8, 8, 3, 3, 1, 1, 0),
             "medium": Shape("float32", 8, 8, 4, 2, 4, 8, 8, 3, 2),
-            "narrow": Shape("float32", 4, 4, 2, 2, 2, 4, 4, 3, 4),
+            "narrow": Shape("float32", 4, 8, 2, 2, 2, 4, 4, 3, 4),
         },
         "float64": {
             "medium": Shape("float64", 4, 4, 2, 2, 4, 8, 8, 3, 2),
@@ -194,8 +194,10 @@ def of(shape: Shape) -> SimpleNamespace:
     STRIDE, VECTOR = shape.row_stride, shape.vector
     FORWARD, GRADIENT = shape.forward_stage, shape.gradient_stage  # sizes of a stage
     FORWARD_END, GRADIENT_END = shape.forward_stages * FORWARD, shape.gradient_stages * GRADIENT
-    LANES = min(32, THREADS)  # a warp's threads lie in a near-square, so that few words are read twice
-    CHAINS = MODELS * LANES // THREADS
+    LANES = min(4 if SIMULATED else 32, THREADS)  # a warp's threads lie in a near-square, so that few words are read twice
+    # The residuals of a stage are added up, for the intercepts, by these many threads in turn: one to a model and whole warps.
+    CHAIN = max(MODELS, LANES)
+    TURNS = THREADS // CHAIN
     WARP_MODELS = min(8, shape.model_groups)
     WARPS_ACROSS = shape.model_groups // WARP_MODELS
     # Which bits of a lane say its group of models, and which its group of rows. Shared memory answers the half of a warp at once
@@ -230,7 +232,7 @@ def of(shape: Shape) -> SimpleNamespace:
     UR = max(2, min(KR, 128 // GT))
     TWICE_F, TWICE_R = KF // VECTOR % (2 * UF) == 0 and Z * VECTOR < 256, KR % (2 * UR) == 0
     ROUNDS_F, ROUNDS_R = KF // (UF * VECTOR * (2 if TWICE_F else 1)), KR // (UR * (2 if TWICE_R else 1))
-    assert THREADS % MODELS == 0 and MODELS % VECTOR == 0 and TM <= 32
+    assert THREADS % CHAIN == 0 and MODELS % VECTOR == 0 and TM <= 32
     assert ROW_CHUNK % ROWS == 0 and FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
 
     @device
@@ -552,15 +554,13 @@ def of(shape: Shape) -> SimpleNamespace:
                 copy_async16(stage, u32(to + u32(i * THREADS * 16)), R, u64(place + u64(i * THREADS * 16)), real)
 
     @device
-    def chain_of(tid):  # type: ignore[no-untyped-def]
-        """The model for which a thread adds residuals up, -1 for none: a few lanes of every warp, so that no warp waits for others."""
-        return tid // LANES * CHAINS + tid % LANES if tid % LANES < CHAINS else -1
-
-    @device
-    def gradient(stage, tid, ids, n, X, stride, f0, n_features, R, z_at, select, roles, n_words, splits, s_at, g):  # type: ignore[no-untyped-def]
+    def gradient(  # type: ignore[no-untyped-def]
+        stage, sums, tid, ids, n, X, stride, f0, n_features, R, z_at, select, roles, n_words, splits, s_at, g,
+    ):  # fmt: skip
         """g[i * TM + j], a thread's features (`feature_of`) × models summed over a chunk's n rows in order.
 
-        Returns the sum of the residuals of one model, the gradient of its intercept, where f0 is 0: of `chain_of(tid)`.
+        Where f0 is 0, it returns a model and the sum of its residuals, which is the gradient of its intercept; most threads get
+        the model -1. sums: shared, [MODELS].
 
         With `select` a row that a model does not use is left out, whatever x holds; without, its residual +0 adds +0.
         """
@@ -569,7 +569,8 @@ def of(shape: Shape) -> SimpleNamespace:
         for i in range(GT):
             g[i] = ZERO
         total = ZERO
-        mine = chain_of(tid)
+        mine = tid % CHAIN if f0 == 0 and tid % CHAIN < MODELS else -1
+        turn, last = i32(tid // CHAIN), i32(-1)
         r_from = u64(global_address(R, u64(z_at + tid * VECTOR)))
         cuda.syncthreads()
         r1 = i32(0)
@@ -605,17 +606,24 @@ def of(shape: Shape) -> SimpleNamespace:
                         multiply_rows(stage, i32(x_at + UR * FEATURES), i32(r_at + UR * MODELS), mg, g)
                     x_at = i32(x_at + KR // ROUNDS_R * FEATURES)
                     r_at = i32(r_at + KR // ROUNDS_R * MODELS)
-            if f0 == 0 and mine >= 0:
+            if TURNS > 1:
+                turn = i32(turn - 1) if turn > 0 else i32(TURNS - 1)
+            if mine >= 0 and (TURNS == 1 or turn == TURNS - 1):
                 at = i32(here + GRADIENT_R + mine)
+                if TURNS > 1:
+                    total = sums[u64(mine)] if r0 > 0 else ZERO
                 for r in range(0, KR, 4):
                     a, b = stage[u64(at + r * MODELS)], stage[u64(at + r * MODELS + MODELS)]
                     c, d = stage[u64(at + r * MODELS + 2 * MODELS)], stage[u64(at + r * MODELS + 3 * MODELS)]
                     total = add(add(add(add(total, a), b), c), d)
+                if TURNS > 1:
+                    sums[u64(mine)] = total
+                last = i32(r0 + KR)
             next_ = here
             here = i32(here + GRADIENT) if here < GRADIENT_END - GRADIENT else i32(0)
             r0 = i32(r0 + KR)
         wait_all()
-        return total
+        return (mine if last >= n else -1), total  # whose turn was the last
 
     @device
     def feature_of(tid, i):  # type: ignore[no-untyped-def]
@@ -625,5 +633,5 @@ def of(shape: Shape) -> SimpleNamespace:
 
     return SimpleNamespace(
         A=A, place=place, forward=forward, residual=residual, gradient=gradient, feature_of=feature_of, loss_sums=loss_sums,
-        chain_of=chain_of, model_of=model_of,
+        model_of=model_of,
     )  # fmt: skip

@@ -67,8 +67,8 @@ SLICE_SECONDS = 0.05  # about what is queued between two looks at a signal
 def kernels(shape: Shape) -> SimpleNamespace:
     """``epoch``, the persistent kernel, where the tiles are for it, and ``step``, which ends a batch of the tiled path."""
     tile, updater = tiles.of(shape), update.of(shape)
-    forward, residual, gradient_tile, feature_of, place, loss_sums, chain_of, model_of = (
-        tile.forward, tile.residual, tile.gradient, tile.feature_of, tile.place, tile.loss_sums, tile.chain_of, tile.model_of,
+    forward, residual, gradient_tile, feature_of, place, loss_sums, model_of = (
+        tile.forward, tile.residual, tile.gradient, tile.feature_of, tile.place, tile.loss_sums, tile.model_of,
     )  # fmt: skip
     step = updater.step
     A, D64 = tile.A, _driver.F64
@@ -96,6 +96,7 @@ def kernels(shape: Shape) -> SimpleNamespace:
         stage = cuda.shared.array(STAGE, kind, alignment=16)
         facts = cuda.shared.array(FACTS, kind)
         words = cuda.shared.array(ROWS, uint32)
+        chain = cuda.shared.array(MODELS, kind)
         flags = cuda.shared.array(FLAGS, int32)
         keys = cuda.shared.array(12, uint32)
         count = cuda.shared.array(MODELS, int32)
@@ -159,12 +160,12 @@ def kernels(shape: Shape) -> SimpleNamespace:
                 for f0_ in range(0, n_features, FEATURES):
                     f0 = int32(f0_)
                     g = cuda.local.array(GT, kind)
-                    b_sum = gradient_tile(
-                        stage, tid, ids, n, X, P[u64(T_STRIDE)], f0, n_features, R, z_at, bad[0] != 0, roles, P[u64(T_WORDS)], N,
+                    summed, b_sum = gradient_tile(
+                        stage, chain, tid, ids, n, X, P[u64(T_STRIDE)], f0, n_features, R, z_at, bad[0] != 0, roles, P[u64(T_WORDS)], N,
                         SPLIT * lanes + panel * MODELS, g,
                     )  # fmt: skip
-                    if f0 == 0 and chain_of(tid) >= 0:
-                        at = u64(g_at + n_features * MODELS + chain_of(tid))
+                    if summed >= 0:
+                        at = u64(g_at + n_features * MODELS + summed)
                         G[at] = add64(ZERO64 if c0 == begin else G[at], float64(b_sum))
                     mg, fg = place(opaque(tid))
                     for i in range(TF):

@@ -290,6 +290,12 @@ def of(shape: Shape) -> SimpleNamespace:
         return lost
 
     @device
+    def at_feature(W, U, V, sums, f):  # type: ignore[no-untyped-def]
+        """The addresses of a feature's weight, first, second and gradient sum."""
+        by = u64(u32(f)) * u64(MODELS * ITEM)
+        return u64(W + by), u64(U + by), u64(V + by), u64(sums + u64(u32(f)) * u64(MODELS * 8))
+
+    @device
     def read(S, G, w, u, v, g, k, there, has_first, has_second):  # type: ignore[no-untyped-def]
         """The k-th parameter of a group: weight, first, second and gradient sum; zeros where there is none."""
         weight, first, second, total = ZERO, ZERO, ZERO, ZERO64
@@ -355,34 +361,45 @@ def of(shape: Shape) -> SimpleNamespace:
             U, V = u64(global_address(S, u64(first_at + panel_at))), u64(global_address(S, u64(second_at + panel_at)))
             sums, kept = u64(global_address(G, u64(g_at + m))), u64(old_at) * u64(ITEM)
             # Four parameters at a time: what they read comes from device memory together, before anything is stored.
-            for f in range(int32(tid // MODELS), height, 4 * PER):
-                step_ = u64(u32(f)) * u64(MODELS * ITEM)
-                w, u, v, g = u64(W + step_), u64(U + step_), u64(V + step_), u64(sums + u64(u32(f)) * u64(MODELS * 8))
+            # Those of the next group are on their way while this one is computed.
+            more, first_f = height - int32(tid // MODELS), int32(tid // MODELS)
+            w, u, v, g = at_feature(W, U, V, sums, first_f)
+            a0 = read(S, G, w, u, v, g, 0, more > 0, has_first, has_second)
+            a1 = read(S, G, w, u, v, g, 1, more > PER, has_first, has_second)
+            a2 = read(S, G, w, u, v, g, 2, more > 2 * PER, has_first, has_second)
+            a3 = read(S, G, w, u, v, g, 3, more > 3 * PER, has_first, has_second)
+            for f in range(first_f, height, 4 * PER):
                 to = (w, u, v, u64(w + kept), u64(u + kept), u64(v + kept))
-                more1, more2, more3 = f + PER < height, f + 2 * PER < height, f + 3 * PER < height
-                w0, u0, v0, g0 = read(S, G, w, u, v, g, 0, True, has_first, has_second)
-                w1, u1, v1, g1 = read(S, G, w, u, v, g, 1, more1, has_first, has_second)
-                w2, u2, v2, g2 = read(S, G, w, u, v, g, 2, more2, has_first, has_second)
-                w3, u3, v3, g3 = read(S, G, w, u, v, g, 3, more3, has_first, has_second)
+                more = height - f
+                w, u, v, g = at_feature(W, U, V, sums, f + 4 * PER)
+                b0 = read(S, G, w, u, v, g, 0, more > 4 * PER, has_first, has_second)
+                b1 = read(S, G, w, u, v, g, 1, more > 5 * PER, has_first, has_second)
+                b2 = read(S, G, w, u, v, g, 2, more > 6 * PER, has_first, has_second)
+                b3 = read(S, G, w, u, v, g, 3, more > 7 * PER, has_first, has_second)
+                w0, u0, v0, g0 = a0
+                w1, u1, v1, g1 = a1
+                w2, u2, v2, g2 = a2
+                w3, u3, v3, g3 = a3
                 lost = one(
                     P, S, to, 0, M, scalar, m, split, shrinks, f, g0, intercept, w0, u0, v0, n_features, solver, extra, q, rate,
                     l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
                 )  # fmt: skip
-                if more1:
+                if more > PER:
                     lost = one(
                         P, S, to, 1, M, scalar, m, split, shrinks, f + PER, g1, intercept, w1, u1, v1, n_features, solver, extra, q,
                         rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
                     )  # fmt: skip
-                if more2:
+                if more > 2 * PER:
                     lost = one(
                         P, S, to, 2, M, scalar, m, split, shrinks, f + 2 * PER, g2, intercept, w2, u2, v2, n_features, solver,
                         extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
                     )  # fmt: skip
-                if more3:
+                if more > 3 * PER:
                     lost = one(
                         P, S, to, 3, M, scalar, m, split, shrinks, f + 3 * PER, g3, intercept, w3, u3, v3, n_features, solver,
                         extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
                     )  # fmt: skip
+                a0, a1, a2, a3 = b0, b1, b2, b3
             if lost != lost:
                 flags[u64(LOST * MODELS + m)] = 1
                 flags[u64(N_FLAGS * MODELS)] = 1
