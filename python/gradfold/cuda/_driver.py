@@ -169,7 +169,6 @@ if not SIMULATED:
 
     def _access(store: bool) -> Any:
         """An intrinsic: read or write what lies at an address of `global_address`; the array says only of what type it is."""
-        from llvmlite import ir
         from numba.cuda.extending import intrinsic
 
         def pointer(context: Any, builder: Any, kind: Any, place: Any) -> tuple[Any, int]:
@@ -507,8 +506,9 @@ class Kernel:
         (self._launch or self.compile())(blocks, stream, arguments)
 
     def blocks_for(self, cc: tuple[int, int]) -> int:
-        """`min_blocks`, or one fewer before compute capability 9.0, for which the same kernel takes more registers."""
-        return self.min_blocks if cc >= (9, 0) else max(1, self.min_blocks - 1)
+        """`min_blocks`, or fewer before compute capability 9.0, for which the same kernel takes more registers."""
+        fewer = 2 if self.min_blocks > 3 else 1
+        return self.min_blocks if cc >= (9, 0) else max(1, self.min_blocks - fewer)
 
     def ptx(self, cc: tuple[int, int]) -> str:
         """The PTX for a compute capability, made without a GPU."""

@@ -435,6 +435,7 @@ class _Workspace:
         self.window, self.totals, self.panels, self.stream = window, totals, panels, stream
         self.sent: dict[str, tuple[Array, Any]] = {}
         self.roles: tuple[Any, int] | None = None
+        self.splits: tuple[Array, tuple[Array, Array]] | None = None
 
     def send(self, name: str, values: Array) -> tuple[Any, bool]:
         """(`values` on the device, whether they are new there)."""
@@ -444,6 +445,12 @@ class _Workspace:
         on_device = _driver.to_device(values, self.stream)
         self.sent[name] = values.copy(), on_device
         return on_device, True
+
+    def slots(self, split_of_model: Array) -> tuple[Array, Array]:
+        """The splits that have a model, and each model's place among them."""
+        if self.splits is None or not np.array_equal(self.splits[0], split_of_model):
+            self.splits = split_of_model.copy(), np.unique(split_of_model, return_inverse=True)
+        return self.splits[1]
 
     def training(self, ids: Array, conditions: Array, weight: Any, dtype: Any) -> tuple[Any, int]:
         """`roles.words`, computed when the folds are others than last time, or when there are weights."""
@@ -529,7 +536,7 @@ def loss_gradient(
     splits = np.full(lanes, -1, np.int32)
     splits[:n_models] = 0
     if ids is not None:
-        used, splits[:n_models] = np.unique(split_of_model, return_inverse=True)
+        used, splits[:n_models] = work.slots(split_of_model)
         roles, n_words = work.training(ids, np.ascontiguousarray(conditions[used]), weight, dtype)
     elif weight is not None:
         whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)

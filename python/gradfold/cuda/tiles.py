@@ -83,8 +83,9 @@ class Shape:
 
     def of_rows(self, aligned: bool) -> Shape:
         """The same tiles for rows of X that begin at multiples of 16 bytes, or anywhere: then X is staged value by value."""
-        one = dict.fromkeys(("forward_blocks", "gradient_blocks"), 1)
-        return self if aligned else replace(self, aligned=False, epoch_blocks=min(1, self.epoch_blocks), **one)
+        if aligned:
+            return self
+        return replace(self, aligned=False, forward_blocks=1, gradient_blocks=1, epoch_blocks=min(1, self.epoch_blocks))
 
     @property
     def vector(self) -> int:
@@ -149,7 +150,7 @@ if SIMULATED:  # every thread is a Python thread: tiny tiles, the same code
 else:
     SHAPES = {
         "float32": {
-            "wide": Shape("float32", 64, 128, 8, 8, 8, 16, 16, 3, 3, 3, 4, 0),
+            "wide": Shape("float32", 64, 128, 8, 8, 8, 16, 16, 3, 3, 4, 4, 0),
             "medium": Shape("float32", 32, 256, 4, 4, 4, 16, 32, 3, 2, 2, 2, 2),
             "narrow": Shape("float32", 8, 256, 2, 2, 2, 16, 16, 4, 4, 2, 2, 2),
         },
@@ -193,11 +194,13 @@ def of(shape: Shape) -> SimpleNamespace:
     ROWS, FEATURES, KF, KR, GROUPS = shape.rows, shape.features, shape.step_features, shape.step_rows, shape.groups
     STRIDE, VECTOR = shape.row_stride, shape.vector
     FORWARD, GRADIENT = shape.forward_stage, shape.gradient_stage  # sizes of a stage
+    AHEAD_F = (shape.forward_stages - 1) * KF  # how far copying is ahead of computing
     FORWARD_END, GRADIENT_END = shape.forward_stages * FORWARD, shape.gradient_stages * GRADIENT
     LANES = min(4 if SIMULATED else 32, THREADS)  # a warp's threads lie in a near-square, so that few words are read twice
-    # The residuals of a stage are added up, for the intercepts, by these many threads in turn: one to a model and whole warps.
-    CHAIN = max(MODELS, LANES)
-    TURNS = THREADS // CHAIN
+    # The residuals of a stage are added up, for the intercepts, by so many threads in turn, one to a model and whole warps. With
+    # few turns to be had some lanes of every warp do it in every stage, so that no warp waits for others.
+    CHAIN, CHAINS = max(MODELS, LANES), MODELS * LANES // THREADS
+    TURNS = THREADS // CHAIN if THREADS // CHAIN >= (2 if SIMULATED else 4) else 1
     WARP_MODELS = min(8, shape.model_groups)
     WARPS_ACROSS = shape.model_groups // WARP_MODELS
     # Which bits of a lane say its group of models, and which its group of rows. Shared memory answers the half of a warp at once
@@ -207,7 +210,9 @@ def of(shape: Shape) -> SimpleNamespace:
     RUN, MRUN = min(TF, VECTOR), min(TM, VECTOR)  # a thread's features, and its models, lie in runs of these
     MODEL_STEP = shape.model_groups * MRUN  # from one of its runs to the next
     FORWARD_W, GRADIENT_R = ROWS * STRIDE, KR * FEATURES
-    Z, WT, GT = TR * TM, VECTOR * TM, TF * TM  # sizes of register tiles
+    # Features of a row that are read at once: 16 bytes, or 8 where the weights of so many would take the registers of a fourth block.
+    XV = 2 if shape.forward_blocks > 3 else VECTOR
+    Z, WT, GT = TR * TM, XV * TM, TF * TM  # sizes of register tiles
     # Vectors that a thread stages: of X and W forward, of X and residuals in the gradient.
     FX_WIDTH, FW_WIDTH, GX_WIDTH, GR_WIDTH = KF // VECTOR, MODELS // VECTOR, FEATURES // VECTOR, MODELS // VECTOR
     EVEN_FX, EVEN_FW = ROWS * FX_WIDTH % THREADS == 0, KF * FW_WIDTH % THREADS == 0
@@ -222,18 +227,18 @@ def of(shape: Shape) -> SimpleNamespace:
     KL, LOSS_WIDTH = min(64, shape.stage // (MODELS + 1) // 4 * 4), MODELS // VECTOR  # rows of losses staged at a time
     fma64, add64, ZERO64, ONE64 = F64.fma, F64.add, np.float64(0), np.float64(1)
     write_run = vector_writer(MRUN)
-    read_model_run, read_row, read_run = vector_reader(MRUN), vector_reader(VECTOR), vector_reader(RUN)
+    read_model_run, read_row, read_run = vector_reader(MRUN), vector_reader(XV), vector_reader(RUN)
     wait_forward, wait_gradient, wait_all = waiter(shape.forward_stages - 2), waiter(shape.gradient_stages - 2), waiter(0)
     copy1 = copy_async4 if A.is_float32 else copy_async8
     u64, u32, i32 = np.uint64, np.uint32, np.int32
     # Steps of an inner loop that are unrolled, about 128 FMAs: the compiler does no more of itself. A round has two such parts
     # where that leaves registers.
-    UF = max(1, min(KF // VECTOR, 128 // (Z * VECTOR)))
+    UF = max(1, min(KF // XV, 128 // (Z * XV)))
     UR = max(2, min(KR, 128 // GT))
-    TWICE_F, TWICE_R = KF // VECTOR % (2 * UF) == 0 and Z * VECTOR < 256, KR % (2 * UR) == 0
-    ROUNDS_F, ROUNDS_R = KF // (UF * VECTOR * (2 if TWICE_F else 1)), KR // (UR * (2 if TWICE_R else 1))
+    TWICE_F, TWICE_R = KF // XV % (2 * UF) == 0 and Z * XV < 128, KR % (2 * UR) == 0
+    ROUNDS_F, ROUNDS_R = KF // (UF * XV * (2 if TWICE_F else 1)), KR // (UR * (2 if TWICE_R else 1))
     assert THREADS % CHAIN == 0 and MODELS % VECTOR == 0 and TM <= 32
-    assert ROW_CHUNK % ROWS == 0 and FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
+    assert ROW_CHUNK % ROWS == 0 and FEATURE_CHUNK % KF == 0 and KF % (UF * XV) == 0 and KR % UR == 0
 
     @device
     def place(tid):  # type: ignore[no-untyped-def]
@@ -244,7 +249,7 @@ def of(shape: Shape) -> SimpleNamespace:
             mg += ((lane >> MODEL_BITS[k]) & 1) << k
         for k in range(len(ROW_BITS)):
             rg += ((lane >> ROW_BITS[k]) & 1) << k
-        return mg, rg
+        return i32(mg), i32(rg)
 
     @device
     def model_of(mg, j):  # type: ignore[no-untyped-def]
@@ -272,15 +277,14 @@ def of(shape: Shape) -> SimpleNamespace:
     if shape.aligned:
 
         @device
-        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+        def stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
             real = i32(f0 + tid % FX_WIDTH * VECTOR) < n_features
             to = u32(shared_address(stage, u64(at + tid // FX_WIDTH * STRIDE + tid % FX_WIDTH * VECTOR)))
             column = u64(global_address(X, u64(f0 + tid % FX_WIDTH * VECTOR)))
             row_bytes = u64(u32(stride * ITEM))
             for i in range(FX):
                 if EVEN_FX or tid + i * THREADS < ROWS * FX_WIDTH:
-                    row = u64(u32(ids[u64(i32(r0 + tid // FX_WIDTH + i * FX_ROWS))]))
-                    place = u64(column + row * row_bytes)
+                    place = u64(column + u64(from_[i]) * row_bytes)
                     copy_async16(stage, u32(to + u32(i * FX_ROWS * STRIDE * ITEM)), X, place, real)
 
         @device
@@ -297,7 +301,7 @@ def of(shape: Shape) -> SimpleNamespace:
     else:
 
         @device
-        def stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
+        def stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features):  # type: ignore[no-untyped-def]
             for e in range(tid, ROWS * KF, THREADS):
                 r, f = e // KF, e % KF
                 real = r0 + r < n and f0 + f < n_features
@@ -313,12 +317,12 @@ def of(shape: Shape) -> SimpleNamespace:
                 copy1(stage, shared_address(stage, u64(at + e)), X, place, real)
 
     @device
-    def stage_forward(stage, at, tid, f0, ids, r0, n, X, stride, n_features, W, w_from):  # type: ignore[no-untyped-def]
+    def stage_forward(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features, W, w_from):  # type: ignore[no-untyped-def]
         """KF features of the tile's rows and of the panel's weights; zeros where there are no features.
 
         Rows after the last are staged as whatever `ids` has there: nothing comes of them. `w_from` is an address.
         """
-        stage_rows(stage, at, tid, f0, ids, r0, n, X, stride, n_features)
+        stage_rows(stage, at, tid, f0, from_, ids, r0, n, X, stride, n_features)
         to = u32(shared_address(stage, u64(at + FORWARD_W + tid * VECTOR)))
         place = u64(w_from + u64(u32(f0)) * u64(ROW_BYTES))
         for i in range(FW):
@@ -329,14 +333,14 @@ def of(shape: Shape) -> SimpleNamespace:
     @device
     def multiply_features(stage, x_at, w_row, mg, acc):  # type: ignore[no-untyped-def]
         """UF vectors of features of a thread's rows times those of its models, in order."""
-        for f in range(0, UF * VECTOR, VECTOR):
+        for f in range(0, UF * XV, XV):
             w = cuda.local.array(WT, kind)
-            for k in range(VECTOR):
+            for k in range(XV):
                 read_models(w, k * TM, stage, w_row + (f + k) * MODELS, mg)
             for i in range(TR):
-                x = cuda.local.array(VECTOR, kind)
+                x = cuda.local.array(XV, kind)
                 read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
-                for k in range(VECTOR):
+                for k in range(XV):
                     for j in range(TM):
                         acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
 
@@ -369,6 +373,9 @@ def of(shape: Shape) -> SimpleNamespace:
         tid = opaque(tid)
         mg, rg = place(tid)
         cuda.syncthreads()  # `ids` is there, and whoever used the stages before has done
+        from_ = cuda.local.array(FX, uint32)  # the rows of which this thread stages
+        for i in range(FX):
+            from_[i] = ids[u64(i32(r0 + tid // FX_WIDTH + i * FX_ROWS))]
         w_from = u64(global_address(W, u64(w_at + tid * VECTOR)))
         for i in range(tid, ROWS, THREADS):
             row = u64(u32(ids[u64(i32(r0 + i))]))
@@ -383,36 +390,36 @@ def of(shape: Shape) -> SimpleNamespace:
         f1 = i32(0)
         for stage_at in range(0, FORWARD_END - FORWARD, FORWARD):
             if f1 < n_features:
-                stage_forward(stage, i32(stage_at), tid, f1, ids, r0, n, X, stride, n_features, W, w_from)
+                stage_forward(stage, i32(stage_at), tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_from)
             commit_copies()
             f1 = i32(f1 + KF)
-        here, next_ = i32(0), i32(FORWARD_END - FORWARD)
-        f0 = i32(0)
+        here, f0 = i32(0), i32(0)
         while f0 < n_features:
             wait_forward()
             cuda.syncthreads()
+            f1 = i32(f0 + AHEAD_F)
             if f1 < n_features:
-                stage_forward(stage, next_, tid, f1, ids, r0, n, X, stride, n_features, W, w_from)
+                next_ = i32(here - FORWARD) if here > 0 else i32(FORWARD_END - FORWARD)  # the stage that was computed last
+                stage_forward(stage, next_, tid, f1, from_, ids, r0, n, X, stride, n_features, W, w_from)
             commit_copies()  # of nothing at the end, so that the waits go on counting
-            f1 = i32(f1 + KF)
             x_at = i32(here + rg * STRIDE)
             w_row = i32(here + FORWARD_W)
             for _ in range(ROUNDS_F):
                 multiply_features(stage, x_at, w_row, mg, acc)
                 if TWICE_F:
-                    multiply_features(stage, i32(x_at + UF * VECTOR), i32(w_row + UF * VECTOR * MODELS), mg, acc)
+                    multiply_features(stage, i32(x_at + UF * XV), i32(w_row + UF * XV * MODELS), mg, acc)
                 x_at = i32(x_at + KF // ROUNDS_F)
                 w_row = i32(w_row + KF // ROUNDS_F * MODELS)
-            next_ = here
             here = i32(here + FORWARD) if here < FORWARD_END - FORWARD else i32(0)
             f0 = i32(f0 + KF)
             if f0 >= n_features or (f0 & (FEATURE_CHUNK - 1)) == 0:
+                first = opaque(i32(r0 + rg))  # so that the rows' places are computed here, where there are registers for them
                 for i in range(TR):
                     before = cuda.local.array(TM, kind)
                     for j in range(TM):
                         before[j] = ZERO
-                    at = z_at + (r0 + rg + i * GROUPS) * MODELS
-                    real = r0 + rg + i * GROUPS < n
+                    at = z_at + (first + i * GROUPS) * MODELS
+                    real = i32(first + i * GROUPS) < n
                     if real and f0 > FEATURE_CHUNK:
                         read_models(before, 0, R, at, mg)
                     for j in range(TM):
@@ -569,7 +576,11 @@ def of(shape: Shape) -> SimpleNamespace:
         for i in range(GT):
             g[i] = ZERO
         total = ZERO
-        mine = tid % CHAIN if f0 == 0 and tid % CHAIN < MODELS else -1
+        mine = -1  # the model whose residuals this thread adds up
+        if f0 == 0 and TURNS > 1:
+            mine = tid % CHAIN if tid % CHAIN < MODELS else -1
+        elif f0 == 0:
+            mine = tid // LANES * CHAINS + tid % LANES if tid % LANES < CHAINS else -1
         turn, last = i32(tid // CHAIN), i32(-1)
         r_from = u64(global_address(R, u64(z_at + tid * VECTOR)))
         cuda.syncthreads()

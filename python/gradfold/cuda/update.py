@@ -117,7 +117,9 @@ def of(shape: Shape) -> SimpleNamespace:
     MODELS, THREADS = shape.models, shape.threads
     PER = THREADS // MODELS  # threads of a model
     ITEM = np.dtype(shape.dtype).itemsize
+    GROUP = 4  # of a thread's parameters
     PARAMETER, SUM = THREADS * ITEM, THREADS * 8  # bytes from a thread's parameter to its next, and from sum to sum
+    kind = A.type
     ZERO, ONE, NAN = T(0), T(1), T(np.nan)
     ZERO64, ONE64, INF64, NAN64 = np.float64(0), np.float64(1), np.float64(np.inf), np.float64(np.nan)
     MOST = np.float64(0.999 * float(np.finfo(shape.dtype).max))
@@ -224,24 +226,23 @@ def of(shape: Shape) -> SimpleNamespace:
 
     @device
     def one(  # type: ignore[no-untyped-def]
-        P, S, to, k, M, scalar, m, split, shrinks, f, total, intercept, w0, u, v, n_features, solver, extra, q, rate, l2,
+        P, S, to, M, scalar, m, split, shrinks, f, total, intercept, w0, u, v, n_features, solver, extra, q, rate, l2,
         inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
     ):  # fmt: skip
         """Steps a parameter: its old values to where such are kept, its new ones in their place.
 
-        `to`: addresses of weight, first and second of the group's parameter 0 and of where the old ones go; this is its k-th.
-        What most steps read comes as numbers: after a store the compiler would load it from memory again. `extra`: standardize
-        or clipping. Returns `lost`, or NaN where anything new is not finite: 0 times such a number is NaN.
+        `to`: addresses of weight, first and second, and of where the old ones go. What most steps read comes as numbers: after a
+        store the compiler would load it from memory again. `extra`: standardize or clipping. Returns `lost`, or NaN where anything
+        new is not finite: 0 times such a number is NaN.
         """
         w_at, u_at, v_at, old_w, old_u, old_v = to
-        on = u64(k * PARAMETER)
         penalty = f < n_features
         g = T(total)
         if extra:
             g = gradient_of(P, M, split, f, total, intercept)
         g = mul(g, q)
         tau = scalar[u64(S_L1 * MODELS + m)] if shrinks else ZERO
-        store_at(S, u64(old_w + on), w0)
+        store_at(S, old_w, w0)
         if extra and P[u64(T_ANY_CLIP)] != 0:
             lost = fma(g, ZERO, lost)  # clipping would hide an infinity
             g = mul(g, scalar[u64(S_CLIP_FACTOR * MODELS + m)])
@@ -256,21 +257,21 @@ def of(shape: Shape) -> SimpleNamespace:
         if solver == SGD:
             w = fma(-rate, g, w0)
         elif solver == MOMENTUM or solver == NESTEROV:
-            store_at(S, u64(old_u + on), u)
+            store_at(S, old_u, u)
             u = fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g)
-            store_at(S, u64(u_at + on), u)
+            store_at(S, u_at, u)
             lost = fma(u, ZERO, lost)
             w = fma(-rate, fma(scalar[u64(S_MOMENTUM * MODELS + m)], u, g) if solver == NESTEROV else u, w0)
         else:
-            store_at(S, u64(old_v + on), v)
+            store_at(S, old_v, v)
             v = fma(mul(beta2_new, g), g, mul(beta2, v))
-            store_at(S, u64(v_at + on), v)
+            store_at(S, v_at, v)
             lost = fma(v, ZERO, lost)
             d = ZERO
             if solver == ADAM or solver == ADAMW:
-                store_at(S, u64(old_u + on), u)
+                store_at(S, old_u, u)
                 u = fma(beta1_new, sub(g, u), u)
-                store_at(S, u64(u_at + on), u)
+                store_at(S, u_at, u)
                 lost = fma(u, ZERO, lost)
                 d = fma(sqrt(v), inv_root, epsilon)
                 w = fma(-rate, div(u, d), w0)
@@ -281,7 +282,7 @@ def of(shape: Shape) -> SimpleNamespace:
                 tau = mul(div(rate, d), tau)
         if penalty and shrinks:
             w = shrink(w, tau)
-        store_at(S, u64(w_at + on), w)
+        store_at(S, w_at, w)
         lost = fma(w, ZERO, lost)
         if extra and P[u64(T_STANDARDIZE)] != 0 and penalty:
             # Still finite on the scale of X: a thousandth of room for the roundings of what is seen.
@@ -290,23 +291,73 @@ def of(shape: Shape) -> SimpleNamespace:
         return lost
 
     @device
-    def at_feature(W, U, V, sums, f):  # type: ignore[no-untyped-def]
-        """The addresses of a feature's weight, first, second and gradient sum."""
+    def read(S, G, W, U, V, sums, f, height, adam, w, u, v, g):  # type: ignore[no-untyped-def]
+        """A thread's parameters from f on, a register tile: weights, firsts, seconds and gradient sums.
+
+        Where there is none it gets numbers with which a step is as quick as with others.
+        """
         by = u64(u32(f)) * u64(MODELS * ITEM)
-        return u64(W + by), u64(U + by), u64(V + by), u64(sums + u64(u32(f)) * u64(MODELS * 8))
+        w_at, u_at, v_at, g_at = u64(W + by), u64(U + by), u64(V + by), u64(sums + u64(u32(f)) * u64(MODELS * 8))
+        for k in range(GROUP):
+            w[k], u[k], v[k], g[k] = ZERO, ZERO, ONE, ZERO64
+            if f + k * PER < height:
+                w[k] = load_at(S, u64(w_at + u64(k * PARAMETER)))
+                g[k] = load_at(G, u64(g_at + u64(k * SUM)))
+                if adam:
+                    u[k] = load_at(S, u64(u_at + u64(k * PARAMETER)))
+                    v[k] = load_at(S, u64(v_at + u64(k * PARAMETER)))
 
     @device
-    def read(S, G, w, u, v, g, k, there, has_first, has_second):  # type: ignore[no-untyped-def]
-        """The k-th parameter of a group: weight, first, second and gradient sum; zeros where there is none."""
-        weight, first, second, total = ZERO, ZERO, ZERO, ZERO64
-        if there:
-            weight = load_at(S, u64(w + u64(k * PARAMETER)))
-            total = load_at(G, u64(g + u64(k * SUM)))
-            if has_first:
-                first = load_at(S, u64(u + u64(k * PARAMETER)))
-            if has_second:
-                second = load_at(S, u64(v + u64(k * PARAMETER)))
-        return weight, first, second, total
+    def plain(  # type: ignore[no-untyped-def]
+        S, G, W, U, V, sums, kept, first_f, height, n_features, adam, q, l2, rate, inv_root, epsilon, beta1_new, beta2, beta2_new,
+    ):  # fmt: skip
+        """Steps a thread's parameters by sgd or adam without l1, clipping or standardising: what `one` does, some side by side.
+
+        Reads a group while the one before it is computed. A square root and a quotient take their time, in which others begin.
+        """
+        w, u, v, g = (
+            cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, float64),
+        )  # fmt: skip
+        next_w, next_u, next_v, next_g = (
+            cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, float64),
+        )  # fmt: skip
+        x = cuda.local.array(GROUP, kind)
+        lost = ZERO
+        read(S, G, W, U, V, sums, first_f, height, adam, next_w, next_u, next_v, next_g)
+        for f in range(first_f, height, GROUP * PER):
+            for k in range(GROUP):
+                w[k], u[k], v[k], g[k] = next_w[k], next_u[k], next_v[k], next_g[k]
+            read(S, G, W, U, V, sums, f + GROUP * PER, height, adam, next_w, next_u, next_v, next_g)
+            by = u64(u32(f)) * u64(MODELS * ITEM)
+            w_at, u_at, v_at = u64(W + by), u64(U + by), u64(V + by)
+            old_w, old_u, old_v = u64(w_at + kept), u64(u_at + kept), u64(v_at + kept)
+            for k in range(GROUP):
+                x[k] = mul(T(g[k]), q)
+                if f + k * PER < n_features:
+                    x[k] = fma(l2, w[k], x[k])
+                if f + k * PER < height:
+                    store_at(S, u64(old_w + u64(k * PARAMETER)), w[k])
+                    if adam:
+                        store_at(S, u64(old_u + u64(k * PARAMETER)), u[k])
+                        store_at(S, u64(old_v + u64(k * PARAMETER)), v[k])
+            if adam:
+                for k in range(GROUP):
+                    v[k] = fma(mul(beta2_new, x[k]), x[k], mul(beta2, v[k]))
+                    u[k] = fma(beta1_new, sub(x[k], u[k]), u[k])
+                    lost = fma(v[k], ZERO, fma(u[k], ZERO, lost))
+                    if f + k * PER < height:
+                        store_at(S, u64(u_at + u64(k * PARAMETER)), u[k])
+                        store_at(S, u64(v_at + u64(k * PARAMETER)), v[k])
+                for k in range(GROUP):
+                    v[k] = sqrt(v[k])
+                for k in range(GROUP):
+                    x[k] = div(u[k], fma(v[k], inv_root, epsilon))
+            for k in range(GROUP):
+                w[k] = fma(-rate, x[k], w[k])
+                lost = fma(w[k], ZERO, lost)
+                if f + k * PER < height:
+                    store_at(S, u64(w_at + u64(k * PARAMETER)), w[k])
+        return lost
 
     @device
     def step(tid, panel, P, S, D, N, Z, M, G, g_at, count, c_at, epoch, batch, scalar, flags, losses, weights):  # type: ignore[no-untyped-def]
@@ -360,46 +411,27 @@ def of(shape: Shape) -> SimpleNamespace:
             W = u64(global_address(S, u64(panel_at)))
             U, V = u64(global_address(S, u64(first_at + panel_at))), u64(global_address(S, u64(second_at + panel_at)))
             sums, kept = u64(global_address(G, u64(g_at + m))), u64(old_at) * u64(ITEM)
-            # Four parameters at a time: what they read comes from device memory together, before anything is stored.
-            # Those of the next group are on their way while this one is computed.
-            more, first_f = height - int32(tid // MODELS), int32(tid // MODELS)
-            w, u, v, g = at_feature(W, U, V, sums, first_f)
-            a0 = read(S, G, w, u, v, g, 0, more > 0, has_first, has_second)
-            a1 = read(S, G, w, u, v, g, 1, more > PER, has_first, has_second)
-            a2 = read(S, G, w, u, v, g, 2, more > 2 * PER, has_first, has_second)
-            a3 = read(S, G, w, u, v, g, 3, more > 3 * PER, has_first, has_second)
-            for f in range(first_f, height, 4 * PER):
-                to = (w, u, v, u64(w + kept), u64(u + kept), u64(v + kept))
-                more = height - f
-                w, u, v, g = at_feature(W, U, V, sums, f + 4 * PER)
-                b0 = read(S, G, w, u, v, g, 0, more > 4 * PER, has_first, has_second)
-                b1 = read(S, G, w, u, v, g, 1, more > 5 * PER, has_first, has_second)
-                b2 = read(S, G, w, u, v, g, 2, more > 6 * PER, has_first, has_second)
-                b3 = read(S, G, w, u, v, g, 3, more > 7 * PER, has_first, has_second)
-                w0, u0, v0, g0 = a0
-                w1, u1, v1, g1 = a1
-                w2, u2, v2, g2 = a2
-                w3, u3, v3, g3 = a3
-                lost = one(
-                    P, S, to, 0, M, scalar, m, split, shrinks, f, g0, intercept, w0, u0, v0, n_features, solver, extra, q, rate,
-                    l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
+            first_f = int32(tid // MODELS)
+            if (solver == SGD or solver == ADAM) and not extra and not shrinks:
+                lost = plain(
+                    S, G, W, U, V, sums, kept, first_f, height, n_features, solver == ADAM, q, l2, rate, inv_root, epsilon, beta1_new,
+                    beta2, beta2_new,
                 )  # fmt: skip
-                if more > PER:
+            else:
+                for f in range(first_f, height, PER):
+                    by = u64(u32(f)) * u64(MODELS * ITEM)
+                    w, u, v = u64(W + by), u64(U + by), u64(V + by)
+                    total = load_at(G, u64(sums + u64(u32(f)) * u64(MODELS * 8)))
+                    first, second = ZERO, ZERO
+                    if has_first:
+                        first = load_at(S, u)
+                    if has_second:
+                        second = load_at(S, v)
                     lost = one(
-                        P, S, to, 1, M, scalar, m, split, shrinks, f + PER, g1, intercept, w1, u1, v1, n_features, solver, extra, q,
-                        rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
+                        P, S, (w, u, v, u64(w + kept), u64(u + kept), u64(v + kept)), M, scalar, m, split, shrinks, f, total, intercept,
+                        load_at(S, w), first, second, n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new,
+                        epsilon, lost,
                     )  # fmt: skip
-                if more > 2 * PER:
-                    lost = one(
-                        P, S, to, 2, M, scalar, m, split, shrinks, f + 2 * PER, g2, intercept, w2, u2, v2, n_features, solver,
-                        extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
-                    )  # fmt: skip
-                if more > 3 * PER:
-                    lost = one(
-                        P, S, to, 3, M, scalar, m, split, shrinks, f + 3 * PER, g3, intercept, w3, u3, v3, n_features, solver,
-                        extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new, epsilon, lost,
-                    )  # fmt: skip
-                a0, a1, a2, a3 = b0, b1, b2, b3
             if lost != lost:
                 flags[u64(LOST * MODELS + m)] = 1
                 flags[u64(N_FLAGS * MODELS)] = 1
