@@ -134,7 +134,9 @@ def test_no_local_memory(found) -> None:
 
 
 def test_shared_memory(found) -> None:
-    assert max(facts.resources.shared for facts in found.values()) <= SHARED_BYTES
+    """From compute capability 9.0 on the system's KiB is counted in."""
+    for (name, cc), facts in found.items():
+        assert facts.resources.shared - (1024 if cc >= (9, 0) else 0) <= SHARED_BYTES, (name, cc)
 
 
 def test_blocks_fit_on_a_multiprocessor(found) -> None:
@@ -172,9 +174,10 @@ def test_products(found, cc: tuple[int, int]) -> None:
                 assert loads == opcodes["ld.shared.v4.f32" if dtype == "float32" else "ld.shared.v2.f64"], (name, opcodes)
             if (dtype, tiles) == ("float32", "wide"):
                 assert fmas >= 10 * loads, (name, fmas, loads)
-        # Only rows of X that begin anywhere are copied value by value.
+        # Only rows of X that begin anywhere are copied value by value, and what forward wants of a row beside X.
         assert of(facts.opcodes, "cp.async.cg.shared.global") >= 2, name
-        assert bool(of(facts.opcodes, "cp.async.ca.shared.global")) == bool(unaligned), name
+        if kernel == "gradient.gradient":
+            assert bool(of(facts.opcodes, "cp.async.ca.shared.global")) == bool(unaligned), name
         seen += 1
     from gradfold.cuda.tiles import SHAPES
 

@@ -42,13 +42,13 @@ def test_compiles(cc):
 def test_the_gradient_alone_costs_less():
     """And where both are asked for, they share their exponential: one chain of products for exp, one for log1p.
 
-    In float32 nine more are the quotient's, which is a division in float64. One compiler (NVVM of CUDA 13.0) has one more
-    somewhere; a second exponential would have nine.
+    In float32 nine more are the quotient's, which is a division in float64. Compilers may have a few more, but fewer than a
+    second exponential would.
     """
     by_name = {
         kernel.name: [op for op in ptx.opcodes(kernel.ptx((9, 0))) if op.startswith("fma")] for kernel in loss.KERNELS
     }
-    for name, wanted in (
-        ("gradient_float32", 9 + 9), ("evaluate_float32", 20 + 9), ("gradient_float64", 14), ("evaluate_float64", 36),
+    for name, wanted, exponential in (
+        ("gradient_float32", 9 + 9, 9), ("evaluate_float32", 20 + 9, 9), ("gradient_float64", 14, 13), ("evaluate_float64", 36, 13),
     ):  # fmt: skip
-        assert wanted <= len(by_name[name]) <= wanted + 1, name
+        assert wanted <= len(by_name[name]) < wanted + exponential, name

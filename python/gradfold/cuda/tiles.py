@@ -150,7 +150,7 @@ if SIMULATED:  # every thread is a Python thread: tiny tiles, the same code
 else:
     SHAPES = {
         "float32": {
-            "wide": Shape("float32", 64, 128, 8, 8, 8, 16, 16, 3, 3, 4, 4, 0),
+            "wide": Shape("float32", 64, 128, 8, 8, 8, 16, 16, 3, 3, 3, 4, 0),
             "medium": Shape("float32", 32, 256, 4, 4, 4, 16, 32, 3, 2, 2, 2, 2),
             "narrow": Shape("float32", 8, 256, 2, 2, 2, 16, 16, 4, 4, 2, 2, 2),
         },
@@ -210,9 +210,7 @@ def of(shape: Shape) -> SimpleNamespace:
     RUN, MRUN = min(TF, VECTOR), min(TM, VECTOR)  # a thread's features, and its models, lie in runs of these
     MODEL_STEP = shape.model_groups * MRUN  # from one of its runs to the next
     FORWARD_W, GRADIENT_R = ROWS * STRIDE, KR * FEATURES
-    # Features of a row that are read at once: 16 bytes, or 8 where the weights of so many would take the registers of a fourth block.
-    XV = 2 if shape.forward_blocks > 3 else VECTOR
-    Z, WT, GT = TR * TM, XV * TM, TF * TM  # sizes of register tiles
+    Z, WT, GT = TR * TM, VECTOR * TM, TF * TM  # sizes of register tiles
     # Vectors that a thread stages: of X and W forward, of X and residuals in the gradient.
     FX_WIDTH, FW_WIDTH, GX_WIDTH, GR_WIDTH = KF // VECTOR, MODELS // VECTOR, FEATURES // VECTOR, MODELS // VECTOR
     EVEN_FX, EVEN_FW = ROWS * FX_WIDTH % THREADS == 0, KF * FW_WIDTH % THREADS == 0
@@ -227,18 +225,18 @@ def of(shape: Shape) -> SimpleNamespace:
     KL, LOSS_WIDTH = min(64, shape.stage // (MODELS + 1) // 4 * 4), MODELS // VECTOR  # rows of losses staged at a time
     fma64, add64, ZERO64, ONE64 = F64.fma, F64.add, np.float64(0), np.float64(1)
     write_run = vector_writer(MRUN)
-    read_model_run, read_row, read_run = vector_reader(MRUN), vector_reader(XV), vector_reader(RUN)
+    read_model_run, read_row, read_run = vector_reader(MRUN), vector_reader(VECTOR), vector_reader(RUN)
     wait_forward, wait_gradient, wait_all = waiter(shape.forward_stages - 2), waiter(shape.gradient_stages - 2), waiter(0)
     copy1 = copy_async4 if A.is_float32 else copy_async8
     u64, u32, i32 = np.uint64, np.uint32, np.int32
     # Steps of an inner loop that are unrolled, about 128 FMAs: the compiler does no more of itself. A round has two such parts
     # where that leaves registers.
-    UF = max(1, min(KF // XV, 128 // (Z * XV)))
+    UF = max(1, min(KF // VECTOR, 128 // (Z * VECTOR)))
     UR = max(2, min(KR, 128 // GT))
-    TWICE_F, TWICE_R = KF // XV % (2 * UF) == 0 and Z * XV < 128, KR % (2 * UR) == 0
-    ROUNDS_F, ROUNDS_R = KF // (UF * XV * (2 if TWICE_F else 1)), KR // (UR * (2 if TWICE_R else 1))
+    TWICE_F, TWICE_R = KF // VECTOR % (2 * UF) == 0 and Z * VECTOR < 128, KR % (2 * UR) == 0
+    ROUNDS_F, ROUNDS_R = KF // (UF * VECTOR * (2 if TWICE_F else 1)), KR // (UR * (2 if TWICE_R else 1))
     assert THREADS % CHAIN == 0 and MODELS % VECTOR == 0 and TM <= 32
-    assert ROW_CHUNK % ROWS == 0 and FEATURE_CHUNK % KF == 0 and KF % (UF * XV) == 0 and KR % UR == 0
+    assert ROW_CHUNK % ROWS == 0 and FEATURE_CHUNK % KF == 0 and KF % (UF * VECTOR) == 0 and KR % UR == 0
 
     @device
     def place(tid):  # type: ignore[no-untyped-def]
@@ -333,14 +331,14 @@ def of(shape: Shape) -> SimpleNamespace:
     @device
     def multiply_features(stage, x_at, w_row, mg, acc):  # type: ignore[no-untyped-def]
         """UF vectors of features of a thread's rows times those of its models, in order."""
-        for f in range(0, UF * XV, XV):
+        for f in range(0, UF * VECTOR, VECTOR):
             w = cuda.local.array(WT, kind)
-            for k in range(XV):
+            for k in range(VECTOR):
                 read_models(w, k * TM, stage, w_row + (f + k) * MODELS, mg)
             for i in range(TR):
-                x = cuda.local.array(XV, kind)
+                x = cuda.local.array(VECTOR, kind)
                 read_row(x, 0, stage, x_at + i * GROUPS * STRIDE + f)
-                for k in range(XV):
+                for k in range(VECTOR):
                     for j in range(TM):
                         acc[i * TM + j] = fma(x[k], w[k * TM + j], acc[i * TM + j])
 
@@ -407,7 +405,7 @@ def of(shape: Shape) -> SimpleNamespace:
             for _ in range(ROUNDS_F):
                 multiply_features(stage, x_at, w_row, mg, acc)
                 if TWICE_F:
-                    multiply_features(stage, i32(x_at + UF * XV), i32(w_row + UF * XV * MODELS), mg, acc)
+                    multiply_features(stage, i32(x_at + UF * VECTOR), i32(w_row + UF * VECTOR * MODELS), mg, acc)
                 x_at = i32(x_at + KF // ROUNDS_F)
                 w_row = i32(w_row + KF // ROUNDS_F * MODELS)
             here = i32(here + FORWARD) if here < FORWARD_END - FORWARD else i32(0)
