@@ -204,9 +204,9 @@ def kernels(shape: Shape) -> SimpleNamespace:
 # rest of a batch (barriers, the step), as measured on an H100 with 128 features and batches of 256 rows (benchmarks/NOTES.md).
 CLOCK = 1.9e9
 FMAS = {"float32": 128, "float64": 64}  # of a multiprocessor in a cycle
-ALONE = {"medium": 0.23, "narrow": 0.13}
-SHARED = {"medium": 0.28, "narrow": 0.14}
-TILED_SHARE = 0.45
+ALONE = {"medium": 0.32, "narrow": 0.165}
+SHARED = {"medium": 0.37, "narrow": 0.18}
+TILED_SHARE = 0.5
 BATCH_SECONDS = 8e-6
 LAUNCH_SECONDS = 1.2e-5  # it costs the host more than the device
 LAUNCHES = 8  # of a batch of the tiled path
