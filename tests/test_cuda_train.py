@@ -29,6 +29,11 @@ def test_same_bits_in_the_simulator():
     simulator.run("test_sim_train.py")
 
 
+def test_late_threads_in_the_simulator():
+    pytest.importorskip("gradfold.cuda._driver", exc_type=ImportError)
+    simulator.run("test_sim_late.py")
+
+
 def test_chunks_in_the_simulator():
     pytest.importorskip("gradfold.cuda._driver", exc_type=ImportError)
     simulator.run("test_sim_chunks.py")

@@ -250,8 +250,11 @@ def test_a_nan_weight_makes_its_models_diverge() -> None:
     weight = np.ones(len(y))
     weight[3] = np.nan
     with pytest.warns(RuntimeWarning, match="the refit diverged at epoch 0"):
-        run = gf.fit(X, y, sample_weight=weight, check_finite=False)
+        run = gf.fit(X, y, sample_weight=weight, check_finite=False, epochs=1)
     assert run.best_diverged
+    with pytest.warns(RuntimeWarning, match="the refit diverged and keeps"):
+        run = gf.fit(X, y, sample_weight=weight, check_finite=False)
+    assert run.best_diverged and run.solver == "cholesky"
 
 
 def test_splitter_gets_what_fit_was_given() -> None:

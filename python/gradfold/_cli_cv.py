@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import gradfold as gf
-from gradfold import _axis, _baseline, _check, _optimum, _storage, data
+from gradfold import _auto, _axis, _baseline, _check, _optimum, _storage, data
 from gradfold._cli_model import collected, remember, say
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _plan(
     if len(loss) == 1 and loss[0] != "auto":
         keywords["loss"] = loss[0]
     keywords |= fixed
-    if not _to_the_optimum(axes, fixed):
+    if not _to_the_optimum(options, axes, fixed, loss, batch):
         if not any(axis.name == "schedule" for axis in axes):
             keywords.setdefault("schedule", "cosine")
         if not any(axis.name == "batch_size" for axis in axes):
@@ -242,10 +242,18 @@ def _plan(
     return _Plan(axes, keywords, folds, code, words, metric)
 
 
-def _to_the_optimum(axes: list[_axis.Axis], fixed: dict[str, Any]) -> bool:
+def _to_the_optimum(
+    options: argparse.Namespace, axes: list[_axis.Axis], fixed: dict[str, Any], loss: list[str], batch: int | None
+) -> bool:
     """Whether the solver is one that has no epochs."""
     named = [value for axis in axes if axis.name == "solver" for value in axis.values]
-    return any(name in _optimum.SOLVERS for name in named or [fixed.get("solver")])
+    named = named or [fixed.get("solver", "auto")]
+    if named != ["auto"]:
+        return any(name in _optimum.SOLVERS for name in named)
+    names = {axis.name for axis in axes} | fixed.keys()
+    names |= {name for name in ("epochs", "early_stopping", "halving") if getattr(options, name) is not None}
+    sparse = fixed.get("l1", 0) > 0 or any(axis.name == "l1" and max(axis.values) > 0 for axis in axes)
+    return _auto.goes_to_optimum(names | ({"batch_size"} if batch is not None else set()), loss, sparse)
 
 
 def _folds(options: argparse.Namespace, table: data.Data, loss: list[str]) -> tuple[Any, str, str]:

@@ -19,10 +19,14 @@ SMOOTH = (
     "modified_huber",
     "squared_epsilon_insensitive",
 )
+SWITCHES = ("callbacks", "early_stopping", "halving")  # of which False and an empty list are as good as None
 _MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
 
-# Keywords of `fit` that speak of epochs, with what they are when nobody gave them.
-_OF_EPOCHS = {
+WITH_L1 = ("squared_error",)  # losses with an elastic net
+
+OF_OPTIMA = {"max_iter": 1000, "tol": 1e-4}  # keywords of `fit`, with what they are when nobody gave them
+# Those that speak of epochs.
+OF_EPOCHS = {
     "learning_rate": None,
     "schedule": "constant",
     "batch_scaling": None,
@@ -48,10 +52,12 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     given : dict
         `fit`'s keywords.
     """
-    solvers = list(dict.fromkeys(str(row["solver"]) for row in params))
+    solvers = list(dict.fromkeys(str(row["solver"]) for row in params if row["solver"] != "auto"))
+    if not solvers:
+        return False  # `_auto.settle` sees to them
     mine = [name for name in solvers if name in SOLVERS]
     if not mine:
-        for name, default in (("max_iter", 1000), ("tol", 1e-4)):
+        for name, default in OF_OPTIMA.items():
             if given[name] != default:
                 raise ValueError(
                     f"{name}: got {given[name]!r} with solver={solvers[0]!r}, which goes by epochs; wanted it left out, or one of "
@@ -66,10 +72,10 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     asked = f"solver={mine[0]!r}"
     if device == "cuda":
         raise ValueError(f"device: got 'cuda' with {asked}, whose kernels are not built for GPUs; wanted 'cpu', or 'sgd' or 'adam'")
-    for name, default in _OF_EPOCHS.items():
+    for name, default in OF_EPOCHS.items():
         for row in params:
             value = row.get(name, given.get(name))
-            if name in ("callbacks", "early_stopping", "halving") and not value:
+            if name in SWITCHES and not value:
                 continue
             if not (value is default or value == default):
                 raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")

@@ -30,7 +30,6 @@ LEARNING_RATES = {  # of `learning_rate=None`
     "adam": 0.01,
     "adamw": 0.01,
 }
-AUTO_SOLVER = "adam"
 
 USE_LOSS_EPSILON = ("huber", "epsilon_insensitive", "squared_epsilon_insensitive")
 

@@ -192,9 +192,9 @@ def _add_cv(commands: Any) -> None:
     group.add_argument("--l2", metavar="VALUES", help="penalty, half its multiple of the squared weights")
     group.add_argument("--l1", metavar="VALUES", help="penalty, its multiple of the absolute weights")
     group.add_argument("--learning-rate", metavar="VALUES", help="step size, or 'auto'")
-    group.add_argument("--batch-size", metavar="VALUES", help="rows of a step (default: 256, below 10,000 rows 32)")
+    group.add_argument("--batch-size", metavar="VALUES", help="rows of a step of epochs (default: 256, below 10,000 rows 32)")
     group.add_argument("--schedule", metavar="VALUES", help="of the learning rate (default: cosine)")
-    group.add_argument("--solver", metavar="VALUES", help="sgd, adam, … (default: auto)")
+    group.add_argument("--solver", metavar="VALUES", help="lbfgs, adam, … (default: auto, the optimum if nothing below asks for epochs)")
     group.add_argument("--loss", default="auto", metavar="VALUES", help="log_loss, squared_error, … (default: by the target)")
     group.add_argument(
         "--param", action="append", default=[], metavar="NAME=VALUES", help="any other parameter; may be repeated"
@@ -205,7 +205,7 @@ def _add_cv(commands: Any) -> None:
     group.add_argument(
         "--choose", choices=("best", "one_se"), help="one_se: the simplest within one standard error (default: best)"
     )
-    group.add_argument("--epochs", type=int, metavar="N", help="passes over the rows (default: 10 to 200, some 3,000 steps)")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the rows, for solvers of epochs (default: 10 to 200, some 3,000 steps)")
     group.add_argument(
         "--standardize", action=argparse.BooleanOptionalAction, default=True,
         help="train on features of mean 0 and deviation 1, from each split's training rows (default: yes)",

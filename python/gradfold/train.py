@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 import gradfold
 from gradfold import (
+    _auto,
     _callbacks,
     _check,
     _choose,
@@ -59,8 +60,8 @@ def fit(
     l2: float = 1e-4,
     learning_rate: float | str | None = None,
     schedule: str = "constant",
-    epochs: int = 10,
-    batch_size: int = 256,
+    epochs: int | None = None,
+    batch_size: int | None = None,
     batch_scaling: str | None = None,
     shuffle: bool = True,
     seed: int = 0,
@@ -144,8 +145,10 @@ def fit(
         Hessian where it has taken as many passes as that costs. For "squared_error", "cholesky" solves the normal
         equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them), and
         "coordinate-descent" those of the elastic net, the only one that takes l1. What speaks of epochs does not concern
-        the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto" is adam;
-        `Run.solver_reason` says why.
+        the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto" takes each
+        model to its optimum ("cholesky", "coordinate-descent" with l1, or "lbfgs") unless something is given that only
+        epochs have (`epochs` or `batch_size`, say), the loss has no second derivative, l1 no solver for its loss, or the
+        kernels run on a GPU: then it is adam. `Run.solver_reason` says what it chose and why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
     learning_rate : float or "auto", optional
@@ -158,8 +161,9 @@ def fit(
         lr · decay^⌊t / (s · decay_epochs)⌋; "optimal" is scikit-learn's 1 / (l2 · (t0 + t)), whatever `learning_rate`;
         "adaptive" multiplies the rate by `plateau_factor` whenever the monitored loss has not improved for `patience`
         epochs (those of `early_stopping`, or else the training loss and 5), down to 1e-6.
-    epochs, batch_size : int
-        An epoch visits every row once, in batches of `batch_size` rows: ⌈n_rows / batch_size⌉ steps. Under k-fold a
+    epochs, batch_size : int, optional
+        Default: 10 epochs, in batches of 256, for the solvers that have any. An epoch visits every row once, in batches of
+        `batch_size` rows: ⌈n_rows / batch_size⌉ steps. Under k-fold a
         model trains on about (k − 1)/k of each batch.
     batch_scaling : {None, "linear", "sqrt"}
         For candidates with their own batch_size B: multiply the learning rate by B / batch_size, or by its square root,
@@ -299,11 +303,12 @@ def fit(
     given = dict(locals())
     started = time.monotonic()
     where = _device.resolve(device, X=X, y=y, sample_weight=sample_weight)
-    keywords = {name: _candidates.keyword(name, given[name]) for name in DEFAULTS}
+    values = given | {"batch_size": _auto.BATCH_SIZE if batch_size is None else batch_size}
+    keywords = {name: _candidates.keyword(name, values[name]) for name in DEFAULTS}
     params, table = _params(candidates, keywords)
     settings = Settings(
         params=params,
-        epochs=_check.integer("epochs", epochs, 1, 2**31 - 1),
+        epochs=_auto.EPOCHS if epochs is None else _check.integer("epochs", epochs, 1, 2**31 - 1),
         batch_size=keywords["batch_size"],
         batch_scaling=_optional(batch_scaling, lambda v: _check.choice("batch_scaling", v, _learning_rate.RULES)),
         shuffle=_check.boolean("shuffle", shuffle),
@@ -318,8 +323,7 @@ def fit(
         max_iter=_check.integer("max_iter", max_iter, 1, 2**62),
         tol=_check.real("tol", tol, positive=True),
     )
-    if _optimum_check.check(params, given, where):
-        settings.epochs = 1
+    _optimum_check.check(params, given, where)
     control = _Control(
         stopping=EarlyStopping.read(early_stopping),
         halving=Halving.read(halving),
@@ -340,7 +344,7 @@ def fit(
 
     with Interrupt() as interrupt:
         problem = Problem(loss=_first_loss(params))
-        fitter = _Fitter(problem, settings, control, table, keywords, interrupt)
+        fitter = _Fitter(problem, settings, control, table, interrupt)
         try:
             interrupt.raising = True
             _problem.read(
@@ -350,6 +354,12 @@ def fit(
                 device=where,
             )  # fmt: skip
             _settle_losses(params, problem, control)
+            fitter.solver_reason = _auto.settle(
+                params, given, set() if table is None else set(table.names), problem.data.shape[1], where
+            )
+            _settle_rates(params)
+            if _optimum_check.check(params, given, where):
+                settings.epochs = 1
             if params[0]["solver"] in _optimum.SOLVERS:
                 _optimum_check.check_losses(params, problem.data.shape[1])
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
@@ -391,10 +401,10 @@ class _Fitter:
     settings: Settings
     control: _Control
     table: Candidates | None
-    keywords: dict[str, Any]
     interrupt: Interrupt
     plan: Plan | None = None
     rates: Array | None = None
+    solver_reason: str = "interrupted before it was chosen"
     how: list[str] = field(default_factory=list)  # what the trainers on the GPU say of themselves
 
     def prepare(self) -> None:
@@ -700,11 +710,7 @@ class _Fitter:
             params=[_shown(row, self.table) for row in settings.params],
             loss=problem.loss,
             solver=first["solver"],
-            solver_reason=(
-                f"auto: {_plan.AUTO_SOLVER}, which needs the least tuning of its learning rate"
-                if self.keywords["solver"] == "auto"
-                else "asked for"
-            ),
+            solver_reason=self.solver_reason,
             settings={
                 "epochs": settings.epochs,
                 "max_iter": settings.max_iter,
@@ -757,7 +763,7 @@ class _Fitter:
 def _params(
     candidates: object, keywords: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], Candidates | None]:
-    """Every candidate's full parameters, with the solver by name, and the grid itself."""
+    """Every candidate's full parameters, and the grid itself."""
     table = None
     rows = [dict(keywords)]
     if candidates is not None:
@@ -770,13 +776,16 @@ def _params(
         table = candidates
         rows = [{**keywords, **row} for row in candidates]
     for row in rows:
-        if row["solver"] == "auto":
-            row["solver"] = _plan.AUTO_SOLVER
-        if row["learning_rate"] is None and row["solver"] not in _optimum.SOLVERS:
-            row["learning_rate"] = _plan.LEARNING_RATES[row["solver"]]
         if row["schedule"] == "optimal" and row["l2"] == 0:
             raise ValueError("l2: got 0 with schedule='optimal', which divides by it; wanted a number above 0")
     return rows, table
+
+
+def _settle_rates(params: list[dict[str, Any]]) -> None:
+    """Put each solver's learning rate in the place of None."""
+    for row in params:
+        if row["learning_rate"] is None and row["solver"] not in _optimum.SOLVERS:
+            row["learning_rate"] = _plan.LEARNING_RATES[row["solver"]]
 
 
 def _first_loss(params: list[dict[str, Any]]) -> str:

@@ -452,7 +452,9 @@ else:
                 found = self._allocations.get(key)
                 if found is None:
                     kind = dtype if not isinstance(dtype, types.Type) else numpy_type(dtype)
-                    found = self._allocations.setdefault(key, np.empty(shape, kind))
+                    fresh = np.empty(shape, kind)
+                    fresh.view(np.uint8)[...] = 0xA5  # what the last block left there would often do
+                    found = self._allocations.setdefault(key, fresh)
                 return found
 
             owner.array = array

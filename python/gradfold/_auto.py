@@ -1,0 +1,99 @@
+"""Which solver "auto" is (docs/optimum.md, "What auto chooses")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from gradfold import _optimum, _optimum_check
+
+EPOCHS, BATCH_SIZE = 10, 256  # of solvers of epochs, where nobody gave them
+
+# Keywords that only epochs have, with what they are when nobody gave them; a candidate's parameters first.
+_SPEAKS_OF_EPOCHS: dict[str, Any] = {
+    "epochs": None,
+    "batch_size": None,
+    "shuffle": True,
+    "init_seed": None,
+    **_optimum_check.OF_EPOCHS,
+}
+_MOST_OF_GRAM = 1000  # features up to which normal equations are the quicker way
+
+
+def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_features: int, device: str) -> str:
+    """Put solvers in the place of "auto"; what `Run.solver_reason` says of it.
+
+    Parameters
+    ----------
+    params : list of dict
+        Every parameter of every candidate, with the losses that the target was read by.
+    given : dict
+        `fit`'s keywords.
+    asked : set of str
+        The parameters that candidates set.
+    """
+    rows = [row for row in params if row["solver"] == "auto"]
+    if not rows:
+        return "asked for"
+    by_name = [str(row["solver"]) for row in params if row["solver"] != "auto"]
+    against = _against(rows, by_name, given, asked, device)
+    if against is not None:
+        for name, default in _optimum_check.OF_OPTIMA.items():
+            if given[name] != default:
+                raise ValueError(
+                    f"{name}: got {given[name]!r}, which solvers of the optimum have, with solver='auto', which is adam here: {against}; "
+                    "wanted one of the two"
+                )
+        for row in rows:
+            row["solver"] = "adam"
+        return f"auto: adam ({against})"
+    sparse = any(row["l1"] > 0 for row in rows)
+    started = given["coef_init"] is not None or given["intercept_init"] is not None
+    for row in rows:
+        row["solver"] = _for_optimum(row["loss"], sparse, n_features, started)
+    names = " and ".join(dict.fromkeys(str(row["solver"]) for row in rows))
+    return f"auto: {names} (nothing was given that only epochs have)"
+
+
+def _against(rows: list[dict[str, Any]], by_name: list[str], given: dict[str, Any], asked: set[str], device: str) -> str | None:
+    """Why the models cannot, or are not meant to, go to their optima; None if they can."""
+    if by_name:
+        return None if by_name[0] in _optimum.SOLVERS else f"other candidates have solver={by_name[0]!r}"
+    if device == "cuda":
+        return "solvers of the optimum are not built for GPUs"
+    for name, default in _SPEAKS_OF_EPOCHS.items():
+        if name in asked:
+            return f"candidates set {name}"
+        value = given[name]
+        if name in _optimum_check.SWITCHES and not value:
+            continue
+        if not (value is default or value == default):
+            return f"{name} was given, which only epochs have"
+    return next(filter(None, (_loss_against(str(row["loss"]), row["l1"] > 0) for row in rows)), None)
+
+
+def _loss_against(loss: str, sparse: bool) -> str | None:
+    """Why no solver of the optimum is for a loss, with or without l1; None if there is one."""
+    if loss not in _optimum_check.SMOOTH:
+        return f"the loss {loss!r} has no second derivative"
+    if sparse and loss not in _optimum_check.WITH_L1:
+        return f"no solver of the optimum takes l1 with the loss {loss!r}"
+    return None
+
+
+def goes_to_optimum(names: Iterable[str], losses: Iterable[str], sparse: bool) -> bool:
+    """Whether "auto" is a solver of the optimum on the CPU, before y is read, where parameters of these names are given.
+
+    With a loss of "auto" it is so whatever y holds, and with l1 it is not.
+    """
+    kinds = ("log_loss", "multinomial", "squared_error")  # that y can ask for
+    read = [kind for loss in losses for kind in (kinds if loss == "auto" else (loss,))]
+    return not set(names) & _SPEAKS_OF_EPOCHS.keys() and not any(_loss_against(loss, sparse) for loss in read)
+
+
+def _for_optimum(loss: str, sparse: bool, n_features: int, started: bool) -> str:
+    if sparse and loss in _optimum_check.WITH_L1:
+        return "coordinate-descent"
+    if loss == "squared_error" and n_features <= _MOST_OF_GRAM and not started:
+        return "cholesky"
+    return "lbfgs"
