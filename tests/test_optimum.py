@@ -805,3 +805,37 @@ def test_each_solver_has_its_own_warnings():
         folds = gf.index.kfold(200, 4, seed=2)
         weight[folds.score_indices(1)] = 0  # scores nothing, as documented: no reason to warn
         gf.fit(X, y, l2=0.1, folds=folds, solver="cholesky", sample_weight=weight, refit=False)
+
+
+@pytest.mark.filterwarnings("ignore::gradfold.ConvergenceWarning")  # float32 far from 0
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", ["cholesky", "coordinate-descent", "lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("case", ["plain", "weights", "far mean", "exact fit", "no intercept", "collinear"])
+def test_held_out_losses_of_squares(case: str, solver: str, dtype: Any) -> None:
+    """From the moments of the held-out rows, or from the rows themselves where those would not do: the mean over the rows."""
+    rng = np.random.default_rng(3)
+    n, p = 300, 6
+    X = rng.standard_normal((n, p))
+    if case == "collinear":
+        X[:, 1] = X[:, 0] + 1e-3 * X[:, 1]
+    if case == "far mean":
+        X = X + 300.0
+    y = X @ rng.standard_normal(p) + (0 if case == "exact fit" else 1) * rng.standard_normal(n)
+    X, y = X.astype(dtype), y.astype(dtype)
+    weight = (rng.integers(0, 3, n) if case == "weights" else np.ones(n)).astype(dtype)
+    run = gf.fit(
+        X, y, gf.grid(l2=[1e-6, 0.1]), folds=gf.index.kfold(n, 4, seed=2), loss="squared_error", solver=solver,
+        sample_weight=weight if case == "weights" else None, fit_intercept=case != "no intercept", tol=1e-6,
+    )  # fmt: skip
+    for s, (_, scored) in enumerate(gf.index.kfold(n, 4, seed=2).split(X)):
+        for c in range(2):
+            coef, b = run.coef.reshape(2, 4, p)[c, s].astype(np.float64), float(run.intercept.reshape(2, 4)[c, s])
+            residual = y[scored].astype(np.float64) - X[scored].astype(np.float64) @ coef - b
+            wanted = 0.5 * np.average(residual**2, weights=weight[scored])
+            # Rows are gone through in dtype: what rounding leaves of a raw prediction is all there is of an exact fit.
+            size = np.abs(X[scored].astype(np.float64)) @ np.abs(coef) + abs(b)
+            slack = 4 * np.finfo(dtype).eps * size.max() * (np.sqrt(2 * wanted) + 4 * np.finfo(dtype).eps * size.max())
+            assert abs(run.held_out_loss[c, s] - wanted) <= 1e-9 * wanted + slack
+            if case == "plain" and solver == "cholesky" and dtype == np.float32:
+                # Rounded row by row it would be off by more: this is the way by moments.
+                assert abs(run.held_out_loss[c, s] - wanted) <= 1e-12 * wanted

@@ -129,41 +129,16 @@ class ModelsAtOptimum : public Optimizer {
     }
   }
 
-  // Held-out losses, at the weights as they are returned.
-  // False when it was interrupted.
+  // Held-out losses, at the weights as they are returned. False when it was interrupted.
   bool score(const std::function<void()>& poll) {
     if (scored_) return true;
-    const std::int64_t outputs = a_.n_outputs;
-    AlignedArray<T> W(p_ * outputs * m_), b(outputs * m_);
-    std::vector<T> w(p_ * outputs), own_b(outputs);
-    for (std::int64_t m = 0; m < m_; ++m) {
-      weights_at(m, w.data(), own_b.data());
-      for (std::int64_t k = 0; k < outputs; ++k) {
-        for (std::int64_t f = 0; f < p_; ++f) W[(f * outputs + k) * m_ + m] = w[k * p_ + f];
-        b[k * m_ + m] = own_b[k];
-      }
+    std::vector<std::int64_t> models;  // that are scored row by row
+    if (a_.scored.empty() || a_.validation_X.x != nullptr) {
+      for (std::int64_t m = 0; m < m_; ++m) models.push_back(m);
+    } else {
+      models = score_by_moments(poll);
     }
-    const bool own_rows = a_.validation_X.x != nullptr;
-    LossGradientArgs<T> call{};
-    call.X = own_rows ? a_.validation_X : a_.X;
-    call.y = own_rows ? a_.validation_y : a_.y;
-    call.weight = own_rows ? a_.validation_weight : (a_.held_out_weight != nullptr ? a_.held_out_weight : a_.weight);
-    call.n_positions = call.X.n_rows;
-    call.folds = own_rows ? nullptr : &a_.folds;
-    call.split_of_model = a_.split_of_model.data();
-    call.use = Use::score;
-    call.n_models = m_;
-    call.n_outputs = outputs;
-    call.W = W.get();
-    call.intercept = b.get();
-    call.loss = a_.loss;
-    call.loss_epsilon = a_.loss_epsilon.empty() ? nullptr : a_.loss_epsilon.data();
-    call.mean = true;
-    call.loss_out = held_out_.data();
-    call.n_threads = a_.n_threads;
-    call.poll = poll ? &poll : nullptr;
-    call.stop = &stop_;
-    loss_gradient(call);
+    if (!models.empty() && !cancelled()) score_rows(models, poll);
     for (std::int64_t m = 0; m < m_; ++m)
       if (arrivals_.how[m] == Arrival::diverged || !std::isfinite(held_out_[m])) held_out_[m] = std::numeric_limits<double>::quiet_NaN();
     scored_ = !cancelled();
@@ -177,6 +152,99 @@ class ModelsAtOptimum : public Optimizer {
   const OptimumKernels& kernels_;
 
  private:
+  void score_rows(const std::vector<std::int64_t>& models, const std::function<void()>& poll) {
+    const std::int64_t outputs = a_.n_outputs, n = static_cast<std::int64_t>(models.size());
+    AlignedArray<T> W(p_ * outputs * n), b(outputs * n);
+    std::vector<T> w(p_ * outputs), own_b(outputs);
+    std::vector<std::int64_t> splits(n);
+    std::vector<double> epsilon, losses(n);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t m = models[i];
+      weights_at(m, w.data(), own_b.data());
+      for (std::int64_t k = 0; k < outputs; ++k) {
+        for (std::int64_t f = 0; f < p_; ++f) W[(f * outputs + k) * n + i] = w[k * p_ + f];
+        b[k * n + i] = own_b[k];
+      }
+      splits[i] = a_.split_of_model[m];
+      if (!a_.loss_epsilon.empty()) epsilon.push_back(a_.loss_epsilon[m]);
+    }
+    const bool own_rows = a_.validation_X.x != nullptr;
+    LossGradientArgs<T> call{};
+    call.X = own_rows ? a_.validation_X : a_.X;
+    call.y = own_rows ? a_.validation_y : a_.y;
+    call.weight = own_rows ? a_.validation_weight : (a_.held_out_weight != nullptr ? a_.held_out_weight : a_.weight);
+    call.n_positions = call.X.n_rows;
+    call.folds = own_rows ? nullptr : &a_.folds;
+    call.split_of_model = splits.data();
+    call.use = Use::score;
+    call.n_models = n;
+    call.n_outputs = outputs;
+    call.W = W.get();
+    call.intercept = b.get();
+    call.loss = a_.loss;
+    call.loss_epsilon = epsilon.empty() ? nullptr : epsilon.data();
+    call.mean = true;
+    call.loss_out = losses.data();
+    call.n_threads = a_.n_threads;
+    call.poll = poll ? &poll : nullptr;
+    call.stop = &stop_;
+    loss_gradient(call);
+    for (std::int64_t i = 0; i < n; ++i) held_out_[models[i]] = losses[i];
+  }
+
+  // The mean of half the squared residual is half of u' C u / weight and the squared mean residual: C the comoments of the scored rows, u
+  // the weights and -1 for y. It costs a model n_features^2 where rows cost rows * n_features. Those come back whose loss is too small
+  // beside what cancels in it, or beside what rounding to T leaves of a raw prediction: their rows are gone through.
+  std::vector<std::int64_t> score_by_moments(const std::function<void()>& poll) {
+    constexpr double kCancels = 1e-5, kRounds = 1e-5;
+    std::vector<std::int64_t> order(m_), first{0};
+    for (std::int64_t m = 0; m < m_; ++m) order[m] = m;
+    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return a_.split_of_model[a] < a_.split_of_model[b]; });
+    for (std::int64_t i = 1; i <= m_; ++i)  // a group has one split
+      if (i == m_ || i - first.back() == kGroup || a_.split_of_model[order[i]] != a_.split_of_model[order[i - 1]]) first.push_back(i);
+    const std::int64_t size = p_ + 1;
+    std::vector<std::int64_t> all(size);
+    for (std::int64_t f = 0; f < size; ++f) all[f] = f;
+    std::vector<char> done(m_, 0);
+    each_group(static_cast<std::int64_t>(first.size()) - 1, static_cast<double>(kGroup) * static_cast<double>(size) * static_cast<double>(size), [&](std::int64_t g, int) {
+      const SplitSums& s = a_.scored[a_.split_of_model[order[first[g]]]];
+      if (s.comoment == nullptr || !(s.weight > 0)) return;
+      const int n = static_cast<int>(first[g + 1] - first[g]);
+      AlignedArray<double> u(size * kGroup), zero(size * kGroup), means(size * kGroup), product(size * kGroup);
+      std::fill_n(u.get(), size * kGroup, 0.0);
+      std::fill_n(zero.get(), size * kGroup, 0.0);
+      std::vector<T> w(p_);
+      T b[kGroup] = {};
+      double spread[kGroup] = {}, reach[kGroup] = {};
+      for (int l = 0; l < n; ++l) {
+        weights_at(order[first[g] + l], w.data(), b + l);
+        reach[l] = std::abs(static_cast<double>(b[l]));
+        for (std::int64_t f = 0; f < size; ++f) {
+          const double own = u[f * kGroup + l] = f < p_ ? static_cast<double>(w[f]) : -1.0;
+          spread[l] += std::abs(own) * std::sqrt(s.comoment[f * size + f]);
+          if (f < p_) reach[l] += std::abs(own * s.mean[f]);
+        }
+      }
+      for (std::int64_t f = 0; f < size; ++f) std::fill_n(means.get() + f * kGroup, kGroup, s.mean[f]);
+      kernels_.residual(s.comoment, size, all.data(), size, u.get(), zero.get(), product.get());  // -C u
+      const ParameterShape shape{size, 1, false};
+      double square[kGroup], mean[kGroup];
+      kernels_.dot(u.get(), product.get(), shape, square);
+      kernels_.dot(u.get(), means.get(), shape, mean);  // less the intercept
+      for (int l = 0; l < n; ++l) {
+        const double off = mean[l] + static_cast<double>(b[l]), twice = -square[l] / s.weight + off * off;
+        if (!(twice * s.weight >= kCancels * (spread[l] * spread[l]))) continue;
+        if (!(reach[l] * static_cast<double>(std::numeric_limits<T>::epsilon()) <= kRounds * std::sqrt(twice))) continue;
+        held_out_[order[first[g] + l]] = 0.5 * twice;
+        done[order[first[g] + l]] = 1;
+      }
+    }, poll);
+    std::vector<std::int64_t> rest;
+    for (std::int64_t m = 0; m < m_; ++m)
+      if (!done[m]) rest.push_back(m);
+    return rest;
+  }
+
   std::vector<double> held_out_;
   bool scored_ = false;
 };

@@ -31,6 +31,8 @@ struct OptimumArgs {
   FoldsView folds;
   std::vector<std::int64_t> split_of_model;
   std::vector<SplitSums> sums;  // of every split that a model has; others are not read
+  // Squared error: the same of the rows that each split scores, without scales; comoment is null where it is not known. May be empty.
+  std::vector<SplitSums> scored;
   Loss loss;
   std::vector<double> loss_epsilon;  // per model, or empty
   std::int64_t n_outputs;

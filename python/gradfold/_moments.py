@@ -67,6 +67,15 @@ class Moments:
             self._last = split, self._of(split)
         return self._last[1]
 
+    def of_scored(self, split: int) -> Sums | None:
+        """Of the rows of positive weight that a split scores, where they are cells that are read anyway; None elsewhere."""
+        conditions = self.conditions[split]
+        if len(conditions) != 1:
+            return None
+        id_row, score_lo, score_hi = conditions[0, :3].tolist()
+        cells = self._of_row(id_row)
+        return None if cells is None else Sums.total(cells[score_lo:score_hi], self.X.shape[1] + 1)
+
     def _of(self, split: int) -> Sums:
         conditions = self.conditions[split]
         if len(conditions) == 1:

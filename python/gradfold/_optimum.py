@@ -183,6 +183,12 @@ class Trainer:
     def _curvature(self) -> bool:
         return self.rows[0]["solver"] != "lbfgs" or uses_curvature(*self.problem.data.shape)
 
+    @property
+    def _scores_by_moments(self) -> bool:
+        """Whether the moments that training rows are added up from say all that a held-out loss is made of."""
+        own = self.own.held_out_weight
+        return self.rows[0]["loss"] == "squared_error" and self.problem.validation is None and (own is None or own is self.own.sample_weight)
+
     def _blocks(self) -> list[Array]:
         """Models that go together, those of a split side by side: their panels skip the rows that none of them uses."""
         X = self.problem.data
@@ -193,6 +199,7 @@ class Trainer:
         elif self._curvature:
             doubles += n_features * (n_features + 1) // 2
         square = 3 * (n_features + 1) ** 2 // 2 if self._curvature else 0
+        square += (n_features + 1) ** 2 if self._curvature and self._scores_by_moments else 0
         budget = ((64 << 20) + X.nbytes // 20) // 8
         out: list[list[int]] = [[]]
         n_splits, last = 0, -1
@@ -215,16 +222,21 @@ class Trainer:
         used, splits = np.unique(self.splits[models], return_inverse=True)
         n_features = X.shape[1]
         mean, scale = np.zeros((len(used), n_features + 1)), np.ones((len(used), n_features))
-        comoment = None
+        comoment = scored = None
         if self._curvature:
             weight = np.empty(len(used))
             comoment = np.empty((len(used), n_features + 1, n_features + 1))
+            if self._scores_by_moments:
+                scored = np.zeros(len(used)), np.zeros(mean.shape), np.zeros(comoment.shape)
             for place, split in enumerate(used.tolist()):
                 if self._cancelled or late():
                     return None
                 sums: Sums = moments.of(split)
                 weight[place], mean[place], comoment[place] = sums.weight, sums.mean, sums.comoment
                 scale[place] = sums.scales(len(X))
+                held_out = None if scored is None else moments.of_scored(split)
+                if scored is not None and held_out is not None:
+                    scored[0][place], scored[1][place], scored[2][place] = held_out.weight, held_out.mean, held_out.comoment
         else:
             every = _core.optimum.split_moments(
                 X, own.sample_weight, self.ids, self.conditions, used, settings.n_threads
@@ -272,6 +284,7 @@ class Trainer:
             n_threads=settings.n_threads,
             held_out_weight=own.held_out_weight if validation is None else None,
             validation=validation,
+            scored=scored,
             **self._sample(used),
         )
         return optimizer, weight[splits]
