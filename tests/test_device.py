@@ -308,3 +308,11 @@ def test_kernels_compile(cc: tuple[int, int]) -> None:
 
     for kernel in arrays.kernels().values():
         assert ptx.check(kernel.ptx(cc)) == [], kernel.name
+
+
+def test_what_kernels_do_not_reach() -> None:
+    _device.check_shape(2**31 - 1, 2**28 - 1)
+    with pytest.raises(ValueError, match=r"X: got 2147483648 rows with device='cuda', wanted fewer than 2\^31"):
+        _device.check_shape(2**31, 1)
+    with pytest.raises(ValueError, match=r"X: got 268435456 features with device='cuda', wanted fewer than 2\^28"):
+        _device.check_shape(1, 2**28)

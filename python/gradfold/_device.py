@@ -215,3 +215,11 @@ def _driver_version(cuda: Any) -> tuple[int, int]:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(":. ") or type(error).__name__
+
+
+def check_shape(n_rows: int, n_features: int) -> None:
+    """Raise for an X that kernels on a GPU do not reach: row numbers, and the bytes of a row, are 32 bits in them."""
+    if n_rows >= 2**31:
+        raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted fewer than 2^31")
+    if n_features >= 2**28:
+        raise ValueError(f"X: got {n_features} features with device='cuda', wanted fewer than 2^28")

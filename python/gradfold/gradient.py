@@ -156,8 +156,8 @@ def loss_gradient(
             _check.finite("intercept", intercept.reshape((n_outputs * n_models,)), threads)
         _target.check_domain(y.numpy() if _device.is_device_array(y) else y, name, threads, n_outputs)
 
-    if where == "cuda" and n_rows >= 2**31:  # row numbers are int32 in shared memory
-        raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted fewer than 2^31")
+    if where == "cuda":
+        _device.check_shape(n_rows, n_features)
     inputs = {"X": X, "y": y, "W": W, "intercept": intercept, "rows": rows, "sample_weight": sample_weight}
     inputs |= {"folds": ids, "split_of_model": split_of_model}
     loss_out, grad_W, grad_intercept = _outputs(out, with_loss, W, intercept, inputs)

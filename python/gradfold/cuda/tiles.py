@@ -362,8 +362,8 @@ def of(shape: Shape) -> SimpleNamespace:
         """Raw predictions of ROWS rows, from position r0 of the n in `ids` on, less the intercepts: stage[row * MODELS + model].
 
         `ids` holds row numbers for the whole tile, after the n-th whichever. W is [feature][MODELS] from w_at on, a multiple of 16
-        bytes. What else `residual` needs of the rows comes meanwhile: y and
-        weight to the shared facts[row] and facts[ROWS + row], roles to words[row] where a row has one word.
+        bytes. What else `residual` needs of the rows comes meanwhile: y and weight to the shared facts[row] and facts[ROWS + row],
+        roles to words[row] where a row has one word.
 
         Between chunks of features the sums so far wait in R, [position][MODELS] from z_at on: in registers they would spill.
         Begins with a barrier. A thread leaves what `residual` lets the same thread read, so none is needed between the two.

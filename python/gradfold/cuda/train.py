@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core
+from gradfold import _core, _device
 from gradfold.cuda import _driver, arrays, gradient, index, tiles, update
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import roles as _roles
@@ -59,7 +59,6 @@ Array = npt.NDArray[Any]
 u64 = np.uint64
 
 NATURAL, TABLE, MIXED = range(3)  # orders of an epoch
-MOST_ROWS = 2**31 - 1  # row numbers are int32 in shared memory
 SLICE_SECONDS = 0.05  # about what is queued between two looks at a signal
 
 
@@ -320,8 +319,7 @@ class Trainer:
         if "average" in hyper and np.any(hyper["average"] > 0):
             raise ValueError("average: got averaged weights with device='cuda', wanted 0; use device='cpu'")
         n_rows, n_features = map(int, X.shape)
-        if n_rows > MOST_ROWS:
-            raise ValueError(f"X: got {n_rows} rows with device='cuda', wanted fewer than 2^31")
+        _device.check_shape(n_rows, n_features)
         self._dtype = np.dtype(X.dtype)
         # The CPU's trainer checks the arguments and says what every model begins with, moments of standardising included. It
         # reads X for nothing else, so where no moments are wanted it gets memory that is never touched.
