@@ -811,7 +811,7 @@ def test_each_solver_has_its_own_warnings():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("solver", ["cholesky", "coordinate-descent", "lbfgs", "newton-cholesky"])
 @pytest.mark.parametrize("case", ["plain", "weights", "far mean", "exact fit", "no intercept", "collinear"])
-def test_held_out_losses_of_squares(case: str, solver: str, dtype: Any) -> None:
+def test_held_out_losses_of_squares(case: str, solver: str, dtype) -> None:
     """From the moments of the held-out rows, or from the rows themselves where those would not do: the mean over the rows."""
     rng = np.random.default_rng(3)
     n, p = 300, 6

@@ -187,7 +187,8 @@ class Trainer:
     def _scores_by_moments(self) -> bool:
         """Whether the moments that training rows are added up from say all that a held-out loss is made of."""
         own = self.own.held_out_weight
-        return self.rows[0]["loss"] == "squared_error" and self.problem.validation is None and (own is None or own is self.own.sample_weight)
+        same = own is None or own is self.own.sample_weight
+        return self.rows[0]["loss"] == "squared_error" and self.problem.validation is None and same
 
     def _blocks(self) -> list[Array]:
         """Models that go together, those of a split side by side: their panels skip the rows that none of them uses."""
