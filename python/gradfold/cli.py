@@ -205,7 +205,7 @@ def _add_cv(commands: Any) -> None:
     group.add_argument(
         "--choose", choices=("best", "one_se"), help="one_se: the simplest within one standard error (default: best)"
     )
-    group.add_argument("--epochs", type=int, metavar="N", help="passes over the rows, of solvers that go by them (10 to 200, some 3,000 steps)")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the rows (default, of solvers of epochs: some 3,000 steps)")
     group.add_argument(
         "--standardize", action=argparse.BooleanOptionalAction, default=True,
         help="train on features of mean 0 and deviation 1, from each split's training rows (default: yes)",
