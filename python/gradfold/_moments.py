@@ -67,6 +67,10 @@ class Moments:
             self._last = split, self._of(split)
         return self._last[1]
 
+    def of_all_rows(self) -> Sums:
+        """Of all rows of positive weight, whatever the splits."""
+        return self._read(np.arange(len(self.X)), np.array([0, len(self.X)]))[0]
+
     def _of(self, split: int) -> Sums:
         conditions = self.conditions[split]
         if len(conditions) == 1:
