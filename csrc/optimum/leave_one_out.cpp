@@ -30,7 +30,7 @@ namespace {
 constexpr double kLeastSlack = 1e-4;
 // The pivots of the split's own matrix are at least 1 - h of those of all rows. Below this share of their diagonals six digits are gone.
 constexpr double kLeastPivot = 1e-6;
-// A column that without the row has no more than this share of its square may be constant there.
+// A column, or y, of which the row alone brings all of the square but this share has lost three of its digits without it.
 constexpr double kLeastVariance = 1e-6;
 constexpr std::int64_t kItemModels = 64;       // that a thread takes at once
 constexpr std::int64_t kWaveBytes = 64 << 20;  // of factors
@@ -87,7 +87,18 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
   };
   // Arrays are [n_features][kGroup]: eight rows of X side by side, and what becomes of them.
   struct Scratch {
-    AlignedArray<double> x, u, v, w, residual, triangle;
+    AlignedArray<double> x, u, v, w, residual;
+    AlignedArray<double> factors, one;  // of a group, and of one of its keys
+    void make(std::int64_t n) {
+      if (!x)
+        for (auto* array : {&x, &u, &v, &w, &residual}) *array = AlignedArray<double>(n);
+    }
+  };
+  // What kGroup models that are solved side by side have of their keys. model < 0: a lane without one.
+  struct SideBySide {
+    std::int64_t model[kGroup];
+    double penalty[kGroup];
+    Solved solved[kGroup];
   };
 
   const SplitSums& all() const { return a_.sums[0]; }
@@ -110,6 +121,8 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
       if (keys_.empty() || keys_.back().penalty != own) keys_.push_back({own, i, 0});
       ++keys_.back().n;
     }
+    square_of_y_ = gram(s, p_, p_);
+    find_rest();
     packed_ = AlignedArray<double>(triangle(p_));
     square_ = AlignedArray<double>(p_ * p_);
     g_ = AlignedArray<double>(p_ * kGroup);
@@ -130,6 +143,27 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
     }
   }
 
+  // What the rounding of the means has left: far from zero it is much beside a column's scale, and the Gram matrix is about the true mean.
+  // Rows of positive weight in natural order, in chunks of kRowChunk, each from +0.
+  void find_rest() {
+    const SplitSums& s = all();
+    rest_ = AlignedArray<double>(p_ + 1);
+    if (!a_.fit_intercept) return;
+    AlignedArray<double> sum(p_ + 1);
+    for (std::int64_t begin = 0; begin < a_.X.n_rows; begin += kRowChunk) {
+      std::fill_n(sum.get(), p_ + 1, 0.0);
+      for (std::int64_t i = begin; i < std::min(a_.X.n_rows, begin + kRowChunk); ++i) {
+        const double weight = weight_of(i);
+        if (weight == 0) continue;
+        const T* x = a_.X.row(i);
+        for (std::int64_t f = 0; f < p_; ++f) sum[f] += weight * (static_cast<double>(x[f]) - s.mean[f]);
+        sum[p_] += weight * (static_cast<double>(a_.y[i]) - s.mean[p_]);
+      }
+      for (std::int64_t f = 0; f <= p_; ++f) rest_[f] += sum[f];
+    }
+    for (std::int64_t f = 0; f <= p_; ++f) rest_[f] /= s.weight;
+  }
+
   // What rounding may make of a column of this size, as column_scales has it.
   double rounding(double size) const { return static_cast<double>(a_.X.n_rows) * std::numeric_limits<double>::epsilon() * size; }
 
@@ -137,8 +171,7 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
   bool solve_wave(std::int64_t begin, std::int64_t end, const std::function<bool()>& late, const std::function<void()>& poll) {
     const std::int64_t n = end - begin, groups = (n + kGroup - 1) / kGroup, size = triangle(p_);
     const double square = static_cast<double>(p_) * static_cast<double>(p_);
-    std::vector<AlignedArray<double>> factors(groups);
-    AlignedArray<double> w(groups * kGroup * p_);
+    std::vector<AlignedArray<double>> factors(groups), solutions(groups);  // of the keys that have many models
     std::vector<Solved> solved(groups * kGroup);
     std::vector<Scratch> scratch(a_.n_threads);
     std::atomic<bool> leaves{false};
@@ -147,18 +180,28 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
         leaves = true;
         return;
       }
-      AlignedArray<double>& own = scratch[thread].triangle;
-      if (!own) own = AlignedArray<double>(size * kGroup);
-      factors[g] = AlignedArray<double>(size * kGroup);
-      factor(begin + g * kGroup, std::min(end, begin + (g + 1) * kGroup), own.get(), factors[g].get(), w.get() + g * kGroup * p_,
-             solved.data() + g * kGroup);
+      Scratch& own = scratch[thread];
+      own.make(p_ * kGroup);
+      if (!own.factors) own.factors = AlignedArray<double>(size * kGroup);
+      const std::int64_t first = begin + g * kGroup, n_keys = std::min<std::int64_t>(kGroup, end - first);
+      factor(first, n_keys, own, solved.data() + g * kGroup);
+      std::int64_t most = 0;
+      for (std::int64_t k = 0; k < n_keys; ++k) most = std::max(most, keys_[first + k].n);
+      if (most < kGroup) {  // a model of each key side by side, as with weights of the rows' own: the bits are the same
+        for (std::int64_t round = 0; round < most; ++round) leave_out(one_of_each(first, n_keys, round, solved.data() + g * kGroup), nullptr, own);
+        return;
+      }
+      factors[g] = std::move(own.factors);
+      solutions[g] = AlignedArray<double>(p_ * kGroup);
+      std::copy_n(own.w.get(), p_ * kGroup, solutions[g].get());
     }, poll);
     if (leaves || cancelled()) return false;
-    for (Scratch& s : scratch) s.triangle = {};
+    for (Scratch& s : scratch) s.factors = {};
     std::vector<Item> items;
     for (std::int64_t k = 0; k < n; ++k) {
       const Key& key = keys_[begin + k];
-      for (std::int64_t at = 0; at < key.n; at += kItemModels) items.push_back({k, key.first + at, std::min(kItemModels, key.n - at)});
+      for (std::int64_t at = 0; factors[k / kGroup] && at < key.n; at += kItemModels)
+        items.push_back({k, key.first + at, std::min(kItemModels, key.n - at)});
     }
     const double work = 2 * square * static_cast<double>(std::min<std::int64_t>(kItemModels, m_)) / 8;
     this->each_group(static_cast<std::int64_t>(items.size()), work, [&](std::int64_t i, int thread) {
@@ -167,59 +210,75 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
         return;
       }
       Scratch& own = scratch[thread];
-      if (!own.x)
-        for (auto* array : {&own.x, &own.u, &own.v, &own.w, &own.residual}) *array = AlignedArray<double>(p_ * kGroup);
+      own.make(p_ * kGroup);
+      if (!own.one) own.one = AlignedArray<double>(size);
       const Item& item = items[i];
-      const double* solution = w.get() + item.key * p_;
+      const std::int64_t g = item.key / kGroup, lane = item.key % kGroup;
+      for (std::int64_t e = 0; e < size; ++e) own.one[e] = factors[g][e * kGroup + lane];
       for (std::int64_t f = 0; f < p_; ++f)
-        for (int l = 0; l < kGroup; ++l) own.w[f * kGroup + l] = solution[f];
-      const double* of_key = factors[item.key / kGroup].get() + item.key % kGroup * size;
-      for (std::int64_t at = 0; at < item.n; at += kGroup)
-        leave_out(order_.data() + item.first + at, static_cast<int>(std::min<std::int64_t>(kGroup, item.n - at)),
-                  keys_[begin + item.key].penalty, of_key, solved[item.key], own);
+        for (int l = 0; l < kGroup; ++l) own.w[f * kGroup + l] = solutions[g][f * kGroup + lane];
+      for (std::int64_t at = 0; at < item.n; at += kGroup) {
+        SideBySide lanes;
+        for (std::int64_t l = 0; l < kGroup; ++l) {
+          lanes.model[l] = at + l < item.n ? order_[item.first + at + l] : -1;
+          lanes.penalty[l] = keys_[begin + item.key].penalty;
+          lanes.solved[l] = solved[item.key];
+        }
+        leave_out(lanes, own.one.get(), own);
+      }
     }, poll);
     return !leaves && !cancelled();
   }
 
-  // The factors of the keys [first, end), at most kGroup: one after the other in `to`, with their solutions in `w`.
-  void factor(std::int64_t first, std::int64_t end, double* scratch, double* to, double* w, Solved* solved) const {
-    const std::int64_t size = triangle(p_);
-    double penalty[kGroup], smallest[kGroup], dropped[kGroup], product[kGroup];
-    for (int l = 0; l < kGroup; ++l) penalty[l] = keys_[first + l < end ? first + l : first].penalty;
-    for (std::int64_t e = 0; e < size; ++e)
-      for (int l = 0; l < kGroup; ++l) scratch[e * kGroup + l] = packed_[e];
-    for (std::int64_t i = 0; i < p_; ++i)
-      for (int l = 0; l < kGroup; ++l) scratch[(triangle(i) + i) * kGroup + l] += penalty[l];
-    kernels_.factor(scratch, p_, drop_limit(p_), smallest, dropped);
-    AlignedArray<double> at(p_ * kGroup);
-    std::copy_n(g_.get(), p_ * kGroup, at.get());
-    kernels_.solve(scratch, p_, at.get());
-    kernels_.dot(at.get(), g_.get(), {p_, 1, false}, product);
-    const double square_of_y = gram(all(), p_, p_);
-    for (std::int64_t l = 0; first + l < end; ++l) {
-      for (std::int64_t e = 0; e < size; ++e) to[l * size + e] = scratch[e * kGroup + l];
-      for (std::int64_t f = 0; f < p_; ++f) w[l * p_ + f] = at[f * kGroup + l];
-      solved[l] = {smallest[l], dropped[l], square_of_y - product[l]};
+  SideBySide one_of_each(std::int64_t first, std::int64_t n_keys, std::int64_t round, const Solved* solved) const {
+    SideBySide lanes;
+    for (std::int64_t l = 0; l < kGroup; ++l) {
+      const Key& key = keys_[l < n_keys ? first + l : first];
+      lanes.model[l] = l < n_keys && round < key.n ? order_[key.first + round] : -1;
+      lanes.penalty[l] = key.penalty;
+      lanes.solved[l] = solved[l];
     }
+    return lanes;
   }
 
-  // At most kGroup models of one penalty.
-  void leave_out(const std::int64_t* models, int n, double penalty, const double* factor, const Solved& solved, Scratch& own) {
+  // The factors of n keys from `first` on, at most kGroup, and their solutions in `own.w`.
+  void factor(std::int64_t first, std::int64_t n, Scratch& own, Solved* solved) const {
+    double* const to = own.factors.get();
+    double penalty[kGroup], smallest[kGroup], dropped[kGroup], product[kGroup];
+    for (int l = 0; l < kGroup; ++l) penalty[l] = keys_[l < n ? first + l : first].penalty;
+    for (std::int64_t e = 0; e < triangle(p_); ++e)
+      for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = packed_[e];
+    for (std::int64_t i = 0; i < p_; ++i)
+      for (int l = 0; l < kGroup; ++l) to[(triangle(i) + i) * kGroup + l] += penalty[l];
+    kernels_.factor(to, p_, drop_limit(p_), smallest, dropped);
+    std::copy_n(g_.get(), p_ * kGroup, own.w.get());
+    kernels_.solve(to, p_, own.w.get());
+    kernels_.dot(own.w.get(), g_.get(), {p_, 1, false}, product);
+    for (int l = 0; l < kGroup; ++l) solved[l] = {smallest[l], dropped[l], square_of_y_ - product[l]};
+  }
+
+  // `factor` is that of all lanes; null: each has its own, in own.factors. own.w are the solutions on all rows.
+  void leave_out(const SideBySide& lanes, const double* factor, Scratch& own) {
     const SplitSums& s = all();
     const ParameterShape columns{p_, 1, false};
     std::int64_t row[kGroup];
     double share[kGroup], lost[kGroup], y[kGroup], c[kGroup], slack[kGroup];
+    std::int64_t some = 0;  // whose row stands in for that of a lane without a model
+    for (int l = 0; l < kGroup; ++l) some = std::max(some, lanes.model[l]);
     for (int l = 0; l < kGroup; ++l) {
-      row[l] = a_.left_out[models[l < n ? l : 0]];
+      row[l] = a_.left_out[lanes.model[l] >= 0 ? lanes.model[l] : some];
       share[l] = weight_of(row[l]) / s.weight;
       lost[l] = loss_of_row(share[l]);
-      y[l] = static_cast<double>(a_.y[row[l]]) - (a_.fit_intercept ? s.mean[p_] : 0.0);
+      y[l] = static_cast<double>(a_.y[row[l]]) - (a_.fit_intercept ? s.mean[p_] : 0.0) - rest_[p_];
     }
     for (std::int64_t f = 0; f < p_; ++f)
       for (int l = 0; l < kGroup; ++l)
-        own.x[f * kGroup + l] = constant(s, f) ? 0.0 : static_cast<double>(a_.X.row(row[l])[f]) - centre_[f * kGroup];
+        own.x[f * kGroup + l] = constant(s, f) ? 0.0 : static_cast<double>(a_.X.row(row[l])[f]) - centre_[f * kGroup] - rest_[f];
     std::copy_n(own.x.get(), p_ * kGroup, own.u.get());
-    kernels_.solve_shared(factor, p_, own.u.get());
+    if (factor != nullptr)
+      kernels_.solve_shared(factor, p_, own.u.get());
+    else
+      kernels_.solve(own.factors.get(), p_, own.u.get());
     double leverage[kGroup], fitted[kGroup], left[kGroup];
     kernels_.dot(own.x.get(), own.u.get(), columns, leverage);
     kernels_.dot(own.x.get(), own.w.get(), columns, fitted);
@@ -238,21 +297,24 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
     for (std::int64_t f = 0; f < p_; ++f)
       for (int l = 0; l < kGroup; ++l) {
         const std::int64_t at = f * kGroup + l;
-        const double gradient = penalty * own.v[at] - own.residual[at] + lost[l] * own.x[at] * (y[l] - without[l]);
+        const double gradient = lanes.penalty[l] * own.v[at] - own.residual[at] + lost[l] * own.x[at] * (y[l] - without[l]);
         norm[l] = std::max(norm[l], std::abs(gradient / (1 - share[l])));
       }
 
     bool use[kGroup];
     for (int l = 0; l < kGroup; ++l)
-      use[l] = l < n && solved.dropped == 0 && solved.smallest * slack[l] >= kLeastPivot && slack[l] >= kLeastSlack &&
-               1 - share[l] >= kLeastSlack && std::isfinite(c[l]);
-    // A column that is constant without the row has the weight 0 there, exactly.
-    for (std::int64_t f = 0; f < p_ && a_.fit_intercept; ++f) {
+      use[l] = lanes.model[l] >= 0 && lanes.solved[l].dropped == 0 && lanes.solved[l].smallest * slack[l] >= kLeastPivot &&
+               slack[l] >= kLeastSlack && 1 - share[l] >= kLeastSlack && std::isfinite(c[l]);
+    // What the row alone brought into a column, or into y, must not be all there is to it: the digits of the rest are those of the whole. And
+    // the weight of a column that is constant without the row is 0, exactly.
+    for (int l = 0; l < kGroup; ++l) use[l] = use[l] && lost[l] * (y[l] * y[l]) <= (1 - kLeastVariance) * square_of_y_;
+    for (std::int64_t f = 0; f < p_; ++f) {
       if (constant(s, f)) continue;
       const double all_of_it = packed_[triangle(f) + f];
       for (int l = 0; l < kGroup; ++l) {
-        const double x = own.x[f * kGroup + l], noise = 2 * rounding(std::abs(s.mean[f]) + lost[l] * std::abs(x));
-        use[l] = use[l] && all_of_it - lost[l] * (x * x) > std::max(kLeastVariance * all_of_it, noise * noise);
+        const double x = own.x[f * kGroup + l];
+        const double noise = a_.fit_intercept ? 2 * rounding(std::abs(s.mean[f]) + lost[l] * std::abs(x)) : 0.0;
+        use[l] = use[l] && all_of_it - lost[l] * (x * x) >= kLeastVariance * all_of_it && all_of_it - lost[l] * (x * x) >= noise * noise;
       }
     }
 
@@ -260,10 +322,11 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
     double shift[kGroup];
     for (std::int64_t d = 0; d < p_ * kGroup; ++d) own.v[d] = static_cast<double>(static_cast<T>(own.v[d]));
     kernels_.dot(own.v.get(), centre_.get(), columns, shift);
-    for (int l = 0; l < n; ++l) {
-      const std::int64_t m = models[l];
+    for (int l = 0; l < kGroup; ++l) {
+      const std::int64_t m = lanes.model[l];
+      if (m < 0) continue;
       T* const w = coef_.data() + m * p_;
-      const T b = static_cast<T>((a_.fit_intercept ? s.mean[p_] + c[l] : 0.0) - shift[l]);
+      const T b = static_cast<T>((a_.fit_intercept ? s.mean[p_] + (rest_[p_] + c[l]) : 0.0) - shift[l]);
       bool finite = std::isfinite(b);
       for (std::int64_t f = 0; f < p_; ++f) {
         w[f] = static_cast<T>(own.v[f * kGroup + l]);
@@ -278,8 +341,8 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
       arrivals_.how[m] = Arrival::converged;
       arrivals_.n_iter[m] = 1;
       arrivals_.gap[m] = 0;
-      arrivals_.smallest_pivot[m] = solved.smallest * slack[l];
-      arrivals_.objective[m] = 0.5 * std::max(0.0, solved.value - share[l] * (y[l] - fitted[l]) * left[l]) / (1 - share[l]);
+      arrivals_.smallest_pivot[m] = lanes.solved[l].smallest * slack[l];
+      arrivals_.objective[m] = 0.5 * std::max(0.0, lanes.solved[l].value - share[l] * (y[l] - fitted[l]) * left[l]) / (1 - share[l]);
       arrivals_.gradient_norm[m] = norm[l];
     }
   }
@@ -304,7 +367,8 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
   std::vector<double> held_out_;
   std::vector<std::int64_t> order_, list_;  // models by key; 0 to n_features - 1
   std::vector<Key> keys_;
-  AlignedArray<double> packed_, square_, g_, centre_;  // the Gram matrix twice, its column of y, and the mean
+  AlignedArray<double> packed_, square_, g_, centre_, rest_;  // the Gram matrix twice, its column of y, the means and their rounding
+  double square_of_y_ = 0;
   std::int64_t next_ = 0;
   bool unclear_ = false;  // nobody's equations are solved here
 };

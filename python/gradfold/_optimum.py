@@ -282,11 +282,12 @@ class Trainer:
         rows = left_out_rows(self.ids, self.conditions)[self.splits]
         if not (rows >= 0).any():
             return none, ""
+        fills = own.fill is not None and problem.filled is not None and problem.filled.any
         refusals = (
             (len(problem.data) <= _FEW_ROWS, f"no more than {_FEW_ROWS} rows, whose own sums cost little"),
             (not self.settings.check_finite, "check_finite=False, and a NaN would reach every split"),
             (self.settings.standardize, "standardize=True, and each split's scales are its own"),
-            (own.fill is not None and problem.filled is not None and problem.filled.any, "missing='mean', and each split's means are its own"),
+            (fills, "missing='mean', and each split's means are its own"),
             (problem.validation is not None, "validation_data"),
         )
         for holds, why in refusals:

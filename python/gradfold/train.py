@@ -106,7 +106,8 @@ def fit(
     """Train one linear model for each candidate and split, all in one pass over X, and refit the best candidate.
 
     Every model's weights have the same bits whether it trains alone or beside thousands, on any number of threads and
-    on any instruction level; and a row that a model does not train on cannot touch it.
+    on any instruction level; and a row that a model does not train on cannot touch it. One exception: leave-one-out with
+    solver="cholesky" has a closed form, in which a finite held-out row may change last digits (see `solver`).
 
     Parameters
     ----------
@@ -143,7 +144,10 @@ def fit(
         "modified_huber", "squared_epsilon_insensitive", and for "lbfgs" also "multinomial"); L-BFGS turns to Newton's
         Hessian where it has taken as many passes as that costs. For "squared_error", "cholesky" solves the normal
         equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them), and
-        "coordinate-descent" those of the elastic net, the only one that takes l1. What speaks of epochs does not concern
+        "coordinate-descent" those of the elastic net, the only one that takes l1. Splits of "cholesky" that leave one row out
+        are solved in closed form [2]_, from one Gram matrix of all rows, held-out ones too, with more than 64 rows, `check_finite`, no
+        `standardize` and no cell to fill; ``Run.arrivals["closed_form"]`` names the models. `check_finite=False` goes
+        through the folds instead, and no held-out row touches a bit. What speaks of epochs does not concern
         the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto" is adam;
         `Run.solver_reason` says why.
     l1, l2 : float
@@ -254,7 +258,8 @@ def fit(
         Convert X to it, without a warning. Default: keep float32 and float64, make float64 of the rest.
     check_finite : bool
         Check that X, y and sample_weight are finite, and that y is in the domain of its loss. Without it, a NaN in a
-        row that a model trains on, its weight included, makes that model diverge.
+        row that a model trains on, its weight included, makes that model diverge; and leave-one-out with
+        solver="cholesky" goes through the folds.
 
     Returns
     -------
@@ -277,6 +282,8 @@ def fit(
         what to install.
     DeviceMemoryError
         A MemoryError: the GPU's memory does not hold X and the models.
+    MemoryError
+        With a solver of the optimum: memory does not hold the weights of all models, candidates × splits.
 
     Warns
     -----
@@ -295,6 +302,8 @@ def fit(
     ----------
     .. [1] K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
        2016.
+    .. [2] G. H. Golub, M. Heath, G. Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter",
+       Technometrics 21, 1979.
     """
     given = dict(locals())
     started = time.monotonic()
