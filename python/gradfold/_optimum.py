@@ -130,6 +130,7 @@ class Trainer:
         self._current: Any = None
         self._sampled: Array | None = None
         self._of_all_rows: Sums | None = None
+        self._l2 = np.empty(0)  # per model, of the closed form
         self._reader: int | None = None  # the thread that sums moments
         # Per model the row that it leaves out in closed form, or −1: then it goes through its fold.
         self._left_out, self._why_folds = self._plan_leave_one_out()
@@ -301,7 +302,8 @@ class Trainer:
         if not len(models):
             return []
         X, weight = self.problem.data, self.own.sample_weight
-        l2 = np.array([self.rows[m]["l2"] for m in models.tolist()], np.float64)
+        self._l2 = np.array([row["l2"] for row in self.rows], np.float64)
+        l2 = self._l2[models]
         of_row = np.ones(len(models)) if weight is None else weight[self._left_out[models]]
         models = models[np.lexsort((models, of_row, l2))]
         budget = (64 << 20) + X.nbytes // 20
@@ -330,7 +332,7 @@ class Trainer:
             loss_epsilon=None,
             n_outputs=1,
             l1=None,
-            l2=np.array([self.rows[m]["l2"] for m in models.tolist()], np.float64),
+            l2=self._l2[models],
             fit_intercept=settings.fit_intercept,
             standardize=False,
             exact=True,
@@ -477,7 +479,8 @@ class Trainer:
             self.arrivals[name][models] = values
         # The others are where they started.
         moved = (self.arrivals["how"][models] != 0) | (self.arrivals["n_passes"][models] > 0)
-        self._coef[models[moved]], self._intercept[models[moved]] = optimizer.coef()[moved], optimizer.intercept()[moved]
+        chosen = slice(None) if moved.all() else moved  # nothing is copied where all have
+        self._coef[models[chosen]], self._intercept[models[chosen]] = optimizer.coef()[chosen], optimizer.intercept()[chosen]
         self._held_out[models] = optimizer.held_out()
         loss = self.rows[0]["loss"]
         if loss in ("log_loss", "multinomial"):
