@@ -431,11 +431,13 @@ def test_data_beyond_float64_are_left_to_the_folds():
 
 
 def test_models_that_memory_cannot_hold(monkeypatch):
-    monkeypatch.setattr(_optimum, "available_memory", lambda: 1 << 20)
+    monkeypatch.setattr(_optimum, "told_memory", lambda: 1 << 20)
     X, y = fits.numbers(400, 10)
     with pytest.raises(MemoryError, match=r"^candidates: got 4000 models .* wanted fewer"):
         gf.fit(X, y, gf.grid(l2=np.logspace(-3, 0, 10)), solver="cholesky", folds=gf.index.leave_one_out(400))
     assert gf.fit(X, y, solver="cholesky", folds=5).ranked
+    monkeypatch.setattr(_optimum, "told_memory", lambda: None)  # a system that does not say
+    assert gf.fit(X, y, solver="cholesky", folds=gf.index.leave_one_out(400)).ranked
 
 
 def test_max_seconds_keeps_what_there_is():

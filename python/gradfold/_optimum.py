@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _core, _missing
-from gradfold._limits import available_memory
+from gradfold._limits import told_memory
 from gradfold._moments import Moments, Sums, trains
 from gradfold._problem import Problem, Rows
 from gradfold.index import Permutation
@@ -138,8 +138,8 @@ class Trainer:
     @staticmethod
     def _check_memory(n_models: int, weight_bytes: int) -> None:
         """The weights of all models are held at once: say so before the system ends the process."""
-        needed, available = n_models * (weight_bytes + _REPORT_BYTES), available_memory()
-        if needed > available:
+        needed, available = n_models * (weight_bytes + _REPORT_BYTES), told_memory()
+        if available is not None and needed > available:
             raise MemoryError(
                 f"candidates: got {n_models} models (candidates × splits), whose weights take {needed / 2**30:.1f} GiB of the "
                 f"{available / 2**30:.1f} GiB that are available; wanted fewer candidates or splits, or float32"
