@@ -255,6 +255,15 @@ BREAKAGES = (
         at="test_optimum.py",
     ),
     Breakage(
+        "rows that are left out share the first one's penalty",
+        "1 solo = batched",
+        "weights hardly differ, so a group of eight has one penalty",
+        "csrc/optimum/leave_one_out.cpp",
+        (("penalty[l] = keys_[l < n ? first + l : first].penalty", "penalty[l] = keys_[first].penalty"),),
+        "solo_is_batched",
+        at="test_leave_one_out.py",
+    ),
+    Breakage(
         "a Hessian sums all rows",
         "5 no leak",
         "the second derivative of rows that a model does not use is 0 already",

@@ -1,4 +1,5 @@
-"""Searches at the optimum: 20 penalties x 5 folds by every solver of the optimum, and the folds' Gram matrices; beside scikit-learn."""
+"""Searches at the optimum: 20 penalties x 5 folds by every solver of the optimum, leave-one-out, and the folds' Gram matrices; beside
+scikit-learn."""
 
 from __future__ import annotations
 
@@ -46,6 +47,41 @@ class OptimaMemory(Optima):
 
     def peakmem_grid(self, solver: str, dtype: str, n_rows: int) -> None:
         self.fit(solver)
+
+
+class LeaveOneOut:
+    """Ridge without each row in turn, 20 penalties; beside RidgeCV, which goes by the same formulas."""
+
+    params = (["none", "of their own"],)
+    param_names = ["weights"]
+
+    def setup(self, weights: str) -> None:
+        rng = np.random.default_rng(0)
+        self.X = rng.standard_normal((2_000, 50))
+        self.y = self.X @ rng.standard_normal(50) + rng.standard_normal(2_000)
+        self.weight = None if weights == "none" else rng.uniform(0.5, 2, 2_000)
+        self.alphas = np.logspace(-2, 4, 20)
+        self.grid = gf.grid(l2=list(self.alphas / 1_999))
+        self.folds = gf.index.leave_one_out(2_000)
+
+    def fit(self) -> None:
+        gf.fit(
+            self.X, self.y, self.grid, folds=self.folds, solver="cholesky", loss="squared_error", sample_weight=self.weight,
+            refit=False,
+        )  # fmt: skip
+
+    def time_grid(self, weights: str) -> None:
+        self.fit()
+
+    def track_x_ridge_cv(self, weights: str) -> float:
+        try:
+            from sklearn.linear_model import RidgeCV
+        except ImportError:
+            raise NotImplementedError("scikit-learn is not installed") from None
+        peer = RidgeCV(alphas=self.alphas, store_cv_results=True)
+        return ratio(lambda: peer.fit(self.X, self.y, self.weight), self.fit, 5)
+
+    track_x_ridge_cv.unit = "times as fast as RidgeCV"
 
 
 class Gram:

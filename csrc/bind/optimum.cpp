@@ -98,7 +98,7 @@ class BoundOptimizer {
               std::int64_t n_outputs, const py::object& l1, const py::object& l2, bool fit_intercept, bool standardize, bool exact, const py::object& weight_sum,
               const py::object& mean, const py::object& scale, const py::object& comoment, const py::object& coef_init,
               const py::object& intercept_init, std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
-              const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored) {
+              const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out) {
     OptimumArgs<T> a{};
     a.X.x = read_array<T>(X, "X", {-1, -1});
     const std::int64_t n = a.X.n_rows = X.shape(0), p = a.X.n_features = X.shape(1);
@@ -166,6 +166,13 @@ class BoundOptimizer {
         if (a.sample[i] < 0 || a.sample[i] >= n) wrong_value("sample", std::to_string(a.sample[i]), "rows of X");
       const double* sum = read_array<double>(sample_weight_sum, "sample_weight_sum", {n_splits});
       a.sample_weight.assign(sum, sum + n_splits);
+    }
+    if (!left_out.is_none()) {
+      if (!exact || standardize || n_splits != 1) wrong_value("left_out", "an array", "None but for exact, without standardize, of one split");
+      const std::int64_t* rows = read_array<std::int64_t>(left_out, "left_out", {m});
+      for (std::int64_t i = 0; i < m; ++i)
+        if (rows[i] < 0 || rows[i] >= n) wrong_value("left_out", std::to_string(rows[i]), "rows of X");
+      a.left_out.assign(rows, rows + m);
     }
     a.n_threads = n_threads;
     a.held_out_weight = held_out_weight.is_none() ? nullptr : read_array<T>(held_out_weight, "held_out_weight", {n});
@@ -263,12 +270,12 @@ void register_optimum(py::module_& m) {
                        bool standardize, bool exact, const py::object& weight_sum, const py::object& mean, const py::object& scale,
                        const py::object& comoment, const py::object& coef_init, const py::object& intercept_init,
                        std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
-                       const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored) {
+                       const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out) {
              auto self = std::make_unique<BoundOptimizer>();
              auto create = [&]<class T>(T) {
                self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, loss_epsilon, n_outputs, l1, l2, fit_intercept,
                                standardize, exact, weight_sum, mean, scale, comoment, coef_init, intercept_init, max_iter, tol,
-                               refresh, n_threads, held_out_weight, validation, sample, sample_weight_sum, scored);
+                               refresh, n_threads, held_out_weight, validation, sample, sample_weight_sum, scored, left_out);
              };
              if (is_float32(X))
                create(0.0f);
@@ -279,7 +286,7 @@ void register_optimum(py::module_& m) {
            py::kw_only(), "X"_a, "y"_a, "sample_weight"_a, "ids"_a, "conditions"_a, "split_of_model"_a, "loss"_a, "loss_epsilon"_a,
            "n_outputs"_a, "l1"_a, "l2"_a, "fit_intercept"_a, "standardize"_a, "exact"_a, "weight_sum"_a, "mean"_a, "scale"_a, "comoment"_a,
            "coef_init"_a, "intercept_init"_a, "max_iter"_a, "tol"_a, "refresh"_a, "n_threads"_a, "held_out_weight"_a = py::none(),
-           "validation"_a = py::none(), "sample"_a = py::none(), "sample_weight_sum"_a = py::none(), "scored"_a = py::none())
+           "validation"_a = py::none(), "sample"_a = py::none(), "sample_weight_sum"_a = py::none(), "scored"_a = py::none(), "left_out"_a = py::none())
       .def("advance", &BoundOptimizer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)
       .def("cancel", &BoundOptimizer::cancel)
       .def("coef", &BoundOptimizer::coef)

@@ -40,6 +40,7 @@ struct OptimumArgs {
   bool fit_intercept, standardize;
   std::vector<double> l1;        // of the elastic net, which squared error alone has
   bool exact;                    // squared error: the solution of the normal equations, refined where they are ill-conditioned
+  std::vector<std::int64_t> left_out;  // per model the row that it leaves out of its split, or empty (leave_one_out.cpp)
   const double* coef_init;       // [n_models][n_outputs][n_features] on the scale of X; null: 0
   const double* intercept_init;  // [n_models][n_outputs]; null: 0
   std::int64_t max_iter;
@@ -95,7 +96,11 @@ template <class T>
 std::unique_ptr<Optimizer> make_elastic_net(OptimumArgs<T> args);
 
 template <class T>
+std::unique_ptr<Optimizer> make_leave_one_out(OptimumArgs<T> args);
+
+template <class T>
 std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<T> args) {
+  if (!args.left_out.empty()) return make_leave_one_out(std::move(args));
   return args.l1.empty() ? make_lbfgs(std::move(args)) : make_elastic_net(std::move(args));
 }
 

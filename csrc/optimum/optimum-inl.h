@@ -134,56 +134,66 @@ inline void group_factor(double* a, std::int64_t n, double drop, double* smalles
   }
 }
 
+// Element e of the factors of all lanes; SHARED: of the one factor that they have.
+template <bool SHARED>
+Lanes::V factor_element(const double* a, std::int64_t e) {
+  if constexpr (SHARED)
+    return Lanes::set1(a[e]);
+  else
+    return Lanes::load(a + e * kGroup);
+}
+
 // x_i = (b_i - sum of l[i][k] x_k) / l[i][i] for NI rows from i on.
-template <int NI>
+template <int NI, bool SHARED>
 void forward_rows(const double* a, std::int64_t i, double* b) {
-  const double* row[NI];
+  std::int64_t row[NI];
   Lanes::V sum[NI];
   for (int r = 0; r < NI; ++r) {
-    row[r] = a + triangle(i + r) * kGroup;
+    row[r] = triangle(i + r);
     sum[r] = Lanes::load(b + (i + r) * kGroup);
   }
   for (std::int64_t k = 0; k < i; ++k) {
     const auto x = Lanes::load(b + k * kGroup);
 #pragma GCC unroll 4
-    for (int r = 0; r < NI; ++r) sum[r] = Lanes::fnma(Lanes::load(row[r] + k * kGroup), x, sum[r]);
+    for (int r = 0; r < NI; ++r) sum[r] = Lanes::fnma(factor_element<SHARED>(a, row[r] + k), x, sum[r]);
   }
   for (int r = 0; r < NI; ++r) {
-    for (int k = 0; k < r; ++k) sum[r] = Lanes::fnma(Lanes::load(row[r] + (i + k) * kGroup), sum[k], sum[r]);
-    sum[r] = Lanes::mul(sum[r], Lanes::load(row[r] + (i + r) * kGroup));
+    for (int k = 0; k < r; ++k) sum[r] = Lanes::fnma(factor_element<SHARED>(a, row[r] + i + k), sum[k], sum[r]);
+    sum[r] = Lanes::mul(sum[r], factor_element<SHARED>(a, row[r] + i + r));
     Lanes::store(b + (i + r) * kGroup, sum[r]);
   }
 }
 
 // The unknowns [i, i + NI), last first, and what they take from the rows above.
-template <int NI>
+template <int NI, bool SHARED>
 void backward_rows(const double* a, std::int64_t i, double* b) {
-  const double* row[NI];
+  std::int64_t row[NI];
   Lanes::V x[NI];
-  for (int r = 0; r < NI; ++r) row[r] = a + triangle(i + r) * kGroup;
+  for (int r = 0; r < NI; ++r) row[r] = triangle(i + r);
   for (int r = NI - 1; r >= 0; --r) {
     x[r] = Lanes::load(b + (i + r) * kGroup);
-    for (int k = NI - 1; k > r; --k) x[r] = Lanes::fnma(Lanes::load(row[k] + (i + r) * kGroup), x[k], x[r]);
-    x[r] = Lanes::mul(x[r], Lanes::load(row[r] + (i + r) * kGroup));
+    for (int k = NI - 1; k > r; --k) x[r] = Lanes::fnma(factor_element<SHARED>(a, row[k] + i + r), x[k], x[r]);
+    x[r] = Lanes::mul(x[r], factor_element<SHARED>(a, row[r] + i + r));
     Lanes::store(b + (i + r) * kGroup, x[r]);
   }
   for (std::int64_t k = 0; k < i; ++k) {
     auto sum = Lanes::load(b + k * kGroup);
 #pragma GCC unroll 4
-    for (int r = NI - 1; r >= 0; --r) sum = Lanes::fnma(Lanes::load(row[r] + k * kGroup), x[r], sum);
+    for (int r = NI - 1; r >= 0; --r) sum = Lanes::fnma(factor_element<SHARED>(a, row[r] + k), x[r], sum);
     Lanes::store(b + k * kGroup, sum);
   }
 }
 
-inline void group_solve(const double* factor, std::int64_t n, double* b) {
+template <bool SHARED>
+void group_solve(const double* factor, std::int64_t n, double* b) {
   const std::int64_t whole = n / 4 * 4;
   for (int v = 0; v < kParts; ++v) {
-    const double* a = factor + v * Lanes::N;
+    const double* a = SHARED ? factor : factor + v * Lanes::N;
     double* own = b + v * Lanes::N;
-    for (std::int64_t i = 0; i < whole; i += 4) forward_rows<4>(a, i, own);
-    for (std::int64_t i = whole; i < n; ++i) forward_rows<1>(a, i, own);
-    for (std::int64_t i = n - 1; i >= whole; --i) backward_rows<1>(a, i, own);
-    for (std::int64_t i = whole - 4; i >= 0; i -= 4) backward_rows<4>(a, i, own);
+    for (std::int64_t i = 0; i < whole; i += 4) forward_rows<4, SHARED>(a, i, own);
+    for (std::int64_t i = whole; i < n; ++i) forward_rows<1, SHARED>(a, i, own);
+    for (std::int64_t i = n - 1; i >= whole; --i) backward_rows<1, SHARED>(a, i, own);
+    for (std::int64_t i = whole - 4; i >= 0; i -= 4) backward_rows<4, SHARED>(a, i, own);
   }
 }
 
@@ -243,6 +253,6 @@ inline void group_residual(const double* gram, std::int64_t size, const std::int
 #define GRADFOLD_OPTIMUM_KERNELS(level)                                                                                      \
   namespace gradfold {                                                                                                       \
   extern const OptimumKernels optimum_##level;                                                                               \
-  const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor, &group_solve,     \
-                                          &group_sweep, &group_residual};                                                   \
+  const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor,                   \
+                                          &group_solve<false>, &group_solve<true>, &group_sweep, &group_residual};           \
   }

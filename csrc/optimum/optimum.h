@@ -46,6 +46,8 @@ struct OptimumKernels {
   void (*factor)(double* a, std::int64_t n, double drop, double* smallest, double* dropped);
   // b becomes the solution of L L' x = b: forward by rows, k ascending; then backward, k descending; one FMA each.
   void (*solve)(const double* factor, std::int64_t n, double* b);
+  // The same with one factor, [triangle(n)], for the right sides of all lanes: the bits are those of `solve`.
+  void (*solve_shared)(const double* factor, std::int64_t n, double* b);
   // Coordinates in order: v = soft(q + gram v, l1) / (gram + l2), and what moved is taken from q, one FMA each.
   void (*sweep)(const SweepTask&);
   // q[j] = c[j] less gram[list[k]][j] * v[k] for k = 0 to n - 1 in order, for all j below `size`; gram is [size][size].

@@ -218,10 +218,13 @@ class optimum:
             sample: _Int64 | None = None,
             sample_weight_sum: _Float64 | None = None,
             scored: tuple[_Float64, _Float64, _Float64] | None = None,
+            left_out: _Int64 | None = None,
         ) -> None:
             """Models of the splits `split_of_model`; `weight_sum` (n_splits,), `mean` (n_splits, n_features + 1, y last), `scale`
             (n_splits, n_features) and `comoment` (n_splits, n_features + 1, n_features + 1) are of their training rows, and
-            `scored` (weight_sum, mean, comoment) of the rows that they score, weight 0 where nobody knows."""
+            `scored` (weight_sum, mean, comoment) of the rows that they score, weight 0 where nobody knows.
+            `left_out` (n_models,): each model leaves this row out of its split, in closed form; `how` stays 0 where that would
+            cost digits."""
 
         def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
             """At most `max_steps` passes over X: "done", "paused" or "interrupted"."""

@@ -257,13 +257,19 @@ def _name(level: int) -> str:
 
 def available_memory() -> int:
     """Bytes that can be had without swapping; 4 GiB where the system does not say."""
+    told = told_memory()
+    return 4 << 30 if told is None else told
+
+
+def told_memory() -> int | None:
+    """Bytes that can be had without swapping, or None where the system does not say."""
     try:
         for line in Path(_MEMINFO).read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) << 10
     except (OSError, ValueError, LookupError):
         pass
-    return 4 << 30
+    return None
 
 
 def places(found: tuple[Cache, ...], n_threads: int, most: int, available: int) -> list[Place]:

@@ -76,6 +76,10 @@ class Moments:
         cells = self._of_row(id_row)
         return None if cells is None else Sums.total(cells[score_lo:score_hi], self.X.shape[1] + 1)
 
+    def of_all_rows(self) -> Sums:
+        """Of all rows of positive weight, whatever the splits."""
+        return self._read(np.arange(len(self.X)), np.array([0, len(self.X)]))[0]
+
     def _of(self, split: int) -> Sums:
         conditions = self.conditions[split]
         if len(conditions) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _core, _missing
+from gradfold._limits import told_memory
 from gradfold._moments import Moments, Sums, trains
 from gradfold._problem import Problem, Rows
 from gradfold.index import Permutation
@@ -28,6 +30,9 @@ _SAMPLE_SHARE, _SAMPLE_ROWS, _SAMPLE_PER_PARAMETER, _SAMPLE_STREAM = 16, 4096, 2
 _GROUP = 8  # models whose parameters lie side by side
 _MOST_FEATURES = 1000
 _PASSES = 60
+# Up to here the moments of each row are kept as a cell, and a split's own sums cost little (_moments.py).
+_FEW_ROWS = 64
+_REPORT_BYTES = 200  # what a model takes beside its weights, in a trainer and in the `Run`
 
 
 def uses_curvature(n_rows: int, n_features: int) -> bool:
@@ -50,6 +55,31 @@ def refresh(solver: str, loss: str, n_features: int) -> int:
     if loss in ("multinomial", "squared_error"):
         return 0
     return 1 if solver == "newton-cholesky" else max(8, n_features // 2)
+
+
+def left_out_rows(ids: Array, conditions: Array) -> Array:
+    """The row that each split leaves out of all rows and scores, int64 (n_splits,); −1 where it is no leave-one-out.
+
+    That is one with a single condition, on an id row where each row of X has an id of its own: `index.leave_one_out`, a
+    k-fold of as many folds as rows, or what scikit-learn's `LeaveOneOut` becomes. The split's own condition and its
+    ids decide, never the other splits.
+    """
+    n_rows = ids.shape[1]
+    out = np.full(len(conditions), -1, np.int64)
+    if conditions.shape[1] > 1:
+        return out
+    id_row, score_lo, score_hi, train_lo, train_hi = conditions[:, 0].T
+    one = (score_hi - score_lo == 1) & (train_hi - train_lo >= n_rows)
+    for own in np.unique(id_row[one]).tolist():
+        values = ids[own].astype(np.int64)
+        order = np.argsort(values, kind="stable")
+        values = values[order]
+        if values[-1] == np.iinfo(ids.dtype).max or (np.diff(values) == 0).any():  # a skipped row, or two of one id
+            continue
+        mine = np.flatnonzero(one & (id_row == own) & (train_lo <= values[0]) & (train_hi > values[-1]))
+        at = np.minimum(np.searchsorted(values, score_lo[mine]), n_rows - 1)
+        out[mine] = np.where(values[at] == score_lo[mine], order[at], -1)
+    return out
 
 
 class _Cancelled(BaseException):
@@ -85,20 +115,47 @@ class Trainer:
         self.coef_init, self.intercept_init = coef_init, intercept_init
         n_models, n_features = len(rows), problem.X.shape[1]
         shape, dtype = (n_models, *problem.outputs), problem.X.dtype
+        self._check_memory(n_models, math.prod(shape[1:]) * (n_features + 1) * dtype.itemsize)
         self._coef = np.zeros((*shape, n_features), dtype) if coef_init is None else coef_init.astype(dtype)
         self._intercept = np.zeros(shape, dtype) if intercept_init is None else intercept_init.astype(dtype)
         self._held_out = np.full(n_models, np.nan)
         self.arrivals: dict[str, Array] = {
             "how": np.zeros(n_models, np.uint8),
             **{name: np.zeros(n_models, np.int64) for name in ("n_iter", "n_passes", "n_hessians", "dropped")},
-            **{name: np.zeros(n_models, np.bool_) for name in ("separable", "one_class")},
+            **{name: np.zeros(n_models, np.bool_) for name in ("separable", "one_class", "closed_form")},
             **{name: np.full(n_models, np.nan) for name in ("objective", "gradient_norm", "gap", "smallest_pivot")},
         }
         self.epochs_done = 0
         self._cancelled = False
         self._current: Any = None
         self._sampled: Array | None = None
+        self._of_all_rows: Sums | None = None
+        self._l2 = np.empty(0)  # per model, of the closed form
         self._reader: int | None = None  # the thread that sums moments
+        # Per model the row that it leaves out in closed form, or −1: then it goes through its fold.
+        self._left_out, self._why_folds = self._plan_leave_one_out()
+
+    @staticmethod
+    def _check_memory(n_models: int, weight_bytes: int) -> None:
+        """The weights of all models are held at once: say so before the system ends the process."""
+        needed, available = n_models * (weight_bytes + _REPORT_BYTES), told_memory()
+        if available is not None and needed > available:
+            raise MemoryError(
+                f"candidates: got {n_models} models (candidates × splits), whose weights take {needed / 2**30:.1f} GiB of the "
+                f"{available / 2**30:.1f} GiB that are available; wanted fewer candidates or splits, or float32"
+            )
+
+    @property
+    def solver_reason(self) -> str:
+        """Which way splits that leave one row out have taken; "" where there are none, or the solver has one way only."""
+        if self._why_folds:
+            return f"leave-one-out through the folds: {self._why_folds}"
+        asked, solved = int((self._left_out >= 0).sum()), int(self.arrivals["closed_form"].sum())
+        if not asked:
+            return ""
+        if solved == asked or not self.epochs_done:
+            return "leave-one-out in closed form"
+        return f"leave-one-out in closed form for {solved} of {asked} models, through the folds where that would cost digits"
 
     # -- what a trainer has -------------------------------------------------------------------------------------------
 
@@ -116,24 +173,28 @@ class Trainer:
             return time.monotonic() >= deadline
 
         moments = self._moments()
-        for models in self._blocks():
-            try:
-                self._reader = threading.get_ident()
-                made = self._optimizer(models, moments, late)
-            finally:
-                self._reader = None
-            if made is None:
-                return "interrupted" if self._cancelled else "paused"
-            optimizer, weight_sum = made
-            left = -1.0 if seconds < 0 else max(0.0, deadline - time.monotonic())
-            self._current = optimizer
-            try:
-                status = "interrupted" if self._cancelled else str(optimizer.advance(seconds=left))
-            finally:
-                self._current = None
-            self._collect(models, optimizer, weight_sum)
-            if status != "done":
-                return status
+        # The second list is made when the first has been walked: of the models that the closed form has left.
+        for make, blocks in ((self._closed_form, self._closed_blocks), (self._optimizer, self._blocks)):
+            for models in blocks():
+                try:
+                    self._reader = threading.get_ident()
+                    made = make(models, moments, late)
+                finally:
+                    self._reader = None
+                if made is None:
+                    return "interrupted" if self._cancelled else "paused"
+                optimizer, weight_sum = made
+                left = -1.0 if seconds < 0 else max(0.0, deadline - time.monotonic())
+                self._current = optimizer
+                try:
+                    status = "interrupted" if self._cancelled else str(optimizer.advance(seconds=left))
+                finally:
+                    self._current = None
+                self._collect(models, optimizer, weight_sum)
+                if make == self._closed_form:
+                    self.arrivals["closed_form"][models] = self.arrivals["how"][models] == CONVERGED
+                if status != "done":
+                    return status
         self.epochs_done = 1
         return "done"
 
@@ -204,7 +265,8 @@ class Trainer:
         budget = ((64 << 20) + X.nbytes // 20) // 8
         out: list[list[int]] = [[]]
         n_splits, last = 0, -1
-        for m in np.argsort(self.splits, kind="stable").tolist():
+        left = np.flatnonzero(~self.arrivals["closed_form"])
+        for m in left[np.argsort(self.splits[left], kind="stable")].tolist():
             split = int(self.splits[m])
             n_splits += split != last
             groups = len(out[-1]) // _GROUP + 1
@@ -213,7 +275,91 @@ class Trainer:
                 n_splits = 1
             out[-1].append(m)
             last = split
-        return [np.array(block, np.int64) for block in out]
+        return [np.array(block, np.int64) for block in out if block]
+
+    # -- leave-one-out in closed form ---------------------------------------------------------------------------------
+
+    def _plan_leave_one_out(self) -> tuple[Array, str]:
+        """The row that each model leaves out in closed form, or −1, and why leave-one-out goes through the folds, or "".
+
+        The closed form holds the row that a split must not see, so it takes finite data alone; and the penalty must be
+        the same matrix for every split, up to a factor. No model's rule depends on the other models.
+        """
+        problem, own, none = self.problem, self.own, np.full(len(self.rows), -1, np.int64)
+        if self.rows[0]["solver"] != "cholesky":
+            return none, ""
+        rows = left_out_rows(self.ids, self.conditions)[self.splits]
+        if not (rows >= 0).any():
+            return none, ""
+        fills = own.fill is not None and problem.filled is not None and problem.filled.any
+        refusals = (
+            (len(problem.data) <= _FEW_ROWS, f"no more than {_FEW_ROWS} rows, whose own sums cost little"),
+            (not self.settings.check_finite, "check_finite=False, and a NaN would reach every split"),
+            (self.settings.standardize, "standardize=True, and each split's scales are its own"),
+            (fills, "missing='mean', and each split's means are its own"),
+            (problem.validation is not None, "validation_data"),
+        )
+        for holds, why in refusals:
+            if holds:
+                return none, why
+        return rows, ""
+
+    def _closed_blocks(self) -> list[Array]:
+        """Models of one penalty side by side, as many as memory allows."""
+        models = np.flatnonzero((self._left_out >= 0) & ~self.arrivals["closed_form"])
+        if not len(models):
+            return []
+        X, weight = self.problem.data, self.own.sample_weight
+        self._l2 = np.array([row["l2"] for row in self.rows], np.float64)
+        l2 = self._l2[models]
+        of_row = np.ones(len(models)) if weight is None else weight[self._left_out[models]]
+        models = models[np.lexsort((models, of_row, l2))]
+        budget = (64 << 20) + X.nbytes // 20
+        size = max(_GROUP, budget // (2 * X.shape[1] * X.itemsize + _REPORT_BYTES))
+        return [models[at : at + size] for at in range(0, len(models), size)]
+
+    def _closed_form(self, models: Array, moments: Moments, late: Callable[[], bool]) -> tuple[Any, Array] | None:
+        """What solves these models from the sums of all rows; where that would cost digits, they stay as they are."""
+        problem, settings, own, target = self.problem, self.settings, self.own, self.problem.target
+        assert target is not None
+        X = problem.data
+        if self._cancelled or late():
+            return None
+        if self._of_all_rows is None:
+            self._of_all_rows = moments.of_all_rows()
+        sums = self._of_all_rows
+        everything = np.zeros((1, len(X)), np.uint8), np.array([[[0, 0, 0, 0, 1]]], np.int64)
+        optimizer = _core.optimum.Optimizer(
+            X=X,
+            y=target.y,
+            sample_weight=own.sample_weight,
+            ids=everything[0],
+            conditions=everything[1],
+            split_of_model=np.zeros(len(models), np.int64),
+            loss="squared_error",
+            loss_epsilon=None,
+            n_outputs=1,
+            l1=None,
+            l2=self._l2[models],
+            fit_intercept=settings.fit_intercept,
+            standardize=False,
+            exact=True,
+            weight_sum=np.array([sums.weight]),
+            mean=sums.mean[None],
+            scale=sums.scales(len(X))[None],
+            comoment=sums.comoment[None],
+            coef_init=None,
+            intercept_init=None,
+            max_iter=settings.max_iter,
+            tol=settings.tol,
+            refresh=0,
+            n_threads=settings.n_threads,
+            held_out_weight=own.held_out_weight,
+            left_out=np.ascontiguousarray(self._left_out[models]),
+        )
+        return optimizer, np.full(len(models), sums.weight)
+
+    # -- through the folds --------------------------------------------------------------------------------------------
 
     def _optimizer(self, models: Array, moments: Moments, late: Callable[[], bool]) -> tuple[Any, Array] | None:
         """What takes these models to their optima, and the Σw of each one's training rows; None if there was no time."""
@@ -347,7 +493,8 @@ class Trainer:
             self.arrivals[name][models] = values
         # The others are where they started.
         moved = (self.arrivals["how"][models] != 0) | (self.arrivals["n_passes"][models] > 0)
-        self._coef[models[moved]], self._intercept[models[moved]] = optimizer.coef()[moved], optimizer.intercept()[moved]
+        chosen = slice(None) if moved.all() else moved  # nothing is copied where all have
+        self._coef[models[chosen]], self._intercept[models[chosen]] = optimizer.coef()[chosen], optimizer.intercept()[chosen]
         self._held_out[models] = optimizer.held_out()
         loss = self.rows[0]["loss"]
         if loss in ("log_loss", "multinomial"):

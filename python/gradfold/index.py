@@ -795,6 +795,10 @@ def _part_sizes(n_rows: int, fractions: Any) -> tuple[int, int, int]:
 def leave_one_out(n_rows: int) -> Folds:
     """As many splits as rows: split i scores row i and trains on all others.
 
+    For ``fit(..., loss="squared_error", solver="cholesky")`` they have a closed form: one Gram matrix, and one triangular
+    solve for each model. It is the one exception to the promise that a held-out row cannot touch a model: such a row may
+    change last digits (docs/optimum.md).
+
     Parameters
     ----------
     n_rows : int

@@ -128,7 +128,8 @@ class Run:
         "objective" (mean loss and penalty), "gradient_norm" (its largest component), "gap" (what the objective may still
         lose; for "coordinate-descent" the duality gap), "separable" and "one_class" (what a warning has said), and, where the
         Gram matrix of the training rows was factored, "smallest_pivot" (the least share of a column that the columns before
-        it do not explain; the penalty counts) and "dropped" (columns that they explain up to rounding, whose weights stay 0).
+        it do not explain; the penalty counts) and "dropped" (columns that they explain up to rounding, whose weights stay 0);
+        "closed_form": leave-one-out was solved from the sums of all rows, and "smallest_pivot" is a lower bound.
     refit_arrival : dict of the same, of the refit; or None
     interrupted : bool
         Whether Ctrl-C or `max_seconds` ended the fit early.

@@ -107,7 +107,8 @@ def fit(
     """Train one linear model for each candidate and split, all in one pass over X, and refit the best candidate.
 
     Every model's weights have the same bits whether it trains alone or beside thousands, on any number of threads and
-    on any instruction level; and a row that a model does not train on cannot touch it.
+    on any instruction level; and a row that a model does not train on cannot touch it. One exception: leave-one-out with
+    solver="cholesky" has a closed form, in which a finite held-out row may change last digits (see `solver`).
 
     Parameters
     ----------
@@ -144,10 +145,13 @@ def fit(
         "modified_huber", "squared_epsilon_insensitive", and for "lbfgs" also "multinomial"); L-BFGS turns to Newton's
         Hessian where it has taken as many passes as that costs. For "squared_error", "cholesky" solves the normal
         equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them), and
-        "coordinate-descent" those of the elastic net, the only one that takes l1. What speaks of epochs does not concern
-        the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto" takes each
-        model to its optimum ("cholesky", "coordinate-descent" with l1, or "lbfgs") unless something is given that only
-        epochs have (`epochs` or `batch_size`, say), the loss has no second derivative, l1 no solver for its loss, or the
+        "coordinate-descent" those of the elastic net, the only one that takes l1. Splits of "cholesky" that leave one row out
+        are solved in closed form [2]_, from one Gram matrix of all rows, held-out ones too, with more than 64 rows,
+        `check_finite`, no `standardize` and no cell to fill; ``Run.arrivals["closed_form"]`` names the models.
+        `check_finite=False` goes through the folds instead, and no held-out row touches a bit. What speaks of epochs does not
+        concern the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto"
+        takes each model to its optimum ("cholesky", "coordinate-descent" with l1, or "lbfgs") unless something is given that
+        only epochs have (`epochs` or `batch_size`, say), the loss has no second derivative, l1 no solver for its loss, or the
         kernels run on a GPU: then it is adam. `Run.solver_reason` says what it chose and why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
@@ -258,7 +262,8 @@ def fit(
         Convert X to it, without a warning. Default: keep float32 and float64, make float64 of the rest.
     check_finite : bool
         Check that X, y and sample_weight are finite, and that y is in the domain of its loss. Without it, a NaN in a
-        row that a model trains on, its weight included, makes that model diverge.
+        row that a model trains on, its weight included, makes that model diverge; and leave-one-out with
+        solver="cholesky" goes through the folds.
 
     Returns
     -------
@@ -281,6 +286,8 @@ def fit(
         what to install.
     DeviceMemoryError
         A MemoryError: the GPU's memory does not hold X and the models.
+    MemoryError
+        With a solver of the optimum: memory does not hold the weights of all models, candidates × splits.
 
     Warns
     -----
@@ -299,6 +306,8 @@ def fit(
     ----------
     .. [1] K. Jamieson, A. Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
        2016.
+    .. [2] G. H. Golub, M. Heath, G. Wahba, "Generalized cross-validation as a method for choosing a good ridge parameter",
+       Technometrics 21, 1979.
     """
     given = dict(locals())
     started = time.monotonic()
@@ -670,6 +679,11 @@ class _Fitter:
 
     # -- the Run ------------------------------------------------------------------------------------------------------
 
+    def _solver_reason(self, plan: Plan | None) -> str:
+        """Why this solver, and which way it took where it has several."""
+        ways = [] if plan is None else [getattr(part.trainer, "solver_reason", "") for part in plan.parts]
+        return "; ".join(dict.fromkeys(filter(None, (self.solver_reason, *ways))))
+
     def collect(self, plan: Plan | None, trained: Trained | None, reason: str) -> Run:
         """The Run of a training, or, without one, of models that have not moved."""
         problem, settings = self.problem, self.settings
@@ -710,7 +724,7 @@ class _Fitter:
             params=[_shown(row, self.table) for row in settings.params],
             loss=problem.loss,
             solver=first["solver"],
-            solver_reason=self.solver_reason,
+            solver_reason=self._solver_reason(plan),
             settings={
                 "epochs": settings.epochs,
                 "max_iter": settings.max_iter,

@@ -81,3 +81,22 @@ def newton(name, X, y, l2, weight=None, fit_intercept=True, epsilon=0.1, max_ite
     return (theta[:-1], theta[-1]) if fit_intercept else (theta, 0.0)
 
 
+def ridge(X, y, l2, weight=None, fit_intercept=True):
+    """(coef, intercept) that minimise the mean square ½ (y − z)² and ½ l2 Σ w², by least squares over rows and penalties."""
+    w = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
+    X, y = X.astype(np.float64), y.astype(np.float64)
+    mean, y_mean = (w @ X / w.sum(), w @ y / w.sum()) if fit_intercept else (np.zeros(X.shape[1]), 0.0)
+    root = np.sqrt(w / w.sum())
+    rows = np.vstack([(X - mean) * root[:, None], np.sqrt(l2) * np.eye(X.shape[1])])
+    targets = np.concatenate([(y - y_mean) * root, np.zeros(X.shape[1])])
+    coef = np.linalg.lstsq(rows, targets, rcond=None)[0]
+    return coef, y_mean - mean @ coef
+
+
+def leave_one_out(X, y, l2, weight=None, fit_intercept=True):
+    """(coefs, intercepts, predictions of the rows left out) of `ridge` without each row in turn, by the definition."""
+    coefs, intercepts = np.empty(X.shape), np.empty(len(X))
+    for i in range(len(X)):
+        left = np.arange(len(X)) != i
+        coefs[i], intercepts[i] = ridge(X[left], y[left], l2, None if weight is None else weight[left], fit_intercept)
+    return coefs, intercepts, (X.astype(np.float64) * coefs).sum(axis=1) + intercepts
