@@ -53,6 +53,10 @@ def test_the_optimum_where_nothing_speaks_of_epochs(kind: str, keywords: dict[st
         ({"early_stopping": {"patience": 2}}, "early_stopping was given"),
         ({"callbacks": lambda epoch: None}, "callbacks was given"),
         ({"track_train_loss": True}, "track_train_loss was given"),
+        ({"early_stopping": {}}, "early_stopping was given"),
+        ({"halving": {}, "epochs": 9}, "epochs was given"),
+        ({"halving": {}}, "halving was given"),
+        ({"loss": "squared_error", "l1": 0.1, "coef_init": np.zeros(3)}, "takes no start"),
         ({"init_seed": 0}, "init_seed was given"),
         ({"beta1": 0.8}, "beta1 was given"),
         ({"loss": "hinge"}, "no second derivative"),
@@ -75,6 +79,8 @@ def test_candidates() -> None:
     assert mixed.solver in ("lbfgs", "newton-cholesky") and mixed.solver_reason.startswith("auto: lbfgs (")
     mixed = gf.fit(X, y, gf.grid(l2=[0.1], solver=["sgd", "auto"]), folds=3)
     assert mixed.solver_reason == "auto: adam (other candidates have solver='sgd')"
+    numbers = gf.fit(*data("numbers"), gf.grid(l1=[0.1], solver=["auto", "coordinate-descent"]), folds=3, loss="squared_error")
+    assert numbers.solver_reason.startswith("auto: coordinate-descent (")
     # One with l1 is enough: penalties of 0 are a case of it.
     numbers = gf.fit(*data("numbers"), gf.grid(l1=[0.0, 0.1]), folds=3)
     assert numbers.solver == "coordinate-descent"
@@ -83,6 +89,8 @@ def test_candidates() -> None:
 def test_many_features_go_by_passes() -> None:
     X, y = data("numbers", n=12, p=1001)
     assert gf.fit(X, y, l2=1.0).solver == "lbfgs"
+    wide = np.tile(X, 5)[:, :5001].copy()
+    assert gf.fit(wide, y, l1=0.1).solver_reason == "auto: adam (coordinate-descent, which l1 needs, is for 5000 features at most)"
     assert gf.fit(np.ascontiguousarray(X[:, :1000]), y, l2=1.0).solver == "cholesky"
 
 

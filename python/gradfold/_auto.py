@@ -36,7 +36,8 @@ def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str],
     if not rows:
         return "asked for"
     by_name = [str(row["solver"]) for row in params if row["solver"] != "auto"]
-    against = _against(rows, by_name, given, asked, device)
+    started = given["coef_init"] is not None or given["intercept_init"] is not None
+    against = _against(rows, by_name, given, asked, device, n_features, started)
     if against is not None:
         for name, default in _optimum_check.OF_OPTIMA.items():
             if given[name] != default:
@@ -48,14 +49,15 @@ def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str],
             row["solver"] = "adam"
         return f"auto: adam ({against})"
     sparse = any(row["l1"] > 0 for row in rows)
-    started = given["coef_init"] is not None or given["intercept_init"] is not None
     for row in rows:
         row["solver"] = _for_optimum(row["loss"], sparse, n_features, started)
     names = " and ".join(dict.fromkeys(str(row["solver"]) for row in rows))
     return f"auto: {names} (nothing was given that only epochs have)"
 
 
-def _against(rows: list[dict[str, Any]], by_name: list[str], given: dict[str, Any], asked: set[str], device: str) -> str | None:
+def _against(
+    rows: list[dict[str, Any]], by_name: list[str], given: dict[str, Any], asked: set[str], device: str, n_features: int, started: bool
+) -> str | None:
     """Why the models cannot, or are not meant to, go to their optima; None if they can."""
     if by_name:
         return None if by_name[0] in _optimum.SOLVERS else f"other candidates have solver={by_name[0]!r}"
@@ -64,11 +66,13 @@ def _against(rows: list[dict[str, Any]], by_name: list[str], given: dict[str, An
     for name, default in _SPEAKS_OF_EPOCHS.items():
         if name in asked:
             return f"candidates set {name}"
-        value = given[name]
-        if name in _optimum_check.SWITCHES and not value:
-            continue
-        if not (value is default or value == default):
+        if _optimum_check.given_for_epochs(name, given[name], default):
             return f"{name} was given, which only epochs have"
+    if any(row["l1"] > 0 for row in rows):
+        if started:
+            return "coordinate-descent, which l1 needs, takes no start"
+        if n_features > _optimum_check.MOST_OF_GRAM:
+            return f"coordinate-descent, which l1 needs, is for {_optimum_check.MOST_OF_GRAM} features at most"
     return next(filter(None, (_loss_against(str(row["loss"]), row["l1"] > 0) for row in rows)), None)
 
 

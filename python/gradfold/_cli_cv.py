@@ -137,7 +137,8 @@ def run(options: argparse.Namespace) -> int:
             raise KeyboardInterrupt
         if not model.ranked or model.best_coef is None:
             raise ValueError(
-                "every candidate diverged or scores no row, so there is no best one; try a lower --learning-rate"
+                "every candidate diverged or scores no row, so there is no best one; try a lower --learning-rate, or numbers on a "
+                "smaller scale"
             )
         score, higher = _score(model, plan.metric)
         baseline = _baseline_loss(model, table)

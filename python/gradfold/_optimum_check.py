@@ -19,8 +19,7 @@ SMOOTH = (
     "modified_huber",
     "squared_epsilon_insensitive",
 )
-SWITCHES = ("callbacks", "early_stopping", "halving")  # of which False and an empty list are as good as None
-_MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
+MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
 
 WITH_L1 = ("squared_error",)  # losses with an elastic net
 
@@ -40,6 +39,16 @@ OF_EPOCHS = {
     "clip_value": np.inf,
     **{name: DEFAULTS[name] for name in HYPER},
 }
+
+
+def given_for_epochs(name: str, value: Any, default: Any) -> bool:
+    """Whether a keyword that speaks of epochs says anything: False switches off, as None does, and so does an empty list of callbacks.
+
+    An empty mapping does say something: early stopping, or halving, with its defaults.
+    """
+    if value is None or value is False or (name == "callbacks" and not value):
+        return default is True
+    return not (value is default or value == default)
 
 
 def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> bool:
@@ -75,9 +84,7 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     for name, default in OF_EPOCHS.items():
         for row in params:
             value = row.get(name, given.get(name))
-            if name in SWITCHES and not value:
-                continue
-            if not (value is default or value == default):
+            if given_for_epochs(name, value, default):
                 raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
     if len({row["batch_size"] for row in params}) > 1:
         raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")
@@ -85,7 +92,7 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
         if given[name] is not None and any(row["solver"] in OF_SQUARES for row in params):
             raise ValueError(f"{name}: got a start with {asked}, whose solution does not depend on one; wanted None, or 'lbfgs'")
     for row in params:
-        if row["l1"] > 0 and row["solver"] != "coordinate-descent":
+        if row["l1"] > 0 and row["solver"] not in ("auto", "coordinate-descent"):
             raise ValueError(
                 f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, 'sgd', 'adam' or, for "
                 "squared_error, 'coordinate-descent'"
@@ -96,10 +103,10 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
 def check_losses(params: list[dict[str, Any]], n_features: int) -> None:
     """Refuse losses that have no second derivative, or that are not what an exact solver solves, and too many features."""
     for row in params:
-        if row["solver"] != "lbfgs" and n_features > _MOST_OF_GRAM:
+        if row["solver"] != "lbfgs" and n_features > MOST_OF_GRAM:
             raise ValueError(
                 f"X: got {n_features} features with solver={row['solver']!r}, which holds their Gram matrix; wanted at most "
-                f"{_MOST_OF_GRAM}, or 'lbfgs', 'sgd' or 'adam'"
+                f"{MOST_OF_GRAM}, or 'lbfgs', 'sgd' or 'adam'"
             )
         if row["solver"] in OF_SQUARES and row["loss"] != "squared_error":
             raise ValueError(f"solver: got {row['solver']!r} with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")

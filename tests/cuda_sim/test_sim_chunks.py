@@ -15,10 +15,10 @@ import pytest
 
 import calls
 import on_device
-from gradfold.cuda import gradient, tiles, train
+from gradfold.cuda import gradient, stream, tiles, train
 from test_promises import poison
 
-for module in (tiles, train, gradient):
+for module in (tiles, train, gradient, stream):
     module.ROW_CHUNK = 16
 
 LATE: list[int | None] = [None]

@@ -12,11 +12,11 @@ import pytest
 import blocks
 import calls
 import on_device
-from gradfold.cuda import gradient, tiles, train
+from gradfold.cuda import gradient, stream, tiles, train
 from gradfold.cuda.tiles import SHAPES
 from test_promises import poison
 
-for module in (tiles, train, gradient):
+for module in (tiles, train, gradient, stream):
     module.ROW_CHUNK = 16
 
 THREADS = SHAPES["float32"]["narrow"].threads

@@ -30,8 +30,9 @@ WINDOW_COST = 3_600_000  # multiply-adds of a multiprocessor in the 15 µs for w
 
 
 def window_bytes() -> int:
-    """Of a window's residuals, losses and chunk sums, at most: large windows are few, and what a GPU has most of."""
-    return max(64 << 20, min(768 << 20, _driver.properties().memory // 32))
+    """Of a window's residuals, losses and chunk sums, at most: large windows are few, but where memory is short they take an eighth."""
+    there = _driver.properties()
+    return max(64 << 20, min(768 << 20, there.memory // 32, there.free // 8))
 
 # Places in the array of a launch's fixed parameters.
 (
