@@ -24,6 +24,8 @@ namespace {
 
 constexpr double kDecrease = 1e-4;  // of the slope: Armijo's condition
 constexpr int kTries = 20;          // trial points along a direction
+constexpr int kTriesInNoise = 4;    // where rounding hides what there is to win
+constexpr int kPatience = 10;       // steps there without a smaller violation
 // What the objective's rounding may hide, as a share of it; there the violation must fall to this share instead.
 template <class T>
 constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-10;
@@ -40,11 +42,13 @@ constexpr double kKeep = 0.2;                 // a Hessian serves again where th
 
 // The quadratic is solved to this share of the violation at its start.
 constexpr double kInner = 1e-2;
-constexpr int kMostSweeps = 1000;
-constexpr int kSweeps = 8;        // before the equations of the support are solved, and a sixth of its columns
-constexpr int kBetween = 2;       // and again, where that had to end at a weight that changes its sign
-constexpr int kSolutions = 200;
+constexpr int kSweeps = 8;            // before the equations of the support are solved, and a sixth of its columns
+constexpr int kSolutions = 25;        // of supports, before they are sought from 0, and there at each l1 but the last
+constexpr int kMostSolutions = 200;
+constexpr std::int64_t kAtOnce = 8;   // an eighth of a support's columns join it at once
+constexpr double kLower = 3;          // the factor between two l1 of the way from 0
 constexpr double kTrace = 1e-10;  // of the largest diagonal element, where the equations of a support have no one solution
+constexpr double kBend = 1e-14;   // of the Hessian at 0, in every Hessian
 constexpr double kNoise = 16 * std::numeric_limits<double>::epsilon();
 
 std::int64_t whole_groups(std::int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
@@ -72,29 +76,58 @@ class Quadratic {
     std::copy_n(q, n_, c.get());
     for (std::int64_t a = 0; a < n_; ++a)
       if (v[a] != 0) kernels_.subtract_product(-v[a], matrix_ + a * stride_, stride_, c.get());
-    int solutions = 0;
-    std::int64_t wait = kSweeps;
-    for (int sweep = 0; sweep < kMostSweeps && !stopped(); ++sweep) {
-      kernels_.model_sweep({n_, stride_, matrix_, l1_, l2_, v, q});
-      const double now = worst(v, q);
-      if (!(now > target)) return;  // or NaN
-      if (--wait > 0 || solutions >= kSolutions) continue;
-      if (solutions == 0 && sweep + 1 < kSweeps + support(v) / 6) {
-        wait = 1;
-        continue;
-      }
-      ++solutions;
-      const bool whole = solve_support(v, q);
-      std::copy_n(c.get(), stride_, q);
-      for (std::int64_t a = 0; a < n_; ++a)
-        if (v[a] != 0) kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
-      if (!(worst(v, q) > target)) return;
-      if (whole && !enters(v, q)) return;  // up to rounding
-      wait = kBetween;
+    if (sweeps(v, q, target, stopped) || supports(v, q, c.get(), target, kSolutions, stopped) || l1_ == 0 || stopped()) return;
+    // With too many weights none of which is far from 0 it is long to the end. From 0 and down from a large l1 there are few.
+    AlignedArray<double> own(stride_), own_q(stride_);
+    double most = 0;
+    for (std::int64_t a = 0; a < n_; ++a) {
+      own_q[a] = c[a];
+      most = std::max(most, std::abs(c[a]));
     }
+    const double l1 = l1_;
+    for (l1_ = std::max(l1, most / kLower); l1_ > l1 && !stopped(); l1_ = std::max(l1, l1_ / kLower)) {
+      enter(own.get(), own_q.get());
+      supports(own.get(), own_q.get(), c.get(), std::max(target, kInner * worst(own.get(), own_q.get())), kSolutions, stopped);
+    }
+    l1_ = l1;
+    enter(own.get(), own_q.get());
+    supports(own.get(), own_q.get(), c.get(), target, kMostSolutions, stopped);
+    if (!(value(own.get(), own_q.get(), c.get()) < value(v, q, c.get()))) return;
+    std::copy_n(own.get(), n_, v);
+    std::copy_n(own_q.get(), n_, q);
   }
 
  private:
+  // Whether sweeps came to the target.
+  template <class Stop>
+  bool sweeps(double* v, double* q, double target, Stop&& stopped) {
+    for (std::int64_t sweep = 0; sweep < kSweeps + support(v) / 6 && !stopped(); ++sweep) {
+      kernels_.model_sweep({n_, stride_, matrix_, l1_, l2_, v, q});
+      if (!(worst(v, q) > target)) return true;  // or NaN
+    }
+    return false;
+  }
+
+  // Whether equations of supports came to the target, or to the end up to rounding, `most` of them at most.
+  template <class Stop>
+  bool supports(double* v, double* q, const double* c, double target, int most, Stop&& stopped) {
+    for (int solution = 0; worst(v, q) > target; ++solution) {
+      if (solution == most || stopped()) return false;
+      const bool whole = solve_support(v, q);
+      std::copy_n(c, stride_, q);
+      for (std::int64_t a = 0; a < n_; ++a)
+        if (v[a] != 0) kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
+      if (whole && !enter(v, q)) return true;
+    }
+    return true;
+  }
+
+  // Of the quadratic with its penalties, less what it is at v = 0.
+  double value(const double* v, const double* q, const double* c) const {
+    double sum = 0;
+    for (std::int64_t a = 0; a < n_; ++a) sum += l1_ * std::abs(v[a]) + 0.5 * v[a] * (l2_ * v[a] - c[a] - q[a]);
+    return sum;
+  }
   double divisor(std::int64_t a) const { return matrix_[a * stride_ + a] + l2_; }
 
   // The largest decrease, times 2, that one coordinate could bring.
@@ -118,10 +151,24 @@ class Quadratic {
     }
     return most;
   }
-  bool enters(const double* v, const double* q) const {
+  // Whether some of the weights that are 0 want to be none, and those that do so most, each on its own.
+  bool enter(double* v, double* q) const {
+    std::vector<std::pair<double, std::int64_t>> wanting;
     for (std::int64_t a = 0; a < n_; ++a)
-      if (v[a] == 0 && divisor(a) > 0 && std::abs(q[a]) > l1_) return true;
-    return false;
+      if (v[a] == 0 && divisor(a) > 0 && std::abs(q[a]) > l1_) {
+        const double own = std::abs(q[a]) - l1_;
+        wanting.push_back({-(own * own / divisor(a)), a});
+      }
+    std::sort(wanting.begin(), wanting.end());
+    const std::size_t most = static_cast<std::size_t>(1 + support(v) / kAtOnce);
+    for (std::size_t i = 0; i < wanting.size() && i < most; ++i) {
+      const std::int64_t a = wanting[i].second;
+      const double beyond = std::abs(q[a]) - l1_;
+      if (!(beyond > 0)) continue;  // those before have done enough
+      v[a] = sign_of(q[a]) * beyond / divisor(a);
+      kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
+    }
+    return !wanting.empty();
   }
   std::int64_t support(const double* v) const {
     std::int64_t n = 0;
@@ -154,28 +201,59 @@ class Quadratic {
     for (std::int64_t i = 0; i < n; ++i) x[i] = q[own[i]] - l2_ * v[own[i]] - l1_ * sign_of(v[own[i]]);
     for (std::int64_t i = n; i < stride; ++i) x[i] = 0;
     kernels_.model_solve(factor.get(), n, stride, x.get());
-    double way = 1;
+    double way = 1;  // to the first weight that changes its sign
     for (std::int64_t i = 0; i < n; ++i) {
-      const double before = v[own[i]], after = before + x[i];
-      if (!std::isfinite(after)) return false;
-      if (l1_ > 0 && (before > 0 ? after <= 0 : after >= 0)) way = std::min(way, -before / x[i]);
+      const double before = v[own[i]];
+      if (!std::isfinite(x[i])) return false;
+      if (crosses(before, before + x[i])) way = std::min(way, -before / x[i]);
     }
-    for (std::int64_t i = 0; i < n; ++i) {
-      const double before = v[own[i]], after = before + x[i];
-      if (way == 1 && (l1_ == 0 || (before > 0 ? after > 0 : after < 0)))
-        v[own[i]] = after;
-      else if (l1_ > 0 && (before > 0 ? after <= 0 : after >= 0) && -before / x[i] <= way)
-        v[own[i]] = 0;
-      else
-        v[own[i]] = before + way * x[i];
+    // The step to `share` of the way to the solution, where weights that would change their signs end at 0.
+    AlignedArray<double> step(n), first(n);
+    auto go = [&](double share) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double before = v[own[i]], after = before + share * x[i];
+        step[i] = crosses(before, after) ? -before : share * x[i];
+      }
+    };
+    // What the quadratic loses by it.
+    auto lost = [&] {
+      double sum = 0;
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double* from = matrix_ + own[i] * stride_;
+        double product = 0;
+        for (std::int64_t j = 0; j < n; ++j) product += from[own[j]] * step[j];
+        const double before = v[own[i]], now = before + step[i];
+        sum += step[i] * (q[own[i]] - 0.5 * product - l2_ * (before + 0.5 * step[i])) - l1_ * (std::abs(now) - std::abs(before));
+      }
+      return sum;
+    };
+    bool further = way == 1;
+    if (further) {
+      go(1.0);
+    } else {
+      // To the first of them the quadratic falls for sure; further on, with all that have turned at 0, most often more.
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double before = v[own[i]];
+        step[i] = crosses(before, before + x[i]) && -before / x[i] <= way ? -before : way * x[i];
+      }
+      const double least = lost();
+      std::copy_n(step.get(), n, first.get());
+      for (double share = 1; share > way && !further; share /= 2) {
+        go(share);
+        further = lost() >= least;
+      }
     }
+    if (!further) std::swap(step, first);
+    for (std::int64_t i = 0; i < n; ++i) v[own[i]] = step[i] == -v[own[i]] ? 0.0 : v[own[i]] + step[i];
     return way == 1;
   }
+  bool crosses(double before, double after) const { return l1_ > 0 && (before > 0 ? after <= 0 : after >= 0); }
 
   const OptimumKernels& kernels_;
   const double* const matrix_;
   const std::int64_t n_, stride_;
-  const double l1_, l2_;
+  double l1_;
+  const double l2_;
 };
 
 template <class T>
@@ -226,6 +304,9 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
     double slope = 0;    // along the direction
     double alpha = 1;
     int tries = 0;
+    double least = std::numeric_limits<double>::infinity();  // the smallest measure of violations yet
+    int idle = 0;        // steps in the noise since then
+    bool last = false;   // too many of them
     double inside = 0, outside = 0;  // measures of the violations in the working set, and beyond it
     double left = 0;                 // what the columns beyond it may lower the objective by
     // The working set and its Hessian per unit of weight: centred by the means that the second derivatives weight, which lie at
@@ -403,18 +484,27 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
     }
     if (good) {
       ++arrivals_.n_iter[m];
+      const bool noise = in_noise(model);
       accept(m, value);
+      const double now = std::max(model.inside, model.outside);
+      if (!noise || now <= kFalls * kFalls * model.least)
+        model.idle = 0;
+      else if (++model.idle >= kPatience)
+        model.last = true;
+      model.least = std::min(model.least, now);
       return;
     }
     if (!model.fresh) {
       model.need = Need::hessian;
-    } else if (++model.tries >= kTries) {
+    } else if (++model.tries >= (in_noise(model) ? kTriesInNoise : kTries)) {
       arrivals_.how[m] = Arrival::precision;
     } else {
       model.alpha /= 2;
       next_trial(model);
     }
   }
+
+  static bool in_noise(const Model& model) { return -model.slope <= kRounding<T> * std::abs(model.f); }
 
   void accept(std::int64_t m, double value) {
     Model& model = models_[m];
@@ -510,7 +600,7 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
           if (!a_.fit_intercept) value += weight[i] * (from * (mean[i][l] - centre(s, other)));
           value = value / s.weight / (scale(s, f) * scale(s, other));
           // Rows that are told apart without a doubt bend the loss no more: a trace keeps the steps finite.
-          if (j == l) value = std::fma(kTrace * 0.25, variance(s, f), value);
+          if (j == l) value = std::fma(kBend * 0.25, variance(s, f), value);
           model.matrix[j * model.stride + l] = model.matrix[l * model.stride + j] = value;
         }
       }
@@ -569,7 +659,7 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
       model.need = Need::hessian;
       return;
     }
-    if (!(slope < 0)) {
+    if (!(slope < 0) || model.last) {
       arrivals_.how[m] = Arrival::precision;
       return;
     }
