@@ -429,6 +429,64 @@ def test_l1_of_log_loss_in_float32():
         np.testing.assert_allclose(got.best_coef, want.best_coef, atol=1e-4)
 
 
+def nearly_the_same(dtype=np.float64):
+    """60 columns of rank 10 but for a thousandth: coordinate descent alone would not come to the end."""
+    rng = np.random.default_rng(22)
+    X = rng.standard_normal((80, 10)) @ rng.standard_normal((10, 60)) + 1e-3 * rng.standard_normal((80, 60))
+    y = (X[:, 0] + 5 * rng.logistic(size=80) > 0).astype(np.int64)
+    return np.ascontiguousarray(X, dtype), y
+
+
+def test_l1_of_log_loss_with_columns_that_are_nearly_the_same():
+    X, y = nearly_the_same()
+    l1 = list(gf.l1_grid(X, y, 12, eps=1e-4))
+    run = gf.fit(X, y, gf.grid(l1=l1), l2=0.0, folds=3, solver="coordinate-descent", loss="log_loss", tol=1e-9)
+    assert run.converged.all() and run.n_iter.max() <= 60
+    for m in range(36):
+        rows = run._folds.train_indices(m % 3)
+        missed, shift = reference.optimality("log_loss", X[rows], y[rows], run.coef[m], run.intercept[m], l1[m // 3], 0.0)
+        assert max(missed.max(), shift) <= 1.01e-9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_supports_of_log_loss_have_the_same_bits_alone_and_on_all_levels_and_threads(dtype):
+    """Where the equations of supports are solved, and sought from 0."""
+    X, y = nearly_the_same(dtype)
+    l1 = list(gf.l1_grid(X, y, 6, eps=1e-4))
+
+    def fit(values, n_threads=1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gf.ConvergenceWarning)  # float32
+            run = gf.fit(
+                X, y, gf.grid(l1=values), l2=0.0, folds=3, solver="coordinate-descent", loss="log_loss", tol=1e-7, refit=False,
+                n_threads=n_threads, standardize=True,
+            )  # fmt: skip
+        parts = zip(run.coef, run.intercept, run.n_iter, run.arrivals["objective"], run.arrivals["gap"], strict=True)
+        return [b"".join(np.asarray(part).tobytes() for part in model) for model in parts]
+
+    want = fit(l1)
+    for name in LEVELS:
+        with calls.level(name):
+            for n_threads in (1, 2, 7):
+                assert_same(fit(l1, n_threads), want, f"{name}, {n_threads} threads")
+    for i, value in enumerate(l1):
+        assert_same(fit([value]), want[3 * i : 3 * i + 3], "alone")
+
+
+@pytest.mark.parametrize("name", sorted(POISONS))
+def test_no_leak_into_the_hessians_of_working_sets(name):
+    """Held-out rows of many columns, of which a working set is a part."""
+    X, y = nearly_the_same()
+    X = np.ascontiguousarray(np.column_stack([X, np.random.default_rng(1).standard_normal((80, 40))]))
+    q = smooth_problem(11, n=80, p=100, m=3, loss="log_loss", dtype=np.float64, kind="holdout", weights="zeros")
+    q = calls.replace(q, X=X, y=y.astype(np.float64), l1=np.array([0.1, 0.01, 1e-4]), l2=np.zeros(3))
+    for standardize in (False, True):
+        clean = optima.solve(q, "coordinate-descent", standardize=standardize)
+        got = optima.solve(poison(q, 0, name, seed=4), "coordinate-descent", standardize=standardize)
+        for k in same_split(q, 0):
+            assert_same([got.weights_of(k)], [clean.weights_of(k)])
+
+
 @pytest.mark.parametrize("l1", [0.0, 0.05])
 def test_l1_of_log_loss_of_what_there_is_little_of(l1):
     """One feature, two rows, one training row, a training side of one class, constant columns and columns of zeros."""
@@ -622,6 +680,11 @@ def test_a_poisoned_training_row_does_leak():
     X[row] = 1e3
     for solver in ("lbfgs", "cholesky"):
         assert optima.solve(calls.replace(q, X=X), solver).weights_of(0) != optima.solve(q, solver).weights_of(0)
+    labelled = calls.replace(smooth_problem(9, n=60, p=5, m=1, loss="log_loss", weights="ones"), l1=np.array([1e-3]))
+    X = labelled.X.copy()
+    X[int(np.flatnonzero(labelled.model_roles()[0] == TRAIN)[7])] = 1e3
+    solver = "coordinate-descent"
+    assert optima.solve(calls.replace(labelled, X=X), solver).weights_of(0) != optima.solve(labelled, solver).weights_of(0)
 
 
 def test_blocks_of_models_change_nothing(monkeypatch):

@@ -142,9 +142,10 @@ def fit(
         "newton-cholesky" are for losses with a second derivative ("log_loss", "squared_error", "huber", "squared_hinge",
         "modified_huber", "squared_epsilon_insensitive", and for "lbfgs" also "multinomial"); L-BFGS turns to Newton's
         Hessian where it has taken as many passes as that costs. For "squared_error", "cholesky" solves the normal
-        equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them), and
-        "coordinate-descent" those of the elastic net, the only one that takes l1. What speaks of epochs does not concern
-        the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto" is adam;
+        equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them).
+        "coordinate-descent" is for l1, alone or with l2: the elastic net of "squared_error", and of "log_loss" by the
+        proximal Newton method, with any number of features. What speaks of epochs does not concern the solvers of the
+        optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto" is adam;
         `Run.solver_reason` says why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
