@@ -47,8 +47,8 @@ constexpr int kSolutions = 25;        // of supports, before they are sought fro
 constexpr int kMostSolutions = 200;
 constexpr std::int64_t kAtOnce = 8;   // an eighth of a support's columns join it at once
 constexpr double kLower = 3;          // the factor between two l1 of the way from 0
-constexpr double kTrace = 1e-10;  // of the largest diagonal element, where the equations of a support have no one solution
-constexpr double kBend = 1e-14;   // of the Hessian at 0, in every Hessian
+constexpr double kTrace = 1e-10;      // of the largest diagonal element, where the equations of a support have no one solution
+constexpr double kBend = 1e-14;       // of the Hessian at 0, in every Hessian
 constexpr double kNoise = 16 * std::numeric_limits<double>::epsilon();
 
 std::int64_t whole_groups(std::int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
@@ -62,7 +62,8 @@ double violation(double v, double pull, double l1) {
 
 // The minimum of ½ d' matrix d − q' d + l1 |v + d| + ½ l2 |v + d|², by coordinate descent; v becomes v + d, q what is left of it.
 // Where it is slow, as with columns that are nearly the same, the equations of the weights that are not 0, with their signs, are
-// solved, or followed to the first weight that would change its sign, which becomes 0.
+// solved in turn: weights that would change their signs become 0, and when none does, some that are 0 join (H. Lee, A. Battle, R. Raina,
+// A. Y. Ng, "Efficient sparse coding algorithms", 2007, whose feature-sign search takes one at a time).
 class Quadratic {
  public:
   Quadratic(const OptimumKernels& kernels, const double* matrix, std::int64_t n, std::int64_t stride, double l1, double l2)
@@ -108,7 +109,7 @@ class Quadratic {
     return false;
   }
 
-  // Whether equations of supports came to the target, or to the end up to rounding, `most` of them at most.
+  // Whether the equations of supports came to the target, or to the end up to rounding, `most` of them at most.
   template <class Stop>
   bool supports(double* v, double* q, const double* c, double target, int most, Stop&& stopped) {
     for (int solution = 0; worst(v, q) > target; ++solution) {

@@ -207,7 +207,8 @@ def fit(
         Of "lbfgs" and "newton-cholesky": the largest component of the gradient of mean loss and penalty at which a model has arrived, as in
         scikit-learn (with standardize=True of the standardised weights); and what the objective may still lose, as half the
         slope along the next direction estimates it, is to be at most tol / 1,000 of the objective, or of a hundredth of the
-        objective at weights of 0 if that is more.
+        objective at weights of 0 if that is more. Of "coordinate-descent" with "log_loss" the same, of the smallest subgradient;
+        with "squared_error" a share of the mean square of y (docs/optimum.md).
     power_t, decay, decay_epochs, plateau_factor : float
         Of the schedules.
     warmup : float
