@@ -944,7 +944,9 @@ def test_a_held_out_weight_says_nothing_about_separable_rows():
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the rounding modes' numbers are those of x86-64"
 )
 @pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize(("solver", "labelled"), [(s, s in ("lbfgs", "newton-cholesky")) for s in _optimum.SOLVERS] + [("coordinate-descent", True)])
+@pytest.mark.parametrize(
+    ("solver", "labelled"), [(s, s not in _optimum.LOSSES) for s in _optimum.SOLVERS] + [("coordinate-descent", True)]
+)
 def test_the_callers_rounding_mode_changes_nothing(solver, labelled, standardize):
     X, y = fits.labels(120, 4) if labelled else fits.numbers(120, 4)
     X = np.ascontiguousarray(X * [1, 3, 0.1, 7] + [5, 0, -2, 1])
@@ -1001,6 +1003,25 @@ def test_max_seconds_ends_solvers_without_passes(solver, p):
         run = gf.fit(X, y, grid, folds=5, solver=solver, max_seconds=0.2, n_threads=1, refit=False)
     assert run.stop_reason == "max_seconds" and time.monotonic() - started < 5
     assert np.isfinite(run.coef).all() and (run.arrivals["how"] != _optimum.MAX_ITER).all()
+
+
+def test_max_seconds_and_an_interrupt_end_l1_of_log_loss():
+    X, y = fits.labels(3000, 100)
+    options = {"folds": 5, "solver": "coordinate-descent", "loss": "log_loss", "refit": False, "tol": 1e-200, "max_iter": 10**6}
+    grid = gf.grid(l1=list(np.logspace(-6, -1, 200)))
+    for reason in ("max_seconds", "interrupted"):
+        timer = threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT))
+        started = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if reason == "interrupted":
+                timer.start()
+                run = gf.fit(X, y, grid, **options)
+                timer.join()
+            else:
+                run = gf.fit(X, y, grid, max_seconds=0.2, **options)
+        assert run.stop_reason == reason and time.monotonic() - started < 10
+        assert np.isfinite(run.coef).all() and (run.arrivals["how"] == 0).any()
 
 
 def test_a_start_survives_an_early_end():

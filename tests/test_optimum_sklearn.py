@@ -453,13 +453,15 @@ def test_l1_beside_liblinear(name):
     y = target(X, "two", 1)
     l1 = list(gf.l1_grid(X, y, 4, eps=1e-2, fit_intercept=False))
     run = gf.fit(
-        X, y, gf.grid(l1=l1), l2=0.0, folds=SPLITS, loss="log_loss", solver="coordinate-descent", fit_intercept=False, tol=1e-10, refit=False
-    )
+        X, y, gf.grid(l1=l1), l2=0.0, folds=SPLITS, loss="log_loss", solver="coordinate-descent", fit_intercept=False,
+        tol=1e-10, refit=False,
+    )  # fmt: skip
     for m in range(len(run.coef)):
         rows = run._folds.train_indices(m % SPLITS)
         model = LogisticRegression(
-            C=1 / (l1[m // SPLITS] * len(rows)), l1_ratio=1, solver="liblinear", tol=1e-10, max_iter=100_000, fit_intercept=False, random_state=0
-        ).fit(X[rows], y[rows])
+            C=1 / (l1[m // SPLITS] * len(rows)), l1_ratio=1, solver="liblinear", tol=1e-10, max_iter=100_000,
+            fit_intercept=False, random_state=0,
+        ).fit(X[rows], y[rows])  # fmt: skip
         one = np.ones(len(rows))
         got, want = (value_with_l1(X[rows], y[rows], c, 0.0, l1[m // SPLITS], 1.0, one) for c in (run.coef[m], model.coef_[0]))
         assert run.converged[m] and abs(got - want) <= 1e-6 * want

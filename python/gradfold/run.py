@@ -126,9 +126,10 @@ class Run:
         Of the solvers of the optimum. "how" says how each model ended: 1 converged, 2 at `max_iter`, 3 where no step
         lowers the objective in this precision, 4 not finite at the start, 0 interrupted; "n_iter" and "n_passes" (over X),
         "objective" (mean loss and penalty), "gradient_norm" (its largest component), "gap" (what the objective may still
-        lose; for "coordinate-descent" of squared_error the duality gap), "separable" and "one_class" (what a warning has said), and, where the
-        Gram matrix of the training rows was factored, "smallest_pivot" (the least share of a column that the columns before
-        it do not explain; the penalty counts) and "dropped" (columns that they explain up to rounding, whose weights stay 0).
+        lose; for "coordinate-descent" of squared_error the duality gap), "separable" and "one_class" (what a warning has
+        said), and, where the Gram matrix of the training rows was factored, "smallest_pivot" (the least share of a column
+        that the columns before it do not explain; the penalty counts) and "dropped" (columns that they explain up to
+        rounding, whose weights stay 0).
     refit_arrival : dict of the same, of the refit; or None
     interrupted : bool
         Whether Ctrl-C or `max_seconds` ended the fit early.
