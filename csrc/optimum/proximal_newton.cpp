@@ -535,14 +535,15 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
     const double l1 = a_.l1[m], l2 = a_.l2[m];
     std::vector<std::pair<double, std::int64_t>> ranked;  // less is sooner
     std::int64_t support = 0;
+    for (std::int64_t f = 0; f < p_; ++f) support += model.at[f] != 0;
+    const bool fits = 2 * support <= kMostColumns;
     for (std::int64_t f = 0; f < p_; ++f) {
       if (constant(s, f)) continue;
       const double own = std::abs(model.gradient[f]), root = std::sqrt(variance(s, f));
       if (model.at[f] != 0) {
-        ++support;
-        // Before all others; among themselves by violation, for where there are too many.
+        // Before all others; where there is no room for that, by violation as they are.
         const double far = violation(model.at[f], -std::fma(l2, model.at[f], model.gradient[f]), l1) / root;
-        ranked.push_back({-2 - far / (1 + far), f});
+        ranked.push_back({(fits ? -2.0 : 0.0) - far / (1 + far), f});
       } else if (own > l1) {
         const double far = (own - l1) / root;
         ranked.push_back({-far / (1 + far), f});
