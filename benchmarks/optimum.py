@@ -1,10 +1,10 @@
 """Optima beside scikit-learn's: `python benchmarks/optimum.py [section ...]`.
 
 Sections: iid, ill (20 C × 5 folds on 200,000 × 100, well- and ill-conditioned), ridge (5 folds × 100 alphas), net (elastic
-nets of 100 alphas × 5 folds), single (one fit, no folds). Both sides in one process, n_jobs=2 and two threads; a grid of
-scikit-learn's is timed on 4 of its 20 values of C, after its processes have started, and counted five times. How near each
-is to the optimum is told by its objective on one fold's training rows, beside that of the solver newton-cholesky with
-tol=1e-12 in float64.
+nets of 100 alphas × 5 folds), l1 (of log_loss, 20 × 5 folds), single (one fit, no folds). Both sides in one process,
+n_jobs=2 and two threads; a grid of scikit-learn's without l1 is timed on 4 of its 20 values of C, after its processes have
+started, and counted five times. How near each is to the optimum is told by its objective on one fold's training rows,
+beside that of the solver newton-cholesky with tol=1e-12 in float64.
 """
 
 from __future__ import annotations
@@ -145,6 +145,35 @@ def net() -> None:
             )
 
 
+def net_of_log_loss() -> None:
+    for n_rows, n_features, eps in ((20_000, 100, 1e-3), (200, 1000, 1e-2)):
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((n_rows, n_features))
+        y = (X[:, :10].sum(axis=1) / 2 + rng.logistic(size=n_rows) > 0).astype(np.int64)
+        l1 = gf.l1_grid(X, y, 20, eps=eps)
+        folds = gf.index.kfold(n_rows, 5)
+        cv = [(folds.train_indices(s), folds.score_indices(s)) for s in range(5)]
+
+        def fit(X=X, y=y, l1=l1, folds=folds) -> None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                gf.fit(X, y, gf.grid(l1=list(l1)), folds=folds, l2=0.0, loss="log_loss", solver="coordinate-descent")
+
+        ours = median_seconds(fit, 3)
+        for solver in ("liblinear", "saga"):
+            peer = LogisticRegressionCV(
+                Cs=1 / (l1 * n_rows * 0.8), l1_ratios=(1,), cv=cv, solver=solver, max_iter=1000, n_jobs=2, scoring="neg_log_loss",
+                use_legacy_attributes=False,
+            )  # fmt: skip
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs = seconds_of(lambda p=peer, X=X, y=y: p.fit(X, y))
+            print(
+                f"l1 of log_loss, {n_rows} x {n_features}, 20 x 5 folds and the refit: {ours:.2f} s; LogisticRegressionCV {solver} "
+                f"{theirs:.2f} s: {theirs / ours:.1f} x"
+            )
+
+
 def single() -> None:
     for ill in (False, True):
         for dtype in (np.float32, np.float64):
@@ -160,7 +189,7 @@ def single() -> None:
                 )
 
 
-SECTIONS = {"iid": lambda: grid(False), "ill": lambda: grid(True), "ridge": ridge, "net": net, "single": single}
+SECTIONS = {"iid": lambda: grid(False), "ill": lambda: grid(True), "ridge": ridge, "net": net, "l1": net_of_log_loss, "single": single}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or SECTIONS:

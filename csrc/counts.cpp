@@ -464,6 +464,9 @@ void add_optima() {
   add_optimum("coordinate_descent/models40", Loss::squared_error, 60, 40, [](auto& a) {
     for (std::size_t i = 0; i < a.l2.size(); ++i) a.l1.push_back(0.3 / static_cast<double>(1 + i / 5));
   });
+  add_optimum("proximal_newton/models20", Loss::log_loss, 300, 20, [](auto& a) {
+    for (std::size_t i = 0; i < a.l2.size(); ++i) a.l1.push_back(0.05 / static_cast<double>(1 + i));
+  });
 }
 
 // ---- metrics ----

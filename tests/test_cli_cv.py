@@ -610,7 +610,8 @@ def test_a_metric_that_does_not_suit_the_target_is_named_as_the_option(
 
 
 @pytest.mark.parametrize(
-    ("target", "others", "solver"), [("y", "price", "lbfgs"), ("price", "y", "cholesky"), ("price", "y", "coordinate-descent")]
+    ("target", "others", "solver"),
+    [("y", "price", "lbfgs"), ("price", "y", "cholesky"), ("price", "y", "coordinate-descent"), ("y", "price", "coordinate-descent")],
 )
 def test_a_solver_of_the_optimum(folder: Path, capsys: pytest.CaptureFixture[str], target: str, others: str, solver: str) -> None:
     command = ["cv", "train.csv", "--target", target, "--ignore", others, "--ignore", "w", "--ignore", "group", "--l2", "0.001,0.1"]

@@ -273,13 +273,6 @@ def test_more_features_than_rows():
 # ---- the elastic net -------------------------------------------------------------------------------------------------
 
 
-def optimality(X, y, coef, b, l1, l2, w):
-    """By how much the conditions of the elastic net's optimum are missed, in units of the gradient."""
-    residual = w * (y - X @ coef - b) / w.sum()
-    q = X.T @ residual - l2 * coef
-    return np.where(coef == 0, np.maximum(np.abs(q) - l1, 0), np.abs(q - l1 * np.sign(coef))).max(), abs(residual.sum())
-
-
 @settings(max_examples=60)
 @given(st.data())
 def test_coordinate_descent_meets_the_conditions_of_optimality(data):
@@ -309,7 +302,10 @@ def test_coordinate_descent_meets_the_conditions_of_optimality(data):
         w = np.ones(len(rows)) if weight is None else weight[rows]
         if not w.any():
             continue
-        missed, shift = optimality(X[rows], y[rows], run.coef[m], run.intercept[m], l1[m // 3], l2, w)
+        missed, shift = reference.optimality(
+            "squared_error", X[rows], y[rows], run.coef[m], run.intercept[m], l1[m // 3], l2, w
+        )
+        missed = missed.max()
         scale = np.abs(X[rows]).max() * np.abs(y[rows]).max()
         # Copies of a column without l2 have no one solution, and end at a duality gap.
         assert missed <= (1e-9 if l2 > 0 or run.arrivals["gap"][m] < 1e-12 else 1e-2) * scale
@@ -334,11 +330,249 @@ def test_coordinate_descent_with_standardised_columns_and_without_l1():
     assert not nothing.best_coef.any() and np.isclose(nothing.best_intercept, y.mean()) and nothing.best_converged
 
 
+@settings(max_examples=80)
+@given(st.data())
+def test_l1_of_log_loss_meets_the_conditions_of_optimality(data):
+    n = data.draw(st.sampled_from([20, 60, 200]), label="n_rows")
+    p = data.draw(st.sampled_from([1, 3, 17, 60, 150]), label="n_features")
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1), label="seed"))
+    rank = data.draw(st.sampled_from([p, max(1, p // 3)]), label="rank")  # columns that are nearly, or copies of, each other
+    X = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, p)) / np.sqrt(rank) + 0.05 * rng.standard_normal((n, p))
+    if data.draw(st.booleans(), label="copies") and p > 2:
+        X[:, 1] = X[:, 0]
+    X = np.ascontiguousarray(X + data.draw(st.sampled_from([0.0, 3.0]), label="mean"))
+    noise = data.draw(st.sampled_from([0.0, 1.0]), label="noise")  # without it the classes are separable
+    centre = np.median(X[:, 0])
+    y = (X[:, 0] - centre + noise * rng.logistic(size=n) > 0).astype(np.int64)
+    weight = data.draw(st.sampled_from([None, rng.integers(0, 3, n).astype(float)]), label="weight")
+    fit_intercept = data.draw(st.booleans(), label="fit_intercept")
+    l2 = data.draw(st.sampled_from([0.0, 1e-3, 0.1]), label="l2")
+    l1 = list(gf.l1_grid(X, y, 1, fit_intercept=fit_intercept)[0] * np.array([2.0, 0.3, 0.02, 1e-3]))
+    folds = gf.index.stratified_kfold(y, 3)
+    if weight is not None:  # both classes weigh something on every training side
+        weight[[np.flatnonzero(y == k)[i] for k in (0, 1) for i in range(6) if i < (y == k).sum()]] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gf.ChoiceWarning)
+        run = gf.fit(
+            X, y, gf.grid(l1=l1), l2=l2, folds=folds, solver="coordinate-descent", sample_weight=weight,
+            fit_intercept=fit_intercept, tol=1e-9, loss="log_loss",
+        )  # fmt: skip
+    assert run.converged.all()
+    for m in range(len(run.coef)):
+        rows = run._folds.train_indices(m % 3)
+        w = None if weight is None else weight[rows]
+        args = "log_loss", X[rows], y[rows], run.coef[m], run.intercept[m]
+        missed, shift = reference.optimality(*args, l1[m // 3], l2, w)
+        assert missed.max() <= 1.01e-9 and (shift <= 1.01e-9 or not fit_intercept)
+        np.testing.assert_allclose(run.arrivals["gradient_norm"][m], max(missed.max(), shift if fit_intercept else 0), atol=1e-12)
+        want = reference.objective("log_loss", X[rows], y[rows], run.coef[m], run.intercept[m], l2, w, l1=l1[m // 3])
+        np.testing.assert_allclose(run.arrivals["objective"][m], want, rtol=1e-10)
+
+
+def test_l1_of_log_loss_with_standardised_columns_and_without_l1():
+    X, y = fits.labels(200, 6)
+    X = np.ascontiguousarray(X * [1, 10, 100, 0.1, 5, 1] + [0, 3, -50, 1, 2, 1e3])
+    Z = np.ascontiguousarray((X - X.mean(axis=0)) / X.std(axis=0))
+    options = {"solver": "coordinate-descent", "loss": "log_loss", "tol": 1e-10}
+    run = gf.fit(X, y, l1=0.1, l2=0.01, standardize=True, **options)
+    want = gf.fit(Z, y, l1=0.1, l2=0.01, **options)
+    assert 0 < (run.best_coef == 0).sum() < 6 and run.best_converged
+    np.testing.assert_allclose(run.best_coef * X.std(axis=0), want.best_coef, rtol=1e-8, atol=1e-12)
+    smooth = gf.fit(X, y, l2=0.01, **options)
+    coef, b = reference.newton("log_loss", X, y, 0.01)
+    np.testing.assert_allclose(smooth.best_coef, coef, rtol=1e-7)
+    nothing = gf.fit(X, y, l1=1e6, **options)
+    share = y.mean()
+    assert not nothing.best_coef.any() and nothing.best_converged
+    np.testing.assert_allclose(nothing.best_intercept, np.log(share / (1 - share)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_l1_of_log_loss_with_features_far_from_zero(standardize):
+    """A mean of 1e6 and a scale of 1: the same fit as of the centred features."""
+    X, y = fits.labels(400, 6)
+    far = np.ascontiguousarray(X + 1e6)
+    near = np.ascontiguousarray(far - 1e6)  # exact
+    options = {"l1": 0.03, "l2": 1e-3, "solver": "coordinate-descent", "loss": "log_loss", "standardize": standardize, "tol": 1e-8}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gf.ConvergenceWarning)  # the gradient on X's scale has a millionfold error
+        run = gf.fit(far, y, **options)
+    want = gf.fit(near, y, **options)
+    assert ((run.best_coef == 0) == (want.best_coef == 0)).all() and want.best_converged
+    np.testing.assert_allclose(run.best_coef, want.best_coef, rtol=1e-6)
+
+
+def test_l1_of_log_loss_with_many_more_features_than_rows():
+    """Hessians of working sets alone; twice a support at most, so that memory goes by the rows."""
+    rng = np.random.default_rng(21)
+    X = rng.standard_normal((200, 1000))
+    y = (X[:, :5].sum(axis=1) + rng.logistic(size=200) > 0).astype(np.int64)
+    l1 = list(gf.l1_grid(X, y, 8, eps=1e-3))
+    run = gf.fit(X, y, gf.grid(l1=l1), l2=0.0, folds=5, solver="coordinate-descent", loss="log_loss", tol=1e-8)
+    assert run.converged.all() and (run.n_iter <= 40).all() and (run.coef[-5:] != 0).sum(axis=1).max() <= 160
+    for m in range(40):
+        rows = run._folds.train_indices(m % 5)
+        missed, shift = reference.optimality("log_loss", X[rows], y[rows], run.coef[m], run.intercept[m], l1[m // 5], 0.0)
+        assert max(missed.max(), shift) <= 1.01e-8
+
+
+def test_l1_of_log_loss_takes_any_number_of_features():
+    X, y = fits.labels(30, 5200)
+    run = gf.fit(X, y, l1=float(gf.l1_grid(X[:, :5000].copy(), y, 2, eps=0.5)[1]), l2=0.0, solver="coordinate-descent", tol=1e-8)
+    missed, shift = reference.optimality("log_loss", X, y, run.best_coef, run.best_intercept, run.params[0]["l1"], 0.0)
+    assert run.best_converged and 0 < np.count_nonzero(run.best_coef) <= 30 and max(missed.max(), shift) <= 1.01e-8
+    with pytest.raises(ValueError, match="^X: got 5200 features with solver='coordinate-descent'"):
+        gf.fit(X, X[:, 0].copy(), l1=0.1, solver="coordinate-descent")
+
+
+def test_l1_of_log_loss_in_float32():
+    """In X's precision: by the objective of the same values in float64."""
+    X, y = fits.labels(300, 8, dtype=np.float32)
+    for standardize in (False, True):
+        got, want = (
+            gf.fit(A, y, l1=0.1, l2=1e-3, solver="coordinate-descent", loss="log_loss", standardize=standardize, tol=tol)
+            for A, tol in ((X, 1e-6), (X.astype(np.float64), 1e-10))
+        )
+        assert got.best_converged and got.best_coef.dtype == np.float32 and 0 < (got.best_coef == 0).sum() < 8
+        assert ((got.best_coef == 0) == (want.best_coef == 0)).all()
+        np.testing.assert_allclose(got.best_coef, want.best_coef, atol=1e-4)
+
+
+def nearly_the_same(dtype=np.float64):
+    """60 columns of rank 10 but for a thousandth: coordinate descent alone would not come to the end."""
+    rng = np.random.default_rng(22)
+    X = rng.standard_normal((80, 10)) @ rng.standard_normal((10, 60)) + 1e-3 * rng.standard_normal((80, 60))
+    y = (X[:, 0] + 5 * rng.logistic(size=80) > 0).astype(np.int64)
+    return np.ascontiguousarray(X, dtype), y
+
+
+def test_l1_of_log_loss_with_columns_that_are_nearly_the_same():
+    X, y = nearly_the_same()
+    l1 = list(gf.l1_grid(X, y, 12, eps=1e-4))
+    run = gf.fit(X, y, gf.grid(l1=l1), l2=0.0, folds=3, solver="coordinate-descent", loss="log_loss", tol=1e-9)
+    assert run.converged.all() and run.n_iter.max() <= 60
+    for m in range(36):
+        rows = run._folds.train_indices(m % 3)
+        missed, shift = reference.optimality("log_loss", X[rows], y[rows], run.coef[m], run.intercept[m], l1[m // 3], 0.0)
+        assert max(missed.max(), shift) <= 1.01e-9
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_supports_of_log_loss_have_the_same_bits_alone_and_on_all_levels_and_threads(dtype):
+    """Where the equations of supports are solved, and sought from 0."""
+    X, y = nearly_the_same(dtype)
+    l1 = list(gf.l1_grid(X, y, 6, eps=1e-4))
+
+    def fit(values, n_threads=1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gf.ConvergenceWarning)  # float32
+            run = gf.fit(
+                X, y, gf.grid(l1=values), l2=0.0, folds=3, solver="coordinate-descent", loss="log_loss", tol=1e-7, refit=False,
+                n_threads=n_threads, standardize=True,
+            )  # fmt: skip
+        parts = zip(run.coef, run.intercept, run.n_iter, run.arrivals["objective"], run.arrivals["gap"], strict=True)
+        return [b"".join(np.asarray(part).tobytes() for part in model) for model in parts]
+
+    want = fit(l1)
+    for name in LEVELS:
+        with calls.level(name):
+            for n_threads in (1, 2, 7):
+                assert_same(fit(l1, n_threads), want, f"{name}, {n_threads} threads")
+    for i, value in enumerate(l1):
+        assert_same(fit([value]), want[3 * i : 3 * i + 3], "alone")
+
+
+@pytest.mark.parametrize("name", sorted(POISONS))
+def test_no_leak_into_the_hessians_of_working_sets(name):
+    """Held-out rows of many columns, of which a working set is a part."""
+    X, y = nearly_the_same()
+    X = np.ascontiguousarray(np.column_stack([X, np.random.default_rng(1).standard_normal((80, 40))]))
+    q = smooth_problem(11, n=80, p=100, m=3, loss="log_loss", dtype=np.float64, kind="holdout", weights="zeros")
+    q = calls.replace(q, X=X, y=y.astype(np.float64), l1=np.array([0.1, 0.01, 1e-4]), l2=np.zeros(3))
+    for standardize in (False, True):
+        clean = optima.solve(q, "coordinate-descent", standardize=standardize)
+        got = optima.solve(poison(q, 0, name, seed=4), "coordinate-descent", standardize=standardize)
+        for k in same_split(q, 0):
+            assert_same([got.weights_of(k)], [clean.weights_of(k)])
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.05])
+def test_l1_of_log_loss_of_what_there_is_little_of(l1):
+    """One feature, two rows, one training row, a training side of one class, constant columns and columns of zeros."""
+    options = {"l1": l1, "l2": 1e-2, "solver": "coordinate-descent", "loss": "log_loss", "tol": 1e-9, "refit": False}
+    X, y = fits.labels(60, 3)
+
+    def judged(A, t, rows, **more):
+        folds = [(rows, np.setdiff1d(np.arange(len(A)), rows))]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = gf.fit(A, t, folds=folds, **{**options, **more})
+        missed, shift = reference.optimality("log_loss", A[rows], t[rows], run.coef[0], run.intercept[0], l1, 1e-2)
+        assert run.converged[0] and missed.max() <= 1.01e-9 and shift <= 1.01e-9
+        return run, " ".join(str(w.message) for w in caught)
+
+    some = np.arange(40)
+    judged(np.ascontiguousarray(X[:, :1]), y, some)
+    two = np.array([np.flatnonzero(y == 0)[0], np.flatnonzero(y == 1)[0]])
+    judged(X, y, np.sort(two))
+    for rows in (np.array([5]), np.flatnonzero(y == 1)):
+        run, said = judged(X, y, rows)
+        assert "lack one of the classes" in said and not np.abs(run.coef).max() > 1 and abs(run.intercept[0]) > 10
+    constant = np.full((60, 3), 7.0)
+    run, _ = judged(constant, y, some)
+    assert not run.coef.any()
+    np.testing.assert_allclose(1 / (1 + np.exp(-run.intercept[0])), y[some].mean(), rtol=1e-8)
+    holed = np.ascontiguousarray(np.column_stack([X, np.zeros(60), np.full(60, 1e6)]))
+    for standardize in (False, True):
+        run = gf.fit(holed, y, folds=3, standardize=standardize, **options)
+        want = gf.fit(X, y, folds=3, standardize=standardize, **options)
+        np.testing.assert_allclose(run.coef[:, :3], want.coef, rtol=1e-6, atol=1e-9)
+        assert not run.coef[:, 3:].any()
+
+
+def test_copies_of_a_column_share_no_warning():
+    """With l1 alone a copy changes nothing; with l2 the copies share what one of them has."""
+    X, y = fits.labels(200, 4)
+    twice = np.ascontiguousarray(np.column_stack([X, X]))
+    options = {"solver": "coordinate-descent", "loss": "log_loss", "l1": 0.02, "tol": 1e-10}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one, both = gf.fit(X, y, l2=0.0, **options), gf.fit(twice, y, l2=0.0, **options)
+        np.testing.assert_allclose(both.best_coef[:4] + both.best_coef[4:], one.best_coef, rtol=1e-7, atol=1e-9)
+        half, shared = gf.fit(X, y, l2=0.005, **options), gf.fit(twice, y, l2=0.01, **options)
+    np.testing.assert_allclose(shared.best_coef[:4], shared.best_coef[4:], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(2 * shared.best_coef[:4], half.best_coef, rtol=1e-6, atol=1e-9)
+
+
+def test_separable_classes_with_l1_alone_are_no_reason_to_warn():
+    X = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    y = np.array([0, 0, 1, 1])
+    options = {"solver": "coordinate-descent", "loss": "log_loss", "l2": 0.0, "tol": 1e-9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = gf.fit(X, y, l1=1e-6, **options)
+    missed, shift = reference.optimality("log_loss", X, y, run.best_coef, run.best_intercept, 1e-6, 0.0)
+    assert run.best_converged and max(missed.max(), shift) <= 1e-9 and run.best_coef[0] > 5
+    with pytest.warns(gf.ConvergenceWarning, match="separable"):
+        gf.fit(X, y, l1=0.0, **options)
+
+
+def test_l1_of_log_loss_with_max_iter():
+    X, y = fits.labels(300, 5)
+    with pytest.warns(gf.ConvergenceWarning, match=r"8 of 8 models \(candidates 0, 1\).*max_iter"):
+        run = gf.fit(
+            X, y, gf.grid(l1=[1e-3, 1e-2]), folds=4, solver="coordinate-descent", max_iter=1, refit=False, tol=1e-10
+        )
+    assert not run.converged.any() and (run.n_iter == 1).all() and np.isfinite(run.coef).all()
+    assert (run.arrivals["gap"] > 0).all() and (run.arrivals["gradient_norm"] > 1e-10).all()
+
+
+@pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_first_l1_of_a_grid_is_the_smallest_that_leaves_nothing(weighted, fit_intercept, standardize):
-    X, y = fits.numbers(150, 5)
+def test_the_first_l1_of_a_grid_is_the_smallest_that_leaves_nothing(weighted, fit_intercept, standardize, labelled):
+    X, y = fits.labels(150, 5) if labelled else fits.numbers(150, 5)
     X = np.ascontiguousarray(X * [1, 10, 0.1, 3, 1] + [0, 5, 1, -2, 1])
     weight = np.random.default_rng(1).integers(0, 3, 150).astype(float) if weighted else None
     options = {"sample_weight": weight, "fit_intercept": fit_intercept, "standardize": standardize}
@@ -369,9 +603,8 @@ def test_a_grid_of_l1_beside_scikit_learns():
 
 
 @st.composite
-def problems(draw, exact=False, large=False):
-    losses = ["squared_error"] if exact else [*_optimum_check.SMOOTH]
-    loss = draw(st.sampled_from(losses), label="loss")
+def problems(draw, loss=None, large=False):
+    loss = draw(st.sampled_from([*_optimum_check.SMOOTH]), label="loss") if loss is None else loss
     p = draw(st.sampled_from([1, 7, 20, 90]), label="n_features")
     kinds = [k for k in sorted(splits.KINDS) if k != "leave_one_out"]
     return smooth_problem(
@@ -397,11 +630,13 @@ def options(draw):
 
 
 def drawn(data, **kind):
-    exact = data.draw(st.sampled_from([False, False, True]), label="exact")
-    q = data.draw(problems(exact=exact, **kind))
-    if exact:
-        if data.draw(st.booleans(), label="l1"):
+    loss = data.draw(st.sampled_from([None, None, "squared_error", "log_loss"]), label="of l1, or exact")
+    q = data.draw(problems(loss=loss, **kind))
+    if loss is not None:
+        if loss == "log_loss" or data.draw(st.booleans(), label="l1"):
             q = calls.replace(q, l1=10.0 ** np.random.default_rng(q.n_models).uniform(-4, 0, q.n_models))
+            if data.draw(st.booleans(), label="no l2"):
+                q = calls.replace(q, l2=np.zeros(q.n_models))
             return q, "coordinate-descent", options(data.draw)
         return q, "cholesky", options(data.draw)
     newton = q.loss != "multinomial" and data.draw(st.booleans(), label="newton")
@@ -454,6 +689,11 @@ def test_a_poisoned_training_row_does_leak():
     X[row] = 1e3
     for solver in ("lbfgs", "cholesky"):
         assert optima.solve(calls.replace(q, X=X), solver).weights_of(0) != optima.solve(q, solver).weights_of(0)
+    labelled = calls.replace(smooth_problem(9, n=60, p=5, m=1, loss="log_loss", weights="ones"), l1=np.array([1e-3]))
+    X = labelled.X.copy()
+    X[int(np.flatnonzero(labelled.model_roles()[0] == TRAIN)[7])] = 1e3
+    solver = "coordinate-descent"
+    assert optima.solve(calls.replace(labelled, X=X), solver).weights_of(0) != optima.solve(labelled, solver).weights_of(0)
 
 
 def test_blocks_of_models_change_nothing(monkeypatch):
@@ -594,7 +834,11 @@ def test_separable_classes_without_a_penalty():
         ({"l2": -1.0}, "l2"),
         ({"loss": "hinge"}, "loss"),
         ({"solver": "cholesky"}, "solver"),
-        ({"solver": "coordinate-descent"}, "solver"),
+        ({"solver": "coordinate-descent", "loss": "huber"}, "solver"),
+        ({"solver": "coordinate-descent", "loss": "multinomial"}, "solver"),
+        ({"solver": "coordinate-descent", "coef_init": np.ones(3)}, "coef_init"),
+        ({"solver": "coordinate-descent", "l1": -1.0}, "l1"),
+        ({"solver": "newton-cholesky", "l1": 0.1}, "l1"),
         ({"solver": "cholesky", "l1": 0.1, "loss": "squared_error"}, "l1"),
         ({"solver": "newton-cholesky", "loss": "multinomial"}, "solver"),
         ({"candidates": gf.grid(solver=["lbfgs", "sgd"])}, "solver"),
@@ -630,9 +874,9 @@ def test_not_finite_training_rows_diverge():
     X, y = fits.numbers(60, 3)
     X[5, 1] = np.nan
     folds = gf.index.kfold(60, 3, shuffle=False)
-    for solver in ("lbfgs", "cholesky"):
+    for solver, loss in (("lbfgs", "squared_error"), ("cholesky", "squared_error"), ("coordinate-descent", "log_loss")):
         with pytest.warns(RuntimeWarning, match="diverged"):
-            run = gf.fit(X, y, folds=folds, solver=solver, loss="squared_error", check_finite=False, refit=False)
+            run = gf.fit(X, y > 0 if loss == "log_loss" else y, folds=folds, solver=solver, loss=loss, check_finite=False, refit=False)
         assert run.diverged.tolist() == [False, True, True]
         assert np.isnan(run.held_out_loss[0, 1:]).all() and np.isfinite(run.coef).all()
 
@@ -709,9 +953,11 @@ def test_a_held_out_weight_says_nothing_about_separable_rows():
     sys.platform != "linux" or platform.machine() != "x86_64", reason="the rounding modes' numbers are those of x86-64"
 )
 @pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize("solver", _optimum.SOLVERS)
-def test_the_callers_rounding_mode_changes_nothing(solver, standardize):
-    X, y = fits.numbers(120, 4) if solver in _optimum.OF_SQUARES else fits.labels(120, 4)
+@pytest.mark.parametrize(
+    ("solver", "labelled"), [(s, s not in _optimum.LOSSES) for s in _optimum.SOLVERS] + [("coordinate-descent", True)]
+)
+def test_the_callers_rounding_mode_changes_nothing(solver, labelled, standardize):
+    X, y = fits.labels(120, 4) if labelled else fits.numbers(120, 4)
     X = np.ascontiguousarray(X * [1, 3, 0.1, 7] + [5, 0, -2, 1])
     libm = ctypes.CDLL("libm.so.6")
 
@@ -766,6 +1012,25 @@ def test_max_seconds_ends_solvers_without_passes(solver, p):
         run = gf.fit(X, y, grid, folds=5, solver=solver, max_seconds=0.2, n_threads=1, refit=False)
     assert run.stop_reason == "max_seconds" and time.monotonic() - started < 5
     assert np.isfinite(run.coef).all() and (run.arrivals["how"] != _optimum.MAX_ITER).all()
+
+
+def test_max_seconds_and_an_interrupt_end_l1_of_log_loss():
+    X, y = fits.labels(3000, 100)
+    options = {"folds": 5, "solver": "coordinate-descent", "loss": "log_loss", "refit": False, "tol": 1e-200, "max_iter": 10**6}
+    grid = gf.grid(l1=list(np.logspace(-6, -1, 200)))
+    for reason in ("max_seconds", "interrupted"):
+        timer = threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT))
+        started = time.monotonic()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if reason == "interrupted":
+                timer.start()
+                run = gf.fit(X, y, grid, **options)
+                timer.join()
+            else:
+                run = gf.fit(X, y, grid, max_seconds=0.2, **options)
+        assert run.stop_reason == reason and time.monotonic() - started < 10
+        assert np.isfinite(run.coef).all() and (run.arrivals["how"] == 0).any()
 
 
 def test_a_start_survives_an_early_end():

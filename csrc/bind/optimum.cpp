@@ -125,7 +125,8 @@ class BoundOptimizer {
     };
     if (!loss_epsilon.is_none()) a.loss_epsilon = per_model(loss_epsilon, "loss_epsilon");
     if (!l1.is_none()) a.l1 = per_model(l1, "l1");
-    if (!a.l1.empty() && (exact || a.loss != Loss::squared_error)) wrong_value("l1", "an array", "None but for squared_error");
+    if (!a.l1.empty() && (exact || (a.loss != Loss::squared_error && a.loss != Loss::log_loss)))
+      wrong_value("l1", "an array", "None but for squared_error and log_loss");
     a.l2 = per_model(l2, "l2");
     a.fit_intercept = fit_intercept;
     a.standardize = standardize;
@@ -135,7 +136,8 @@ class BoundOptimizer {
     const double* means = read_array<double>(mean, "mean", {n_splits, p + 1});
     const double* scales = read_array<double>(scale, "scale", {n_splits, p});
     const double* comoments = comoment.is_none() ? nullptr : read_array<double>(comoment, "comoment", {n_splits, p + 1, p + 1});
-    if ((exact || !a.l1.empty()) && comoments == nullptr) wrong_value("comoment", "None", "an array for exact and for l1");
+    const bool squares = exact || (!a.l1.empty() && a.loss == Loss::squared_error);
+    if (squares && comoments == nullptr) wrong_value("comoment", "None", "an array for exact and for l1 of squared_error");
     for (std::int64_t s = 0; s < n_splits; ++s)
       a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1)});
     if (!scored.is_none()) {

@@ -37,19 +37,21 @@ bool has_hessian(Loss loss) {
   }
 }
 
-std::int64_t most_hessians(std::int64_t n_features) {
-  constexpr std::int64_t kBytes = std::int64_t{32} << 20;
-  return std::max<std::int64_t>(1, kBytes / (8 * (n_features + 32) * (n_features + 32)));
-}
-
 template <class T>
 void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const FoldsView& folds, Loss loss,
-                     const std::vector<HessianModel<T>>& models, const CellMoments& out, int n_threads,
+                     const std::vector<HessianModel<T>>& models, int n_threads,
                      const std::function<void()>& poll, const int* stop) {
   FloatingPointGuard guard;
   const GramKernels<T>& grams = gram_kernels<T>(current_level());
   const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
-  const std::int64_t p = X.n_features, size = gram_size(p, grams.panel), one = p + 1;
+  const std::int64_t p = X.n_features;
+  auto columns = [p](const HessianModel<T>& model) { return model.columns != nullptr ? model.n_columns : p; };
+  auto size_of = [&](const HessianModel<T>& model) { return gram_size(columns(model), grams.panel); };
+  std::int64_t largest = 0, gathered = 0;
+  for (const HessianModel<T>& model : models) {
+    largest = std::max(largest, size_of(model));
+    if (model.columns != nullptr) gathered = std::max(gathered, model.n_columns);
+  }
   const std::int64_t m = static_cast<std::int64_t>(models.size());
   const int lanes = kernels.lanes;
   auto stopped = [stop] { return stop != nullptr && __atomic_load_n(stop, __ATOMIC_RELAXED) != 0; };
@@ -75,7 +77,7 @@ void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const F
     panels.push_back(std::move(panel));
   }
   std::vector<AlignedArray<double>> total;
-  for (std::int64_t i = 0; i < m; ++i) total.emplace_back(size * size);
+  for (const HessianModel<T>& model : models) total.emplace_back(size_of(model) * size_of(model));
 
   const std::int64_t n_chunks = (X.n_rows + kRowChunk - 1) / kRowChunk;
   const std::int64_t n_items = n_chunks * static_cast<std::int64_t>(panels.size());
@@ -86,9 +88,10 @@ void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const F
     std::vector<std::uint64_t> masks(kRowChunk);
     std::vector<double> h(kRowChunk), nothing(kRowChunk, 0.0);
     AlignedArray<T> z(kRowChunk * lanes), grad_intercept(lanes), count(lanes), scratch(kScratchRows * lanes);
-    AlignedArray<double> scratch_of_gram(gram_scratch(size));
+    AlignedArray<double> scratch_of_gram(gram_scratch(largest));
+    AlignedArray<T> side_by_side(kRowChunk * gathered);
     std::vector<AlignedArray<double>> gram;
-    for (int l = 0; l < lanes && l < m; ++l) gram.emplace_back(size * size);
+    for (int l = 0; l < lanes && l < m; ++l) gram.emplace_back(largest * largest);
     for (std::int64_t item = items.take(); item < n_items; item = items.take()) {
       const Panel& panel = panels[item % panels.size()];
       const std::int64_t begin = item / static_cast<std::int64_t>(panels.size()) * kRowChunk;
@@ -120,28 +123,36 @@ void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const F
           for (std::int64_t i = 0; i < n; ++i) {
             if ((masks[i] >> l & 1) == 0) continue;
             kept[used[l]] = x[i];
+            if (model.columns != nullptr) {
+              T* const own = side_by_side.get() + used[l] * model.n_columns;
+              for (std::int64_t f = 0; f < model.n_columns; ++f) own[f] = x[i][model.columns[f]];
+              kept[used[l]] = own;
+            }
             const double own = curvature(loss, static_cast<double>(z[i * lanes + l]), static_cast<double>(panel.epsilon[l]));
             h[used[l]++] = weight != nullptr ? static_cast<double>(weight[begin + i]) * own : own;
           }
           if (used[l] > 0)
-            grams.chunk({used[l], kept.data(), nothing.data(), h.data(), p, model.shift, gram[l].get(), scratch_of_gram.get()});
+            grams.chunk({used[l], kept.data(), nothing.data(), h.data(), columns(model), model.shift, gram[l].get(), scratch_of_gram.get()});
         }
       }
       items.turn(item);
-      for (std::int64_t l = 0; l < panel.n; ++l)
-        for (std::int64_t i = 0; used[l] > 0 && i < p + 2; ++i)
-          for (std::int64_t j = i; j < p + 2; ++j) total[panel.first + l][i * size + j] += gram[l][i * size + j];
+      for (std::int64_t l = 0; l < panel.n; ++l) {
+        const std::int64_t size = size_of(models[panel.first + l]), n_sums = columns(models[panel.first + l]) + 2;
+        for (std::int64_t i = 0; used[l] > 0 && i < n_sums; ++i)
+          for (std::int64_t j = i; j < n_sums; ++j) total[panel.first + l][i * size + j] += gram[l][i * size + j];
+      }
       items.done(item);
     }
   }, poll);
-  for (std::int64_t i = 0; i < m && !stopped(); ++i)
-    finish_moments(total[i].get(), size, p, models[i].shift, out.weight + i, out.mean + i * one, out.comoment + i * one * one);
+  for (std::int64_t i = 0; i < m && !stopped(); ++i) {
+    const CellMoments& out = models[i].out;
+    finish_moments(total[i].get(), size_of(models[i]), columns(models[i]), models[i].shift, out.weight, out.mean, out.comoment);
+  }
 }
 
 #define GRADFOLD_INSTANTIATE(T)                                                                                           \
   template void hessian_moments(const DenseRows<T>&, const T*, const T*, const FoldsView&, Loss,                          \
-                                const std::vector<HessianModel<T>>&, const CellMoments&, int, const std::function<void()>&, \
-                                const int*);
+                                const std::vector<HessianModel<T>>&, int, const std::function<void()>&, const int*);
 GRADFOLD_INSTANTIATE(float)
 GRADFOLD_INSTANTIATE(double)
 

@@ -87,7 +87,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   using Models = ModelsAtOptimum<T>;
   using Models::a_, Models::arrivals_, Models::kernels_, Models::m_, Models::p_, Models::shape_, Models::size_, Models::stop_;
   using Models::cancelled, Models::centre, Models::constant, Models::each_lane, Models::gram, Models::scale, Models::sums,
-      Models::weights_at, Models::weights_of;
+      Models::settle, Models::weights_at;
 
  public:
   explicit Lbfgs(OptimumArgs<T> args) : Models(std::move(args)), lanes_(m_), groups_((m_ + kGroup - 1) / kGroup) {}
@@ -306,21 +306,6 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     });
   }
 
-  // The same, and v becomes what float32 weights stand for: the loss and the gradient will be those of that point.
-  void settle(std::int64_t m, double* v, T* w, T* b) const {
-    weights_of(m, v, w, b);
-    if constexpr (sizeof(T) == sizeof(double)) return;
-    const SplitSums& s = sums(m);
-    for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
-      double shift = 0;
-      for (std::int64_t f = 0; f < p_; ++f) {
-        const double own = static_cast<double>(w[k * p_ + f]);
-        v[(k * p_ + f) * kGroup] = own * scale(s, f);
-        shift = std::fma(own, centre(s, f), shift);
-      }
-      if (a_.fit_intercept) v[(shape_.n_weights() + k) * kGroup] = static_cast<double>(b[k]) + shift;
-    }
-  }
   // ---- one pass ----
 
   bool pass(const std::vector<std::int64_t>& active, const std::function<void()>& poll) {
@@ -378,7 +363,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     std::vector<std::int64_t> due;
     for (const std::int64_t m : active)
       if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running && lanes_[m].accepted && lanes_[m].passes >= a_.refresh) due.push_back(m);
-    const std::size_t most = static_cast<std::size_t>(most_hessians(p_));
+    const std::size_t most = static_cast<std::size_t>(std::max<std::int64_t>(1, kHessianBytes / hessian_bytes(p_)));
     for (std::size_t begin = 0; begin < due.size(); begin += most) {
       renew({due.begin() + begin, due.begin() + std::min(begin + most, due.size())}, poll);
       if (cancelled()) return false;
@@ -397,9 +382,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       const std::int64_t m = due[i];
       T b;
       weights_at(m, w.get() + i * p_, &b);
-      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m], sums(m).mean});
+      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m], sums(m).mean,
+                        {weight.get() + i, mean.get() + i * one, comoment.get() + i * one * one}});
     }
-    hessian_moments(a_.X, a_.y, a_.weight, a_.folds, a_.loss, models, {weight.get(), mean.get(), comoment.get()}, a_.n_threads, poll, &stop_);
+    hessian_moments(a_.X, a_.y, a_.weight, a_.folds, a_.loss, models, a_.n_threads, poll, &stop_);
     if (cancelled()) return;
     std::vector<std::vector<std::int64_t>> of_group(groups_.size());
     for (std::int64_t i = 0; i < n; ++i) of_group[due[i] / kGroup].push_back(i);

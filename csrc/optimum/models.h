@@ -21,12 +21,14 @@ inline double drop_limit(std::int64_t p) { return 16.0 * static_cast<double>(p) 
 template <class T>
 class ModelsAtOptimum : public Optimizer {
  public:
-  explicit ModelsAtOptimum(OptimumArgs<T> args)
+  // `stride`: between two parameters of a model.
+  explicit ModelsAtOptimum(OptimumArgs<T> args, std::int64_t stride = kGroup)
       : a_(std::move(args)),
         m_(static_cast<std::int64_t>(a_.split_of_model.size())),
         p_(a_.X.n_features),
         shape_{p_, a_.n_outputs, a_.fit_intercept},
         size_(shape_.size()),
+        stride_(stride),
         kernels_(optimum_kernels(current_level())) {
     arrivals_.how.assign(m_, Arrival::running);
     for (auto* counts : {&arrivals_.n_iter, &arrivals_.n_passes, &arrivals_.n_hessians, &arrivals_.dropped}) counts->assign(m_, 0);
@@ -48,7 +50,7 @@ class ModelsAtOptimum : public Optimizer {
   std::vector<double> held_out() const override { return held_out_; }
 
  protected:
-  // The parameters of a model, kGroup apart; null before there are any.
+  // The parameters of a model, stride_ apart; null before there are any.
   virtual const double* parameters(std::int64_t m) const = 0;
 
   const SplitSums& sums(std::int64_t model) const { return a_.sums[a_.split_of_model[model]]; }
@@ -102,10 +104,25 @@ class ModelsAtOptimum : public Optimizer {
     for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
       double shift = 0;
       for (std::int64_t f = 0; f < p_; ++f) {
-        const T own = w[k * p_ + f] = static_cast<T>(v[(k * p_ + f) * kGroup] / scale(s, f));
+        const T own = w[k * p_ + f] = static_cast<T>(v[(k * p_ + f) * stride_] / scale(s, f));
         shift = std::fma(static_cast<double>(own), centre(s, f), shift);
       }
-      b[k] = static_cast<T>((a_.fit_intercept ? v[(shape_.n_weights() + k) * kGroup] : 0.0) - shift);
+      b[k] = static_cast<T>((a_.fit_intercept ? v[(shape_.n_weights() + k) * stride_] : 0.0) - shift);
+    }
+  }
+  // The same, and v becomes what float32 weights stand for: the loss and the gradient will be those of that point.
+  void settle(std::int64_t m, double* v, T* w, T* b) const {
+    weights_of(m, v, w, b);
+    if constexpr (sizeof(T) == sizeof(double)) return;
+    const SplitSums& s = sums(m);
+    for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
+      double shift = 0;
+      for (std::int64_t f = 0; f < p_; ++f) {
+        const double own = static_cast<double>(w[k * p_ + f]);
+        v[(k * p_ + f) * stride_] = own * scale(s, f);
+        shift = std::fma(own, centre(s, f), shift);
+      }
+      if (a_.fit_intercept) v[(shape_.n_weights() + k) * stride_] = static_cast<double>(b[k]) + shift;
     }
   }
   // A model whose weights T cannot hold has diverged, and has weights of 0.
@@ -117,7 +134,7 @@ class ModelsAtOptimum : public Optimizer {
     for (const T value : b) finite = finite && std::isfinite(value);
     if (finite) return;
     arrivals_.how[m] = Arrival::diverged;
-    for (std::int64_t d = 0; d < size_; ++d) v[d * kGroup] = 0;
+    for (std::int64_t d = 0; d < size_; ++d) v[d * stride_] = 0;
   }
   void weights_at(std::int64_t m, T* w, T* b) const {
     const double* v = parameters(m);
@@ -148,7 +165,7 @@ class ModelsAtOptimum : public Optimizer {
   const OptimumArgs<T> a_;
   const std::int64_t m_, p_;
   const ParameterShape shape_;
-  const std::int64_t size_;
+  const std::int64_t size_, stride_;
   const OptimumKernels& kernels_;
 
  private:

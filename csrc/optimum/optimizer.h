@@ -38,7 +38,7 @@ struct OptimumArgs {
   std::int64_t n_outputs;
   std::vector<double> l2;
   bool fit_intercept, standardize;
-  std::vector<double> l1;        // of the elastic net, which squared error alone has
+  std::vector<double> l1;        // with it: of squared error or log_loss alone, by coordinate descent
   bool exact;                    // squared error: the solution of the normal equations, refined where they are ill-conditioned
   std::vector<std::int64_t> left_out;  // per model the row that it leaves out of its split, or empty (leave_one_out.cpp)
   const double* coef_init;       // [n_models][n_outputs][n_features] on the scale of X; null: 0
@@ -96,12 +96,16 @@ template <class T>
 std::unique_ptr<Optimizer> make_elastic_net(OptimumArgs<T> args);
 
 template <class T>
+std::unique_ptr<Optimizer> make_proximal_newton(OptimumArgs<T> args);  // of log_loss
+
+template <class T>
 std::unique_ptr<Optimizer> make_leave_one_out(OptimumArgs<T> args);
 
 template <class T>
 std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<T> args) {
   if (!args.left_out.empty()) return make_leave_one_out(std::move(args));
-  return args.l1.empty() ? make_lbfgs(std::move(args)) : make_elastic_net(std::move(args));
+  if (args.l1.empty()) return make_lbfgs(std::move(args));
+  return args.loss == Loss::log_loss ? make_proximal_newton(std::move(args)) : make_elastic_net(std::move(args));
 }
 
 }  // namespace gradfold

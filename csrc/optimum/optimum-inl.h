@@ -247,6 +247,92 @@ inline void group_residual(const double* gram, std::int64_t size, const std::int
   }
 }
 
+// ---- one model, lanes are coordinates ----
+
+inline void subtract_product(double factor, const double* x, std::int64_t n, double* y) {
+  const auto f = Lanes::set1(factor);
+  for (std::int64_t i = 0; i < n; i += Lanes::N) Lanes::store(y + i, Lanes::fnma(f, Lanes::load(x + i), Lanes::load(y + i)));
+}
+
+inline void model_sweep(const ModelSweep& task) {
+  for (std::int64_t a = 0; a < task.n; ++a) {
+    const double* row = task.matrix + a * task.stride;
+    const double divisor = row[a] + task.l2;
+    if (!(divisor > 0)) continue;
+    const double before = task.v[a], t = row[a] * before + task.q[a];
+    const double beyond = (t < 0 ? -t : t) - task.l1;
+    double after = 0;
+    if (!(beyond <= 0)) {  // NaN goes on
+      after = beyond / divisor;
+      if (t < 0) after = -after;
+    }
+    if (after == before) continue;
+    task.v[a] = after;
+    subtract_product(after - before, row, task.stride, task.q);
+  }
+}
+
+// What `NK` finished rows from k on take from the rows below them, element by element in the order of k.
+template <int NK>
+void take_rows(double* a, std::int64_t k, std::int64_t first, std::int64_t n, std::int64_t stride) {
+  for (std::int64_t i = first; i < n; ++i) {
+    Lanes::V factor[NK];
+    const double* from[NK];
+#pragma GCC unroll 4
+    for (int r = 0; r < NK; ++r) {
+      from[r] = a + (k + r) * stride;
+      factor[r] = Lanes::set1(from[r][i]);
+    }
+    double* to = a + i * stride;
+    for (std::int64_t j = i / kGroup * kGroup; j < stride; j += Lanes::N) {
+      auto sum = Lanes::load(to + j);
+#pragma GCC unroll 4
+      for (int r = 0; r < NK; ++r) sum = Lanes::fnma(factor[r], Lanes::load(from[r] + j), sum);
+      Lanes::store(to + j, sum);
+    }
+  }
+}
+
+inline std::int64_t model_factor(double* a, std::int64_t n, std::int64_t stride, double drop, double* diagonal) {
+  constexpr std::int64_t kRows = 4;
+  std::int64_t dropped = 0;
+  for (std::int64_t i = 0; i < n; ++i) diagonal[i] = a[i * stride + i];
+  for (std::int64_t k = 0; k < n; k += kRows) {
+    const std::int64_t rows = n - k < kRows ? n - k : kRows;
+    for (std::int64_t i = k; i < k + rows; ++i) {
+      double* row = a + i * stride;
+      const double pivot = row[i];
+      const bool stays = pivot > drop * diagonal[i];  // false on NaN
+      dropped += stays ? 0 : 1;
+      const double inverse = stays ? 1.0 / __builtin_sqrt(pivot) : 0.0;
+      const auto by = Lanes::set1(inverse);
+      for (std::int64_t j = i / kGroup * kGroup; j < stride; j += Lanes::N) Lanes::store(row + j, Lanes::mul(Lanes::load(row + j), by));
+      row[i] = inverse;
+      take_rows<1>(a, i, i + 1, k + rows, stride);
+    }
+    if (rows == kRows) take_rows<kRows>(a, k, k + kRows, n, stride);
+  }
+  return dropped;
+}
+
+inline void model_solve(const double* factor, std::int64_t n, std::int64_t stride, double* b) {
+  for (std::int64_t k = 0; k < n; ++k) {
+    const double* row = factor + k * stride;
+    b[k] *= row[k];
+    const std::int64_t begin = k / kGroup * kGroup;
+    double known[kGroup];  // whole vectors go below the diagonal, too
+    for (std::int64_t i = begin; i <= k; ++i) known[i - begin] = b[i];
+    subtract_product(b[k], row + begin, stride - begin, b + begin);
+    for (std::int64_t i = begin; i <= k; ++i) b[i] = known[i - begin];
+  }
+  for (std::int64_t k = n - 1; k >= 0; --k) {
+    const double* row = factor + k * stride;
+    double sum = 0;
+    for (std::int64_t j = k + 1; j < n; ++j) sum += row[j] * b[j];
+    b[k] = (b[k] - sum) * row[k];
+  }
+}
+
 }  // namespace
 }  // namespace gradfold
 
@@ -254,5 +340,6 @@ inline void group_residual(const double* gram, std::int64_t size, const std::int
   namespace gradfold {                                                                                                       \
   extern const OptimumKernels optimum_##level;                                                                               \
   const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor,                   \
-                                          &group_solve<false>, &group_solve<true>, &group_sweep, &group_residual};           \
+                                          &group_solve<false>, &group_solve<true>, &group_sweep, &group_residual,            \
+                                          &model_sweep, &subtract_product, &model_factor, &model_solve};                     \
   }

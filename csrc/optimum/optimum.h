@@ -31,6 +31,16 @@ struct SweepTask {
   double* largest;     // [kGroup], written: the largest step, times the root of the coordinate's own element
 };
 
+// One sweep of coordinate descent of one model, whose quadratic is its own. Rows of the matrix are `stride` apart, a multiple of kGroup,
+// and zero from n on; q has `stride` elements.
+struct ModelSweep {
+  std::int64_t n, stride;
+  const double* matrix;
+  double l1, l2;
+  double* v;
+  double* q;  // minus the gradient of the quadratic, kept up to date; without l2
+};
+
 struct OptimumKernels {
   // out[l] = sum of a[d][l] * b[d][l]: FMA over the features of an output in chunks of kFeatureChunk, outputs in order, then the
   // intercepts as a chunk of their own; each chunk from +0, chunks added in order.
@@ -53,6 +63,21 @@ struct OptimumKernels {
   // q[j] = c[j] less gram[list[k]][j] * v[k] for k = 0 to n - 1 in order, for all j below `size`; gram is [size][size].
   void (*residual)(const double* gram, std::int64_t size, const std::int64_t* list, std::int64_t n, const double* v, const double* c,
                    double* q);
+
+  // Of one model, whose lanes are coordinates.
+  // Coordinates in order: v = soft(matrix v + q, l1) / (matrix + l2), products and sums rounded one by one; then what moved, times the
+  // coordinate's row, is taken from q, one FMA each. A coordinate whose divisor is not above 0 stays.
+  void (*model_sweep)(const ModelSweep&);
+  // y[i] = fnma(factor, x[i], y[i]) for i below n, a multiple of kGroup.
+  void (*subtract_product)(double factor, const double* x, std::int64_t n, double* y);
+  // The Cholesky factor U of U'U = a from a's upper triangle, in its place, with reciprocals on the diagonal; rows as in ModelSweep, but
+  // what lies below the diagonal and from n on becomes anything. Element (i, j) is a[i][j], less u[k][i] * u[k][j] for k = 0, 1, ...,
+  // i - 1, one FMA each, times the reciprocal of u[i][i]. Pivots are dropped as in `factor`, whose row is then 0.
+  // Returns how many. `diagonal` [n] is overwritten.
+  std::int64_t (*model_factor)(double* a, std::int64_t n, std::int64_t stride, double drop, double* diagonal);
+  // b [stride] becomes the solution of U'U x = b: forward one FMA each, k ascending; backward from +0, products and sums rounded one by
+  // one, j ascending, then taken from b. What is from n on becomes anything.
+  void (*model_solve)(const double* factor, std::int64_t n, std::int64_t stride, double* b);
 };
 
 const OptimumKernels& optimum_kernels(Level level);

@@ -17,6 +17,7 @@ _SPEAKS_OF_EPOCHS: dict[str, Any] = {
     "init_seed": None,
     **_optimum_check.OF_EPOCHS,
 }
+_WITH_L1 = "coordinate-descent"  # the solver that takes it
 _MOST_OF_GRAM = 1000  # features up to which normal equations are the quicker way
 
 
@@ -71,8 +72,9 @@ def _against(
     if any(row["l1"] > 0 for row in rows):
         if started:
             return "coordinate-descent, which l1 needs, takes no start"
-        if n_features > _optimum_check.MOST_OF_GRAM:
-            return f"coordinate-descent, which l1 needs, is for {_optimum_check.MOST_OF_GRAM} features at most"
+        most = _optimum_check.MOST_OF_GRAM
+        if n_features > most and any(_optimum.from_gram(_WITH_L1, row["loss"]) for row in rows):
+            return f"coordinate-descent, which l1 needs, is for {most} features at most with squared_error"
     return next(filter(None, (_loss_against(str(row["loss"]), row["l1"] > 0) for row in rows)), None)
 
 
@@ -80,7 +82,7 @@ def _loss_against(loss: str, sparse: bool) -> str | None:
     """Why no solver of the optimum is for a loss, with or without l1; None if there is one."""
     if loss not in _optimum_check.SMOOTH:
         return f"the loss {loss!r} has no second derivative"
-    if sparse and loss not in _optimum_check.WITH_L1:
+    if sparse and loss not in _optimum.LOSSES[_WITH_L1]:
         return f"no solver of the optimum takes l1 with the loss {loss!r}"
     return None
 
@@ -96,8 +98,8 @@ def goes_to_optimum(names: Iterable[str], losses: Iterable[str], sparse: bool) -
 
 
 def _for_optimum(loss: str, sparse: bool, n_features: int, started: bool) -> str:
-    if sparse and loss in _optimum_check.WITH_L1:
-        return "coordinate-descent"
+    if sparse and loss in _optimum.LOSSES[_WITH_L1]:
+        return _WITH_L1
     if loss == "squared_error" and n_features <= _MOST_OF_GRAM and not started:
         return "cholesky"
     return "lbfgs"

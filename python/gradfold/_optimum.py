@@ -20,7 +20,8 @@ from gradfold.index import Permutation
 Array = npt.NDArray[Any]
 
 SOLVERS = ("lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")
-OF_SQUARES = ("cholesky", "coordinate-descent")  # of squared_error alone, from the Gram matrix
+# Whose losses are fewer than those with a second derivative.
+LOSSES = {"cholesky": ("squared_error",), "coordinate-descent": ("squared_error", "log_loss")}
 
 CONVERGED, MAX_ITER, PRECISION, DIVERGED = 1, 2, 3, 4  # csrc/optimum/optimizer.h: Arrival
 
@@ -29,6 +30,7 @@ _HISTORY = 10  # pairs that L-BFGS remembers
 _SAMPLE_SHARE, _SAMPLE_ROWS, _SAMPLE_PER_PARAMETER, _SAMPLE_STREAM = 16, 4096, 20, 2**31 + 7
 _GROUP = 8  # models whose parameters lie side by side
 _MOST_FEATURES = 1000
+_MOST_COLUMNS = 5000  # csrc/optimum/proximal_newton.cpp: kMostColumns
 _PASSES = 60
 # Up to here the moments of each row are kept as a cell, and a split's own sums cost little (_moments.py).
 _FEW_ROWS = 64
@@ -43,6 +45,11 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
     result depends on who else trains.
     """
     return n_features <= _MOST_FEATURES and n_features**2 <= _PASSES * n_rows
+
+
+def from_gram(solver: str, loss: str) -> bool:
+    """Whether a solver goes by the Gram matrices of splits, instead of passes over X."""
+    return solver == "cholesky" or (solver == "coordinate-descent" and loss == "squared_error")
 
 
 def refresh(solver: str, loss: str, n_features: int) -> int:
@@ -242,7 +249,10 @@ class Trainer:
 
     @property
     def _curvature(self) -> bool:
-        return self.rows[0]["solver"] != "lbfgs" or uses_curvature(*self.problem.data.shape)
+        solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
+        if solver == "coordinate-descent":
+            return from_gram(solver, loss)
+        return solver != "lbfgs" or uses_curvature(*self.problem.data.shape)
 
     @property
     def _scores_by_moments(self) -> bool:
@@ -256,8 +266,12 @@ class Trainer:
         X = self.problem.data
         n_features, outputs = X.shape[1], max(1, *self.problem.outputs, 1)
         doubles = (8 + 2 * _HISTORY) * (n_features + 1) * outputs
-        if self.rows[0]["solver"] in OF_SQUARES:  # what else they need is made for a few models at a time
+        solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
+        if from_gram(solver, loss):  # what else they need is made for a few models at a time
             doubles = 2 * (n_features + 1)
+        elif solver == "coordinate-descent":
+            # The Hessian of a working set: twice a support, which with l1 has no more columns than there are rows.
+            doubles = 8 * (n_features + 1) + min(n_features, 2 * len(X), _MOST_COLUMNS) ** 2
         elif self._curvature:
             doubles += n_features * (n_features + 1) // 2
         square = 3 * (n_features + 1) ** 2 // 2 if self._curvature else 0
@@ -501,7 +515,8 @@ class Trainer:
             # A row that is on the wrong side costs log 2 at least.
             used = {split: self._lightest(split) for split in np.unique(self.splits[models]).tolist()}
             lightest = np.array([used[split] for split in self.splits[models].tolist()])
-            free = np.array([self.rows[m]["l2"] == 0 for m in models.tolist()])
+            penalised = self.rows[0]["solver"] == "coordinate-descent"  # by l1, which the others do not read
+            free = np.array([self.rows[m]["l2"] == 0 and not (penalised and self.rows[m]["l1"] > 0) for m in models.tolist()])
             if self.settings.fit_intercept and self.settings.check_finite:
                 lacking = {split: self._one_class(split) for split in np.unique(self.splits[models]).tolist()}
                 self.arrivals["one_class"][models] = [lacking[split] for split in self.splits[models].tolist()]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gradfold._optimum import OF_SQUARES, SOLVERS
+from gradfold._optimum import LOSSES, SOLVERS, from_gram
 from gradfold.candidates import DEFAULTS, HYPER
 
 # Losses with a second derivative wherever they have a first; huber's and the squared hinges' jumps do no harm.
@@ -20,8 +20,6 @@ SMOOTH = (
     "squared_epsilon_insensitive",
 )
 MOST_OF_GRAM = 5000  # the factors of a group of models take 0.8 GB, and more go with its square
-
-WITH_L1 = ("squared_error",)  # losses with an elastic net
 
 OF_OPTIMA = {"max_iter": 1000, "tol": 1e-4}  # keywords of `fit`, with what they are when nobody gave them
 # Those that speak of epochs.
@@ -89,13 +87,13 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     if len({row["batch_size"] for row in params}) > 1:
         raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")
     for name in ("coef_init", "intercept_init"):
-        if given[name] is not None and any(row["solver"] in OF_SQUARES for row in params):
+        if given[name] is not None and any(row["solver"] in LOSSES for row in params):
             raise ValueError(f"{name}: got a start with {asked}, whose solution does not depend on one; wanted None, or 'lbfgs'")
     for row in params:
         if row["l1"] > 0 and row["solver"] not in ("auto", "coordinate-descent"):
             raise ValueError(
                 f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, 'sgd', 'adam' or, for "
-                "squared_error, 'coordinate-descent'"
+                "squared_error and log_loss, 'coordinate-descent'"
             )
     return True
 
@@ -103,13 +101,17 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
 def check_losses(params: list[dict[str, Any]], n_features: int) -> None:
     """Refuse losses that have no second derivative, or that are not what an exact solver solves, and too many features."""
     for row in params:
-        if row["solver"] != "lbfgs" and n_features > MOST_OF_GRAM:
+        whole = row["solver"] == "newton-cholesky" or from_gram(row["solver"], row["loss"])
+        if whole and n_features > MOST_OF_GRAM:
             raise ValueError(
                 f"X: got {n_features} features with solver={row['solver']!r}, which holds their Gram matrix; wanted at most "
                 f"{MOST_OF_GRAM}, or 'lbfgs', 'sgd' or 'adam'"
             )
-        if row["solver"] in OF_SQUARES and row["loss"] != "squared_error":
-            raise ValueError(f"solver: got {row['solver']!r} with loss={row['loss']!r}, wanted 'squared_error', or 'lbfgs'")
+        own = LOSSES.get(row["solver"], SMOOTH)
+        if row["loss"] not in own and row["solver"] in LOSSES:
+            raise ValueError(
+                f"solver: got {row['solver']!r} with loss={row['loss']!r}, wanted {' or '.join(map(repr, own))}, or 'lbfgs'"
+            )
         if row["solver"] == "newton-cholesky" and row["loss"] == "multinomial":
             raise ValueError("solver: got 'newton-cholesky' with loss='multinomial', whose Hessian is not built; wanted 'lbfgs'")
         if row["loss"] not in SMOOTH:

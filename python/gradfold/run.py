@@ -126,10 +126,11 @@ class Run:
         Of the solvers of the optimum. "how" says how each model ended: 1 converged, 2 at `max_iter`, 3 where no step
         lowers the objective in this precision, 4 not finite at the start, 0 interrupted; "n_iter" and "n_passes" (over X),
         "objective" (mean loss and penalty), "gradient_norm" (its largest component), "gap" (what the objective may still
-        lose; for "coordinate-descent" the duality gap), "separable" and "one_class" (what a warning has said), and, where the
-        Gram matrix of the training rows was factored, "smallest_pivot" (the least share of a column that the columns before
-        it do not explain; the penalty counts) and "dropped" (columns that they explain up to rounding, whose weights stay 0);
-        "closed_form": leave-one-out was solved from the sums of all rows, and "smallest_pivot" is a lower bound.
+        lose; for "coordinate-descent" of squared_error the duality gap), "separable" and "one_class" (what a warning has
+        said), and, where the Gram matrix of the training rows was factored, "smallest_pivot" (the least share of a column
+        that the columns before it do not explain; the penalty counts) and "dropped" (columns that they explain up to
+        rounding, whose weights stay 0); "closed_form": leave-one-out was solved from the sums of all rows, and
+        "smallest_pivot" is a lower bound.
     refit_arrival : dict of the same, of the refit; or None
     interrupted : bool
         Whether Ctrl-C or `max_seconds` ended the fit early.
@@ -260,8 +261,9 @@ class Run:
     def converged(self) -> npt.NDArray[np.bool_] | None:
         """Whether each model came to its optimum, bool of shape (n_models,); None for solvers of epochs.
 
-        For L-BFGS and Newton's method `fit`'s `tol` says when; for "cholesky" the solution was exact; for "coordinate-descent"
-        the conditions of optimality hold up to rounding, or the duality gap is at most tol / 20 of Σ w y² / Σ w, y centred.
+        For L-BFGS and Newton's method `fit`'s `tol` says when, for "coordinate-descent" of log_loss by the smallest
+        subgradient; for "cholesky" the solution was exact; for "coordinate-descent" of squared_error the conditions of
+        optimality hold up to rounding, or the duality gap is at most tol / 20 of Σ w y² / Σ w, y centred.
         """
         return None if self.arrivals is None else np.asarray(self.arrivals["how"] == _optimum.CONVERGED)
 

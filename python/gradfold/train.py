@@ -144,15 +144,16 @@ def fit(
         "newton-cholesky" are for losses with a second derivative ("log_loss", "squared_error", "huber", "squared_hinge",
         "modified_huber", "squared_epsilon_insensitive", and for "lbfgs" also "multinomial"); L-BFGS turns to Newton's
         Hessian where it has taken as many passes as that costs. For "squared_error", "cholesky" solves the normal
-        equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them), and
-        "coordinate-descent" those of the elastic net, the only one that takes l1. Splits of "cholesky" that leave one row out
-        are solved in closed form [2]_, from one Gram matrix of all rows, held-out ones too, with more than 64 rows,
-        `check_finite`, no `standardize` and no cell to fill; ``Run.arrivals["closed_form"]`` names the models.
-        `check_finite=False` goes through the folds instead, and no held-out row touches a bit. What speaks of epochs does not
-        concern the solvers of the optimum: `epochs`, `batch_size` and `shuffle` are not used, and the rest raises. "auto"
-        takes each model to its optimum ("cholesky", "coordinate-descent" with l1, or "lbfgs") unless something is given that
-        only epochs have (`epochs` or `batch_size`, say), the loss has no second derivative, l1 no solver for its loss, or the
-        kernels run on a GPU: then it is adam. `Run.solver_reason` says what it chose and why.
+        equations, exactly up to rounding (where they are too ill-conditioned for that, passes over X refine them). Splits of
+        "cholesky" that leave one row out are solved in closed form [2]_, from one Gram matrix of all rows, held-out ones too,
+        with more than 64 rows, `check_finite`, no `standardize` and no cell to fill; ``Run.arrivals["closed_form"]`` names the
+        models. `check_finite=False` goes through the folds instead, and no held-out row touches a bit. "coordinate-descent" is
+        for l1, alone or with l2: the elastic net of "squared_error", and of "log_loss" by the proximal Newton method, with any
+        number of features. What speaks of epochs does not concern the solvers of the optimum: `epochs`, `batch_size` and
+        `shuffle` are not used, and the rest raises. "auto" takes each model to its optimum ("cholesky", "coordinate-descent"
+        with l1, or "lbfgs") unless something is given that only epochs have (`epochs` or `batch_size`, say), the loss has no
+        second derivative, l1 no solver for its loss, or the kernels run on a GPU: then it is adam. `Run.solver_reason` says
+        what it chose and why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
     learning_rate : float or "auto", optional
@@ -214,7 +215,8 @@ def fit(
         Of "lbfgs" and "newton-cholesky": the largest component of the gradient of mean loss and penalty at which a model has arrived, as in
         scikit-learn (with standardize=True of the standardised weights); and what the objective may still lose, as half the
         slope along the next direction estimates it, is to be at most tol / 1,000 of the objective, or of a hundredth of the
-        objective at weights of 0 if that is more.
+        objective at weights of 0 if that is more. Of "coordinate-descent" with "log_loss" the same, of the smallest subgradient;
+        with "squared_error" a share of the mean square of y (docs/optimum.md).
     power_t, decay, decay_epochs, plateau_factor : float
         Of the schedules.
     warmup : float

@@ -40,8 +40,8 @@ def _derivatives(name, y, z, epsilon):
     return value, np.where(linear, -4 * s, -2 * s * np.maximum(m, 0)), 2.0 * (~linear & (m > 0))
 
 
-def objective(name, X, y, coef, intercept, l2, weight=None, epsilon=0.1):
-    """Mean loss and ½ l2 Σ w²; of one output, or for "multinomial" coef (n_outputs, n_features)."""
+def objective(name, X, y, coef, intercept, l2, weight=None, epsilon=0.1, l1=0.0):
+    """Mean loss, ½ l2 Σ w² and l1 Σ |w|; of one output, or for "multinomial" coef (n_outputs, n_features)."""
     w = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
     X, coef = X.astype(np.float64), np.asarray(coef, np.float64)
     z = X @ coef.T + intercept
@@ -50,7 +50,20 @@ def objective(name, X, y, coef, intercept, l2, weight=None, epsilon=0.1):
         value = top + np.log(np.exp(z - top[:, None]).sum(axis=1)) - z[np.arange(len(z)), y.astype(int)]
     else:
         value = _derivatives(name, y.astype(np.float64), z, epsilon)[0]
-    return (w * value).sum() / w.sum() + 0.5 * l2 * (coef**2).sum()
+    return (w * value).sum() / w.sum() + 0.5 * l2 * (coef**2).sum() + l1 * np.abs(coef).sum()
+
+
+def optimality(name, X, y, coef, intercept, l1, l2, weight=None, epsilon=0.1):
+    """By how much the conditions of an optimum with l1 are missed: (n_features,) and that of the intercept.
+
+    At w ≠ 0 the derivative of mean loss and ½ l2 w² must be −l1 sign(w); at w = 0 it may be anything up to l1 in size.
+    """
+    w = np.ones(len(X)) if weight is None else np.asarray(weight, np.float64)
+    X, coef = X.astype(np.float64), np.asarray(coef, np.float64)
+    first = w * _derivatives(name, y.astype(np.float64), X @ coef + intercept, epsilon)[1] / w.sum()
+    gradient = X.T @ first + l2 * coef
+    missed = np.where(coef == 0, np.maximum(np.abs(gradient) - l1, 0), np.abs(gradient + l1 * np.sign(coef)))
+    return missed, abs(first.sum())
 
 
 def newton(name, X, y, l2, weight=None, fit_intercept=True, epsilon=0.1, max_iter=200):
