@@ -9,7 +9,7 @@ from gradfold import _optimum, _optimum_check
 
 EPOCHS, BATCH_SIZE = 10, 256  # of solvers of epochs, where nobody gave them
 
-# Keywords that only epochs have, with what they are when nobody gave them; a candidate's parameters first.
+# Keywords that only epochs have, with what they are when nobody gave them.
 _SPEAKS_OF_EPOCHS: dict[str, Any] = {
     "epochs": None,
     "batch_size": None,
@@ -18,7 +18,7 @@ _SPEAKS_OF_EPOCHS: dict[str, Any] = {
     **_optimum_check.OF_EPOCHS,
 }
 _WITH_L1 = "coordinate-descent"  # the solver that takes it
-_MOST_OF_GRAM = 1000  # features up to which normal equations are the quicker way
+_MOST_FOR_CHOLESKY = 1000  # features up to which normal equations are the quicker way
 
 
 def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_features: int, device: str) -> str:
@@ -100,6 +100,6 @@ def goes_to_optimum(names: Iterable[str], losses: Iterable[str], sparse: bool) -
 def _for_optimum(loss: str, sparse: bool, n_features: int, started: bool) -> str:
     if sparse and loss in _optimum.LOSSES[_WITH_L1]:
         return _WITH_L1
-    if loss == "squared_error" and n_features <= _MOST_OF_GRAM and not started:
+    if loss == "squared_error" and n_features <= _MOST_FOR_CHOLESKY and not started:
         return "cholesky"
     return "lbfgs"

@@ -1,7 +1,8 @@
 """One optimiser step of a panel of models by a thread block: csrc/update/update-inl.h with models over threads.
 
-Scalars of a model are computed in float64 by one thread and rounded once; parameters are shared out over all threads. A step
-stores as it goes and keeps the values it replaces; a model that got a value which is not finite has its own put back.
+Scalars of a model are computed in float64 by four threads, a quarter each, and rounded once; parameters are shared out over
+all threads. A step stores as it goes and keeps the values it replaces; a model that got a value which is not finite has its
+own put back.
 """
 
 from __future__ import annotations
