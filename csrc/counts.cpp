@@ -448,9 +448,10 @@ void add_optima() {
                            {out.data(), out.data() + 1, out.data() + 62}, 1, {}, nullptr);
     };
   });
-  const auto add_optimum = [](const std::string& name, Loss loss, std::int64_t n, std::int64_t m, const std::function<void(OptimumArgs<float>&)>& change) {
+  const auto add_optimum = [](const std::string& name, Loss loss, std::int64_t n, std::int64_t m, const std::function<void(OptimumArgs<float>&)>& change,
+                              std::int64_t p = 40) {
     add("optimum/float32/" + name, [=] {
-      auto q = std::make_shared<const Problem<float>>(n, 40, m, 15);
+      auto q = std::make_shared<const Problem<float>>(n, p, m, 15);
       auto call = std::make_shared<OptimumCall<float>>(*q, loss, false, 1);
       change(call->args);
       return [q, call] {
@@ -464,6 +465,10 @@ void add_optima() {
   add_optimum("coordinate_descent/models40", Loss::squared_error, 60, 40, [](auto& a) {
     for (std::size_t i = 0; i < a.l2.size(); ++i) a.l1.push_back(0.3 / static_cast<double>(1 + i / 5));
   });
+  add_optimum("elastic_net_path/models20", Loss::squared_error, 60, 20, [](auto& a) {
+    for (SplitSums& s : a.sums) s.comoment = nullptr;
+    for (std::size_t i = 0; i < a.l2.size(); ++i) a.l1.push_back(0.2 / static_cast<double>(1 + i / 5));
+  }, 150);
   add_optimum("proximal_newton/models20", Loss::log_loss, 300, 20, [](auto& a) {
     for (std::size_t i = 0; i < a.l2.size(); ++i) a.l1.push_back(0.05 / static_cast<double>(1 + i));
   });

@@ -76,17 +76,20 @@ Bytes gradient_bytes(const Problem<T>& q, Loss loss, bool weighted, bool with_fo
   return out;
 }
 
-enum class Method { lbfgs, newton, exact, elastic_net, proximal_newton };
+enum class Method { lbfgs, newton, exact, elastic_net, elastic_net_path, proximal_newton };
 
 template <class T>
 Bytes optimum_bytes(const Problem<T>& q, Method method, bool standardize, bool intercept, bool weighted, int n_threads) {
-  const bool squares = method == Method::exact || method == Method::elastic_net;
+  const bool path = method == Method::elastic_net_path, net = method == Method::elastic_net || path;
+  const bool squares = method == Method::exact || net;
   OptimumCall<T> call(q, squares ? Loss::squared_error : Loss::log_loss, weighted, n_threads);
   call.args.standardize = standardize;
   call.args.fit_intercept = intercept;
   call.args.exact = method == Method::exact;
   call.args.refresh = method == Method::newton ? 1 : 0;
-  const bool with_l1 = method == Method::elastic_net || method == Method::proximal_newton;
+  const bool with_l1 = net || method == Method::proximal_newton;
+  for (SplitSums& s : call.args.sums)
+    if (path) s.comoment = nullptr;
   for (std::int64_t i = 0; i < q.m && with_l1; ++i) call.args.l1.push_back((squares ? 0.2 : 0.05) / static_cast<double>(1 + i));
   if (method == Method::lbfgs && intercept) call.start_on_sample(q);
   const auto optimizer = make_optimizer(call.args);
@@ -258,7 +261,7 @@ void kernels(const char* type) {
           return gradient_bytes<T>(q, Loss::multinomial, flags & 1, flags & 2, (flags & 6) == 6, 1 + (flags & 1), outputs);
         });
       }
-    for (Method method : {Method::lbfgs, Method::newton, Method::exact, Method::elastic_net, Method::proximal_newton})
+    for (Method method : {Method::lbfgs, Method::newton, Method::exact, Method::elastic_net, Method::elastic_net_path, Method::proximal_newton})
       for (int flags = 0; flags < 8; ++flags)
         if (q.p <= 300 && due())
           same_on_all_levels("optimum " + name + " method " + std::to_string(static_cast<int>(method)) + " flags " + std::to_string(flags), [&] {

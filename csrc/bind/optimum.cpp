@@ -136,8 +136,7 @@ class BoundOptimizer {
     const double* means = read_array<double>(mean, "mean", {n_splits, p + 1});
     const double* scales = read_array<double>(scale, "scale", {n_splits, p});
     const double* comoments = comoment.is_none() ? nullptr : read_array<double>(comoment, "comoment", {n_splits, p + 1, p + 1});
-    const bool squares = exact || (!a.l1.empty() && a.loss == Loss::squared_error);
-    if (squares && comoments == nullptr) wrong_value("comoment", "None", "an array for exact and for l1 of squared_error");
+    if (exact && comoments == nullptr) wrong_value("comoment", "None", "an array for exact");
     for (std::int64_t s = 0; s < n_splits; ++s)
       a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1)});
     if (!scored.is_none()) {

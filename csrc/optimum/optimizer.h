@@ -96,6 +96,9 @@ template <class T>
 std::unique_ptr<Optimizer> make_elastic_net(OptimumArgs<T> args);
 
 template <class T>
+std::unique_ptr<Optimizer> make_elastic_net_path(OptimumArgs<T> args);  // without comoments
+
+template <class T>
 std::unique_ptr<Optimizer> make_proximal_newton(OptimumArgs<T> args);  // of log_loss
 
 template <class T>
@@ -105,7 +108,8 @@ template <class T>
 std::unique_ptr<Optimizer> make_optimizer(OptimumArgs<T> args) {
   if (!args.left_out.empty()) return make_leave_one_out(std::move(args));
   if (args.l1.empty()) return make_lbfgs(std::move(args));
-  return args.loss == Loss::log_loss ? make_proximal_newton(std::move(args)) : make_elastic_net(std::move(args));
+  if (args.loss == Loss::log_loss) return make_proximal_newton(std::move(args));
+  return args.sums.front().comoment != nullptr ? make_elastic_net(std::move(args)) : make_elastic_net_path(std::move(args));
 }
 
 }  // namespace gradfold

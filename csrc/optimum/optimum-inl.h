@@ -247,6 +247,59 @@ inline void group_residual(const double* gram, std::int64_t size, const std::int
   }
 }
 
+// ---- one model, lanes are rows ----
+
+template <int NC>
+void column_products(const double* x, const double* const* columns, std::int64_t n, double* out) {
+  Lanes::V sum[NC][kParts];
+#pragma GCC unroll 4
+  for (int c = 0; c < NC; ++c)
+    for (int v = 0; v < kParts; ++v) sum[c][v] = Lanes::zero();
+  for (std::int64_t i = 0; i < n; i += kGroup)
+    for (int v = 0; v < kParts; ++v) {
+      const auto own = Lanes::load(x + i + v * Lanes::N);
+#pragma GCC unroll 4
+      for (int c = 0; c < NC; ++c) sum[c][v] = Lanes::fma(own, Lanes::load(columns[c] + i + v * Lanes::N), sum[c][v]);
+    }
+  for (int c = 0; c < NC; ++c) {
+    alignas(64) double parts[kGroup];
+    for (int v = 0; v < kParts; ++v) Lanes::store(parts + v * Lanes::N, sum[c][v]);
+    double total = 0;
+    for (const double part : parts) total += part;
+    out[c] = total;
+  }
+}
+
+inline void products(const double* x, const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out) {
+  std::int64_t c = 0;
+  for (; c + 4 <= n_columns; c += 4) column_products<4>(x, columns + c, n, out + c);
+  for (; c < n_columns; ++c) column_products<1>(x, columns + c, n, out + c);
+}
+
+// Rows [i, i + 4) and kGroup columns from j on.
+inline void row_products_tile(const double* const* columns, std::int64_t n_columns, std::int64_t n, std::int64_t i, std::int64_t j, double* out) {
+  Lanes::V sum[4][kParts];
+  for (auto& row : sum)
+    for (auto& s : row) s = Lanes::zero();
+  for (std::int64_t c = 0; c < n_columns; ++c) {
+    const double* const column = columns[c];
+    Lanes::V right[kParts];
+    for (int v = 0; v < kParts; ++v) right[v] = Lanes::load(column + j + v * Lanes::N);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+      const auto left = Lanes::set1(column[i + r]);
+      for (int v = 0; v < kParts; ++v) sum[r][v] = Lanes::fma(left, right[v], sum[r][v]);
+    }
+  }
+  for (int r = 0; r < 4; ++r)
+    for (int v = 0; v < kParts; ++v) Lanes::store(out + (i + r) * n + j + v * Lanes::N, sum[r][v]);
+}
+
+inline void row_products(const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out) {
+  for (std::int64_t i = 0; i < n; i += 4)
+    for (std::int64_t j = i / kGroup * kGroup; j < n; j += kGroup) row_products_tile(columns, n_columns, n, i, j, out);
+}
+
 // ---- one model, lanes are coordinates ----
 
 inline void subtract_product(double factor, const double* x, std::int64_t n, double* y) {
@@ -274,19 +327,20 @@ inline void model_sweep(const ModelSweep& task) {
 
 // What `NK` finished rows from k on take from the rows below them, element by element in the order of k.
 template <int NK>
-void take_rows(double* a, std::int64_t k, std::int64_t first, std::int64_t n, std::int64_t stride) {
-  for (std::int64_t i = first; i < n; ++i) {
+void take_rows(double* a, std::int64_t k, std::int64_t first, std::int64_t last, std::int64_t n, std::int64_t stride) {
+  const std::int64_t end = (n + kGroup - 1) / kGroup * kGroup;
+  for (std::int64_t i = first; i < last; ++i) {
     Lanes::V factor[NK];
     const double* from[NK];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < NK; ++r) {
       from[r] = a + (k + r) * stride;
       factor[r] = Lanes::set1(from[r][i]);
     }
     double* to = a + i * stride;
-    for (std::int64_t j = i / kGroup * kGroup; j < stride; j += Lanes::N) {
+    for (std::int64_t j = i / kGroup * kGroup; j < end; j += Lanes::N) {
       auto sum = Lanes::load(to + j);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < NK; ++r) sum = Lanes::fnma(factor[r], Lanes::load(from[r] + j), sum);
       Lanes::store(to + j, sum);
     }
@@ -294,7 +348,8 @@ void take_rows(double* a, std::int64_t k, std::int64_t first, std::int64_t n, st
 }
 
 inline std::int64_t model_factor(double* a, std::int64_t n, std::int64_t stride, double drop, double* diagonal) {
-  constexpr std::int64_t kRows = 4;
+  constexpr std::int64_t kRows = 8;
+  const std::int64_t end = (n + kGroup - 1) / kGroup * kGroup;
   std::int64_t dropped = 0;
   for (std::int64_t i = 0; i < n; ++i) diagonal[i] = a[i * stride + i];
   for (std::int64_t k = 0; k < n; k += kRows) {
@@ -306,29 +361,47 @@ inline std::int64_t model_factor(double* a, std::int64_t n, std::int64_t stride,
       dropped += stays ? 0 : 1;
       const double inverse = stays ? 1.0 / __builtin_sqrt(pivot) : 0.0;
       const auto by = Lanes::set1(inverse);
-      for (std::int64_t j = i / kGroup * kGroup; j < stride; j += Lanes::N) Lanes::store(row + j, Lanes::mul(Lanes::load(row + j), by));
+      for (std::int64_t j = i / kGroup * kGroup; j < end; j += Lanes::N) Lanes::store(row + j, Lanes::mul(Lanes::load(row + j), by));
       row[i] = inverse;
-      take_rows<1>(a, i, i + 1, k + rows, stride);
+      take_rows<1>(a, i, i + 1, k + rows, n, stride);
     }
-    if (rows == kRows) take_rows<kRows>(a, k, k + kRows, n, stride);
+    if (rows == kRows) take_rows<kRows>(a, k, k + kRows, n, n, stride);
   }
   return dropped;
 }
 
-inline void model_solve(const double* factor, std::int64_t n, std::int64_t stride, double* b) {
+inline void model_forward(const double* factor, std::int64_t n, std::int64_t stride, double* b) {
+  const std::int64_t end = (n + kGroup - 1) / kGroup * kGroup;
   for (std::int64_t k = 0; k < n; ++k) {
     const double* row = factor + k * stride;
     b[k] *= row[k];
     const std::int64_t begin = k / kGroup * kGroup;
     double known[kGroup];  // whole vectors go below the diagonal, too
     for (std::int64_t i = begin; i <= k; ++i) known[i - begin] = b[i];
-    subtract_product(b[k], row + begin, stride - begin, b + begin);
+    subtract_product(b[k], row + begin, end - begin, b + begin);
     for (std::int64_t i = begin; i <= k; ++i) b[i] = known[i - begin];
   }
+}
+
+inline void model_solve(const double* factor, std::int64_t n, std::int64_t stride, double* b) {
+  model_forward(factor, n, stride, b);
+  const std::int64_t whole = n / kGroup * kGroup;
   for (std::int64_t k = n - 1; k >= 0; --k) {
     const double* row = factor + k * stride;
+    const std::int64_t begin = (k + kGroup) / kGroup * kGroup;  // of the first whole group
+    alignas(64) double parts[kGroup] = {};
+    auto add = [&](std::int64_t j, std::int64_t last) {
+      for (; j < last; ++j) parts[j % kGroup] = __builtin_fma(row[j], b[j], parts[j % kGroup]);
+    };
+    add(k + 1, begin < n ? begin : n);
+    for (int v = 0; v < kParts && begin < whole; ++v) {
+      auto sum = Lanes::load(parts + v * Lanes::N);
+      for (std::int64_t j = begin + v * Lanes::N; j < whole; j += kGroup) sum = Lanes::fma(Lanes::load(row + j), Lanes::load(b + j), sum);
+      Lanes::store(parts + v * Lanes::N, sum);
+    }
+    if (begin <= whole) add(whole, n);
     double sum = 0;
-    for (std::int64_t j = k + 1; j < n; ++j) sum += row[j] * b[j];
+    for (const double part : parts) sum += part;
     b[k] = (b[k] - sum) * row[k];
   }
 }
@@ -340,6 +413,6 @@ inline void model_solve(const double* factor, std::int64_t n, std::int64_t strid
   namespace gradfold {                                                                                                       \
   extern const OptimumKernels optimum_##level;                                                                               \
   const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor,                   \
-                                          &group_solve<false>, &group_solve<true>, &group_sweep, &group_residual,            \
-                                          &model_sweep, &subtract_product, &model_factor, &model_solve};                     \
+                                          &group_solve<false>, &group_solve<true>, &group_sweep, &group_residual, &products, &row_products, \
+                                          &model_sweep, &subtract_product, &model_factor, &model_forward, &model_solve};     \
   }

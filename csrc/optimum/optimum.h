@@ -64,6 +64,13 @@ struct OptimumKernels {
   void (*residual)(const double* gram, std::int64_t size, const std::int64_t* list, std::int64_t n, const double* v, const double* c,
                    double* q);
 
+  // out[c] = sum of x[i] * columns[c][i] for i below n, a multiple of kGroup: kGroup sums of every kGroup-th product, one FMA each from
+  // +0, added in order.
+  void (*products)(const double* x, const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out);
+  // out[i][j] = sum of columns[c][i] * columns[c][j] over c in order, one FMA each from +0, for j >= i below n, a multiple of kGroup; what is
+  // below the diagonal is anything.
+  void (*row_products)(const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out);
+
   // Of one model, whose lanes are coordinates.
   // Coordinates in order: v = soft(matrix v + q, l1) / (matrix + l2), products and sums rounded one by one; then what moved, times the
   // coordinate's row, is taken from q, one FMA each. A coordinate whose divisor is not above 0 stays.
@@ -75,8 +82,11 @@ struct OptimumKernels {
   // i - 1, one FMA each, times the reciprocal of u[i][i]. Pivots are dropped as in `factor`, whose row is then 0.
   // Returns how many. `diagonal` [n] is overwritten.
   std::int64_t (*model_factor)(double* a, std::int64_t n, std::int64_t stride, double drop, double* diagonal);
-  // b [stride] becomes the solution of U'U x = b: forward one FMA each, k ascending; backward from +0, products and sums rounded one by
-  // one, j ascending, then taken from b. What is from n on becomes anything.
+  // b, of as many elements as whole groups hold n, becomes the solution of U' x = b: one FMA each, k ascending. What is from n on becomes
+  // anything.
+  void (*model_forward)(const double* factor, std::int64_t n, std::int64_t stride, double* b);
+  // b becomes the solution of U'U x = b: forward, then backward, where a sum is kGroup sums of every kGroup-th column j of the row, one FMA
+  // each from +0, added in order, then taken from b.
   void (*model_solve)(const double* factor, std::int64_t n, std::int64_t stride, double* b);
 };
 

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "optimum/hessian.h"
+#include "optimum/quadratic.h"
 #include "simd/simd.h"
 
 namespace gradfold {
@@ -40,222 +41,7 @@ constexpr std::int64_t kMostColumns = 5000;   // of any: a Hessian of 200 MB
 constexpr double kNear = 0.8;                 // of l1: gradients of columns that fill what is left of a working set
 constexpr double kKeep = 0.2;                 // a Hessian serves again where the violation has fallen to this share
 
-// The quadratic is solved to this share of the violation at its start.
-constexpr double kInner = 1e-2;
-constexpr int kSweeps = 8;            // before the equations of the support are solved, and a sixth of its columns
-constexpr int kSolutions = 25;        // of supports, before they are sought from 0, and there at each l1 but the last
-constexpr int kMostSolutions = 200;
-constexpr std::int64_t kAtOnce = 8;   // an eighth of a support's columns join it at once
-constexpr double kLower = 3;          // the factor between two l1 of the way from 0
-constexpr double kTrace = 1e-10;      // of the largest diagonal element, where the equations of a support have no one solution
 constexpr double kBend = 1e-14;       // of the Hessian at 0, in every Hessian
-constexpr double kNoise = 16 * std::numeric_limits<double>::epsilon();
-
-std::int64_t whole_groups(std::int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
-
-double sign_of(double v) { return v > 0 ? 1.0 : -1.0; }
-
-// How far a coordinate is from the condition of optimality; `pull` is minus the derivative of all but l1.
-double violation(double v, double pull, double l1) {
-  return v == 0 ? std::max(0.0, std::abs(pull) - l1) : std::abs(pull - l1 * sign_of(v));
-}
-
-// The minimum of ½ d' matrix d − q' d + l1 |v + d| + ½ l2 |v + d|², by coordinate descent; v becomes v + d, q what is left of it.
-// Where it is slow, as with columns that are nearly the same, the equations of the weights that are not 0, with their signs, are
-// solved in turn: weights that would change their signs become 0, and when none does, some that are 0 join (H. Lee, A. Battle, R. Raina,
-// A. Y. Ng, "Efficient sparse coding algorithms", 2007, whose feature-sign search takes one at a time).
-class Quadratic {
- public:
-  Quadratic(const OptimumKernels& kernels, const double* matrix, std::int64_t n, std::int64_t stride, double l1, double l2)
-      : kernels_(kernels), matrix_(matrix), n_(n), stride_(stride), l1_(l1), l2_(l2) {}
-
-  template <class Stop>
-  void minimize(double* v, double* q, Stop&& stopped) {
-    const double start = worst(v, q), target = std::max(kInner * kInner * start, noise(v, q));
-    if (!(start > target)) return;
-    AlignedArray<double> c(stride_);  // q for v = 0
-    std::copy_n(q, n_, c.get());
-    for (std::int64_t a = 0; a < n_; ++a)
-      if (v[a] != 0) kernels_.subtract_product(-v[a], matrix_ + a * stride_, stride_, c.get());
-    if (sweeps(v, q, target, stopped) || supports(v, q, c.get(), target, kSolutions, stopped) || l1_ == 0 || stopped()) return;
-    // With too many weights none of which is far from 0 it is long to the end. From 0 and down from a large l1 there are few.
-    AlignedArray<double> own(stride_), own_q(stride_);
-    double most = 0;
-    for (std::int64_t a = 0; a < n_; ++a) {
-      own_q[a] = c[a];
-      most = std::max(most, std::abs(c[a]));
-    }
-    const double l1 = l1_;
-    for (l1_ = std::max(l1, most / kLower); l1_ > l1 && !stopped(); l1_ = std::max(l1, l1_ / kLower)) {
-      enter(own.get(), own_q.get());
-      supports(own.get(), own_q.get(), c.get(), std::max(target, kInner * worst(own.get(), own_q.get())), kSolutions, stopped);
-    }
-    l1_ = l1;
-    enter(own.get(), own_q.get());
-    supports(own.get(), own_q.get(), c.get(), target, kMostSolutions, stopped);
-    if (!(value(own.get(), own_q.get(), c.get()) < value(v, q, c.get()))) return;
-    std::copy_n(own.get(), n_, v);
-    std::copy_n(own_q.get(), n_, q);
-  }
-
- private:
-  // Whether sweeps came to the target.
-  template <class Stop>
-  bool sweeps(double* v, double* q, double target, Stop&& stopped) {
-    for (std::int64_t sweep = 0; sweep < kSweeps + support(v) / 6 && !stopped(); ++sweep) {
-      kernels_.model_sweep({n_, stride_, matrix_, l1_, l2_, v, q});
-      if (!(worst(v, q) > target)) return true;  // or NaN
-    }
-    return false;
-  }
-
-  // Whether the equations of supports came to the target, or to the end up to rounding, `most` of them at most.
-  template <class Stop>
-  bool supports(double* v, double* q, const double* c, double target, int most, Stop&& stopped) {
-    for (int solution = 0; worst(v, q) > target; ++solution) {
-      if (solution == most || stopped()) return false;
-      const bool whole = solve_support(v, q);
-      std::copy_n(c, stride_, q);
-      for (std::int64_t a = 0; a < n_; ++a)
-        if (v[a] != 0) kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
-      if (whole && !enter(v, q)) return true;
-    }
-    return true;
-  }
-
-  // Of the quadratic with its penalties, less what it is at v = 0.
-  double value(const double* v, const double* q, const double* c) const {
-    double sum = 0;
-    for (std::int64_t a = 0; a < n_; ++a) sum += l1_ * std::abs(v[a]) + 0.5 * v[a] * (l2_ * v[a] - c[a] - q[a]);
-    return sum;
-  }
-  double divisor(std::int64_t a) const { return matrix_[a * stride_ + a] + l2_; }
-
-  // The largest decrease, times 2, that one coordinate could bring.
-  double worst(const double* v, const double* q) const {
-    double most = 0;
-    for (std::int64_t a = 0; a < n_; ++a) {
-      if (!(divisor(a) > 0)) continue;
-      const double own = violation(v[a], q[a] - l2_ * v[a], l1_);
-      const double decrease = own * own / divisor(a);
-      if (!(decrease <= most)) most = decrease;
-    }
-    return most;
-  }
-  // What rounding leaves of it.
-  double noise(const double* v, const double* q) const {
-    double most = 0;
-    for (std::int64_t a = 0; a < n_; ++a) {
-      if (!(divisor(a) > 0)) continue;
-      const double own = kNoise * (std::abs(q[a]) + l1_ + divisor(a) * std::abs(v[a]));
-      most = std::max(most, own * own / divisor(a));
-    }
-    return most;
-  }
-  // Whether some of the weights that are 0 want to be none, and those that do so most, each on its own.
-  bool enter(double* v, double* q) const {
-    std::vector<std::pair<double, std::int64_t>> wanting;
-    for (std::int64_t a = 0; a < n_; ++a)
-      if (v[a] == 0 && divisor(a) > 0 && std::abs(q[a]) > l1_) {
-        const double own = std::abs(q[a]) - l1_;
-        wanting.push_back({-(own * own / divisor(a)), a});
-      }
-    std::sort(wanting.begin(), wanting.end());
-    const std::size_t most = static_cast<std::size_t>(1 + support(v) / kAtOnce);
-    for (std::size_t i = 0; i < wanting.size() && i < most; ++i) {
-      const std::int64_t a = wanting[i].second;
-      const double beyond = std::abs(q[a]) - l1_;
-      if (!(beyond > 0)) continue;  // those before have done enough
-      v[a] = sign_of(q[a]) * beyond / divisor(a);
-      kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
-    }
-    return !wanting.empty();
-  }
-  std::int64_t support(const double* v) const {
-    std::int64_t n = 0;
-    for (std::int64_t a = 0; a < n_; ++a) n += v[a] != 0;
-    return n;
-  }
-
-  // Whether the solution was reached.
-  bool solve_support(double* v, const double* q) {
-    std::vector<std::int64_t> own;
-    for (std::int64_t a = 0; a < n_; ++a)
-      if (v[a] != 0 && divisor(a) > 0) own.push_back(a);
-    const std::int64_t n = static_cast<std::int64_t>(own.size()), stride = whole_groups(n);
-    AlignedArray<double> factor(n * stride), x(stride), diagonal(n);
-    // A support of more columns than there are rows, or of copies, has no one solution: a trace of l2 picks one.
-    double trace = 0;
-    for (int attempt = 0; attempt < 2; ++attempt) {
-      double largest = 0;
-      for (std::int64_t i = 0; i < n; ++i) {
-        const double* from = matrix_ + own[i] * stride_;
-        double* to = factor.get() + i * stride;
-        for (std::int64_t j = i; j < n; ++j) to[j] = from[own[j]];
-        largest = std::max(largest, to[i]);
-        to[i] += l2_ + trace;
-        for (std::int64_t j = n; j < stride; ++j) to[j] = 0;
-      }
-      if (kernels_.model_factor(factor.get(), n, stride, drop_limit(n), diagonal.get()) == 0) break;
-      trace = kTrace * largest;
-    }
-    for (std::int64_t i = 0; i < n; ++i) x[i] = q[own[i]] - l2_ * v[own[i]] - l1_ * sign_of(v[own[i]]);
-    for (std::int64_t i = n; i < stride; ++i) x[i] = 0;
-    kernels_.model_solve(factor.get(), n, stride, x.get());
-    double way = 1;  // to the first weight that changes its sign
-    for (std::int64_t i = 0; i < n; ++i) {
-      const double before = v[own[i]];
-      if (!std::isfinite(x[i])) return false;
-      if (crosses(before, before + x[i])) way = std::min(way, -before / x[i]);
-    }
-    // The step to `share` of the way to the solution, where weights that would change their signs end at 0.
-    AlignedArray<double> step(n), first(n);
-    auto go = [&](double share) {
-      for (std::int64_t i = 0; i < n; ++i) {
-        const double before = v[own[i]], after = before + share * x[i];
-        step[i] = crosses(before, after) ? -before : share * x[i];
-      }
-    };
-    // What the quadratic loses by it.
-    auto lost = [&] {
-      double sum = 0;
-      for (std::int64_t i = 0; i < n; ++i) {
-        const double* from = matrix_ + own[i] * stride_;
-        double product = 0;
-        for (std::int64_t j = 0; j < n; ++j) product += from[own[j]] * step[j];
-        const double before = v[own[i]], now = before + step[i];
-        sum += step[i] * (q[own[i]] - 0.5 * product - l2_ * (before + 0.5 * step[i])) - l1_ * (std::abs(now) - std::abs(before));
-      }
-      return sum;
-    };
-    bool further = way == 1;
-    if (further) {
-      go(1.0);
-    } else {
-      // To the first of them the quadratic falls for sure; further on, with all that have turned at 0, most often more.
-      for (std::int64_t i = 0; i < n; ++i) {
-        const double before = v[own[i]];
-        step[i] = crosses(before, before + x[i]) && -before / x[i] <= way ? -before : way * x[i];
-      }
-      const double least = lost();
-      std::copy_n(step.get(), n, first.get());
-      for (double share = 1; share > way && !further; share /= 2) {
-        go(share);
-        further = lost() >= least;
-      }
-    }
-    if (!further) std::swap(step, first);
-    for (std::int64_t i = 0; i < n; ++i) v[own[i]] = step[i] == -v[own[i]] ? 0.0 : v[own[i]] + step[i];
-    return way == 1;
-  }
-  bool crosses(double before, double after) const { return l1_ > 0 && (before > 0 ? after <= 0 : after >= 0); }
-
-  const OptimumKernels& kernels_;
-  const double* const matrix_;
-  const std::int64_t n_, stride_;
-  double l1_;
-  const double l2_;
-};
 
 template <class T>
 class ProximalNewton final : public ModelsAtOptimum<T> {
@@ -628,7 +414,8 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
       v[j] = model.at[model.columns[j]];
       q[j] = std::fma(model.offset[j], gb, -model.gradient[model.columns[j]]);
     }
-    Quadratic(kernels_, model.matrix.get(), k, model.stride, l1, l2).minimize(v.get(), q.get(), [this] { return cancelled(); });
+    SupportFactor factor(kernels_);
+    Quadratic(kernels_, model.matrix.get(), k, model.stride, l1, l2, factor).minimize(v.get(), q.get(), [this] { return cancelled(); });
     if (cancelled()) return;
     std::fill_n(model.direction.get(), size_, 0.0);
     double slope = 0, shift = model.level > 0 ? -gb / model.level : 0.0;

@@ -64,6 +64,72 @@ void moment_sums(const typename L::T* const* x, const double* weight, std::int64
     moment_sums_of<L, false>(x, weight, n_rows, n_features, nullptr, out);
 }
 
+// Adds NR rows to NS sums of the columns [first, last).
+template <class L, int NS, int NR>
+void add_centred(const typename L::T* const* x, const double* const* weight, std::int64_t row, std::int64_t first, std::int64_t last,
+                 const double* mean, double* const* out) {
+  using D = typename L::Wide;
+  typename D::V w[NS][NR];
+#pragma GCC unroll 4
+  for (int k = 0; k < NS; ++k)
+#pragma GCC unroll 4
+    for (int r = 0; r < NR; ++r) w[k][r] = D::set1(weight[k][row + r]);
+  std::int64_t f = first;
+  for (; f + L::N <= last; f += L::N) {
+    typename D::V sum[NS][L::kWide], centre[L::kWide];
+#pragma GCC unroll 2
+    for (int h = 0; h < L::kWide; ++h) {
+      centre[h] = D::load(mean + f + h * D::N);
+#pragma GCC unroll 4
+      for (int k = 0; k < NS; ++k) sum[k][h] = D::load(out[k] + f + h * D::N);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < NR; ++r) {
+      typename D::V v[L::kWide];
+      load_wide<L>(x[row + r] + f, v);
+#pragma GCC unroll 2
+      for (int h = 0; h < L::kWide; ++h) {
+        const auto d = D::sub(v[h], centre[h]);
+#pragma GCC unroll 4
+        for (int k = 0; k < NS; ++k) sum[k][h] = D::fma(w[k][r], d, sum[k][h]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < NS; ++k)
+      for (int h = 0; h < L::kWide; ++h) D::store(out[k] + f + h * D::N, sum[k][h]);
+  }
+  for (; f < last; ++f)
+    for (int r = 0; r < NR; ++r)
+      for (int k = 0; k < NS; ++k) out[k][f] = __builtin_fma(weight[k][row + r], static_cast<double>(x[row + r][f]) - mean[f], out[k][f]);
+}
+
+template <class L, int NS>
+void centred_sums(const typename L::T* const* x, const double* const* weight, std::int64_t n_rows, std::int64_t n_features,
+                  const double* mean, double* const* out) {
+  constexpr std::int64_t kBlock = 512;  // columns whose sums stay in the first-level cache while all rows go by
+  constexpr int kRows = 4;
+  for (int k = 0; k < NS; ++k)
+    for (std::int64_t f = 0; f < n_features; ++f) out[k][f] = 0;
+  for (std::int64_t first = 0; first < n_features; first += kBlock) {
+    const std::int64_t last = first + kBlock < n_features ? first + kBlock : n_features;
+    std::int64_t row = 0;
+    for (; row + kRows <= n_rows; row += kRows) add_centred<L, NS, kRows>(x, weight, row, first, last, mean, out);
+    for (; row < n_rows; ++row) add_centred<L, NS, 1>(x, weight, row, first, last, mean, out);
+  }
+}
+
+template <class L>
+void moment_centred(const typename L::T* const* x, const double* const* weight, std::int64_t n_sums, std::int64_t n_rows,
+                    std::int64_t n_features, const double* mean, double* const* out) {
+  std::int64_t k = 0;
+  for (; k + 4 <= n_sums; k += 4) centred_sums<L, 4>(x, weight + k, n_rows, n_features, mean, out + k);
+  if (k + 2 <= n_sums) {
+    centred_sums<L, 2>(x, weight + k, n_rows, n_features, mean, out + k);
+    k += 2;
+  }
+  if (k < n_sums) centred_sums<L, 1>(x, weight + k, n_rows, n_features, mean, out + k);
+}
+
 }  // namespace
 }  // namespace gradfold
 
@@ -71,6 +137,6 @@ void moment_sums(const typename L::T* const* x, const double* weight, std::int64
   namespace gradfold {                                                       \
   extern const MomentKernels<float> moments_f32_##level;                     \
   extern const MomentKernels<double> moments_f64_##level;                    \
-  const MomentKernels<float> moments_f32_##level = {&moment_sums<F32>};      \
-  const MomentKernels<double> moments_f64_##level = {&moment_sums<F64>};     \
+  const MomentKernels<float> moments_f32_##level = {&moment_sums<F32>, &moment_centred<F32>};      \
+  const MomentKernels<double> moments_f64_##level = {&moment_sums<F64>, &moment_centred<F64>};     \
   }

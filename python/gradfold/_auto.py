@@ -21,7 +21,7 @@ _WITH_L1 = "coordinate-descent"  # the solver that takes it
 _MOST_FOR_CHOLESKY = 1000  # features up to which normal equations are the quicker way
 
 
-def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_features: int, device: str) -> str:
+def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_rows: int, n_features: int, device: str) -> str:
     """Put solvers in the place of "auto"; what `Run.solver_reason` says of it.
 
     Parameters
@@ -38,7 +38,7 @@ def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str],
         return "asked for"
     by_name = [str(row["solver"]) for row in params if row["solver"] != "auto"]
     started = given["coef_init"] is not None or given["intercept_init"] is not None
-    against = _against(rows, by_name, given, asked, device, n_features, started)
+    against = _against(rows, by_name, given, asked, device, n_rows, n_features, started)
     if against is not None:
         for name, default in _optimum_check.OF_OPTIMA.items():
             if given[name] != default:
@@ -57,7 +57,14 @@ def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str],
 
 
 def _against(
-    rows: list[dict[str, Any]], by_name: list[str], given: dict[str, Any], asked: set[str], device: str, n_features: int, started: bool
+    rows: list[dict[str, Any]],
+    by_name: list[str],
+    given: dict[str, Any],
+    asked: set[str],
+    device: str,
+    n_rows: int,
+    n_features: int,
+    started: bool,
 ) -> str | None:
     """Why the models cannot, or are not meant to, go to their optima; None if they can."""
     if by_name:
@@ -73,8 +80,8 @@ def _against(
         if started:
             return "coordinate-descent, which l1 needs, takes no start"
         most = _optimum_check.MOST_OF_GRAM
-        if n_features > most and any(_optimum.from_gram(_WITH_L1, row["loss"]) for row in rows):
-            return f"coordinate-descent, which l1 needs, is for {most} features at most with squared_error"
+        if n_features > most and any(_optimum.from_gram(_WITH_L1, row["loss"], n_rows, n_features) for row in rows):
+            return f"coordinate-descent, which l1 needs, is for {most} features at most with squared_error, or more features than rows"
     return next(filter(None, (_loss_against(str(row["loss"]), row["l1"] > 0) for row in rows)), None)
 
 

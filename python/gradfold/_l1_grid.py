@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _check, _target
-from gradfold._moments import of_all
+from gradfold._moments import with_target
 
 
 def l1_grid(
@@ -75,13 +75,11 @@ def l1_grid(
         raise ValueError(f"loss: got {target.loss!r}, wanted 'squared_error' or 'log_loss'")
     # The gradient of log_loss at 0 and the best intercept is the mean of (share of ones − y) · x, y being 0 or 1.
     values = target.y if target.loss == "squared_error" else (target.y > 0).astype(data.dtype)
-    sums = of_all(data, values, sample_weight, threads)
-    gradient = sums.comoment[:-1, -1] / sums.weight
+    gradient, mean, scale = with_target(data, values, sample_weight, threads)
     if not with_intercept and not scaled:
         middle = 0.0 if target.loss == "squared_error" else 0.5  # without an intercept log_loss starts from one half
-        gradient = gradient + sums.mean[:-1] * (sums.mean[-1] - middle)
+        gradient = gradient + mean[:-1] * (mean[-1] - middle)
     if scaled:
-        scale = sums.scales(len(data))
         gradient = np.where(scale > 0, gradient / np.where(scale > 0, scale, 1.0), 0.0)
     first = float(np.abs(gradient).max(initial=0.0))
     if not 0 < first < np.inf:

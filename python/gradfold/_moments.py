@@ -118,6 +118,23 @@ class Moments:
         return [Sums(float(w), m, c) for w, m, c in zip(weight, mean, comoment, strict=True)]
 
 
+_EVERYTHING = np.array([[[0, 0, 0, 0, 1]]], np.int64)  # the one condition of a split that trains on all rows, whose ids are 0
+
+
+def _checked(X: Array, sample_weight: object, n_threads: int) -> Array | None:
+    """The weights; both are checked."""
+    _check.finite("X", X, n_threads)
+    if len(X) < 2:
+        raise ValueError(f"X: got {len(X)} rows, wanted at least two")
+    if sample_weight is None:
+        return None
+    weight = _check.per_row("sample_weight", sample_weight, len(X), X.dtype)
+    weight = _check.weights("sample_weight", weight, n_threads, check_finite=True)
+    if not (weight > 0).any():
+        raise ValueError("sample_weight: got no weight above 0, wanted at least one")
+    return weight
+
+
 def of_all(X: Array, y: Array, sample_weight: object, n_threads: int) -> Sums:
     """Of all rows of positive weight; X and the weights are checked.
 
@@ -126,17 +143,29 @@ def of_all(X: Array, y: Array, sample_weight: object, n_threads: int) -> Sums:
     ValueError
         Values that are not finite, fewer than two rows, or no weight above 0.
     """
-    _check.finite("X", X, n_threads)
-    if len(X) < 2:
-        raise ValueError(f"X: got {len(X)} rows, wanted at least two")
-    weight = None
-    if sample_weight is not None:
-        weight = _check.per_row("sample_weight", sample_weight, len(X), X.dtype)
-        weight = _check.weights("sample_weight", weight, n_threads, check_finite=True)
-        if not (weight > 0).any():
-            raise ValueError("sample_weight: got no weight above 0, wanted at least one")
-    everything = np.zeros((1, len(X)), np.uint8), np.array([[[0, 0, 0, 0, 1]]], np.int64)
-    return Moments(X, y, weight, *everything, n_threads).of(0)
+    weight = _checked(X, sample_weight, n_threads)
+    return Moments(X, y, weight, np.zeros((1, len(X)), np.uint8), _EVERYTHING, n_threads).of(0)
+
+
+def with_target(X: Array, y: Array, sample_weight: object, n_threads: int) -> tuple[Array, Array, Array]:
+    """The comoment of each feature with y per unit of weight, the means (y's last) and the scales; raises as `of_all`.
+
+    Where there are more features than rows, without their comoments with each other.
+    """
+    if X.shape[1] <= len(X):
+        sums = of_all(X, y, sample_weight, n_threads)
+        return sums.comoment[:-1, -1] / sums.weight, sums.mean, sums.scales(len(X))
+    weight = _checked(X, sample_weight, n_threads)
+    ids = np.zeros((1, len(X)), np.uint8)
+    total, means, scales = _core.optimum.split_moments(X, weight, ids, _EVERYTHING, np.zeros(1, np.int64), n_threads)
+    share = (np.ones(len(X)) if weight is None else weight.astype(np.float64)) / total[0]
+    target = y.astype(np.float64)
+    mean_y = float(share @ target)
+    pull = share * (target - mean_y)
+    out = np.zeros(X.shape[1])
+    for row in np.flatnonzero(pull).tolist():
+        out += pull[row] * (X[row] - means[0])
+    return out, np.append(means[0], mean_y), scales[0]
 
 
 def trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:

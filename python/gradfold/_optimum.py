@@ -47,9 +47,9 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
     return n_features <= _MOST_FEATURES and n_features**2 <= _PASSES * n_rows
 
 
-def from_gram(solver: str, loss: str) -> bool:
+def from_gram(solver: str, loss: str, n_rows: int, n_features: int) -> bool:
     """Whether a solver goes by the Gram matrices of splits, instead of passes over X."""
-    return solver == "cholesky" or (solver == "coordinate-descent" and loss == "squared_error")
+    return solver == "cholesky" or (solver == "coordinate-descent" and loss == "squared_error" and n_features <= n_rows)
 
 
 def refresh(solver: str, loss: str, n_features: int) -> int:
@@ -251,7 +251,7 @@ class Trainer:
     def _curvature(self) -> bool:
         solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
         if solver == "coordinate-descent":
-            return from_gram(solver, loss)
+            return from_gram(solver, loss, *self.problem.data.shape)
         return solver != "lbfgs" or uses_curvature(*self.problem.data.shape)
 
     @property
@@ -259,7 +259,7 @@ class Trainer:
         """Whether the moments that training rows are added up from say all that a held-out loss is made of."""
         own = self.own.held_out_weight
         same = own is None or own is self.own.sample_weight
-        return self.rows[0]["loss"] == "squared_error" and self.problem.validation is None and same
+        return self._curvature and self.rows[0]["loss"] == "squared_error" and self.problem.validation is None and same
 
     def _blocks(self) -> list[Array]:
         """Models that go together, those of a split side by side: their panels skip the rows that none of them uses."""
@@ -267,7 +267,7 @@ class Trainer:
         n_features, outputs = X.shape[1], max(1, *self.problem.outputs, 1)
         doubles = (8 + 2 * _HISTORY) * (n_features + 1) * outputs
         solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
-        if from_gram(solver, loss):  # what else they need is made for a few models at a time
+        if from_gram(solver, loss, *X.shape) or (solver == "coordinate-descent" and loss == "squared_error"):  # what else they need is made for a few models at a time
             doubles = 2 * (n_features + 1)
         elif solver == "coordinate-descent":
             # The Hessian of a working set: twice a support, which with l1 has no more columns than there are rows.

@@ -98,10 +98,10 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     return True
 
 
-def check_losses(params: list[dict[str, Any]], n_features: int) -> None:
+def check_losses(params: list[dict[str, Any]], n_rows: int, n_features: int) -> None:
     """Refuse losses that have no second derivative, or that are not what an exact solver solves, and too many features."""
     for row in params:
-        whole = row["solver"] == "newton-cholesky" or from_gram(row["solver"], row["loss"])
+        whole = row["solver"] == "newton-cholesky" or from_gram(row["solver"], row["loss"], n_rows, n_features)
         if whole and n_features > MOST_OF_GRAM:
             raise ValueError(
                 f"X: got {n_features} features with solver={row['solver']!r}, which holds their Gram matrix; wanted at most "

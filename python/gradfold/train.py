@@ -366,13 +366,13 @@ def fit(
             )  # fmt: skip
             _settle_losses(params, problem, control)
             fitter.solver_reason = _auto.settle(
-                params, given, set() if table is None else set(table.names), problem.data.shape[1], where
+                params, given, set() if table is None else set(table.names), *problem.data.shape, where
             )
             _settle_rates(params)
             if _optimum_check.check(params, given, where):
                 settings.epochs = 1
             if params[0]["solver"] in _optimum.SOLVERS:
-                _optimum_check.check_losses(params, problem.data.shape[1])
+                _optimum_check.check_losses(params, *problem.data.shape)
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not control.refit:
                 raise ValueError(

@@ -1,0 +1,367 @@
+// A quadratic with l1 and l2, of one model: what proximal Newton makes of a loss, and what squared error is.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "gradient/panels.h"
+#include "optimum/models.h"
+
+namespace gradfold {
+
+// The quadratic is solved to this share of the violation at its start.
+constexpr double kInner = 1e-2;
+constexpr int kSweeps = 8;            // before the equations of the support are solved, and a sixth of its columns
+constexpr int kSolutions = 25;        // of supports, before they are sought from 0, and there at each l1 but the last
+constexpr int kMostSolutions = 200;
+constexpr std::int64_t kAtOnce = 8;   // an eighth of a support's columns join it at once
+constexpr double kLower = 3;          // the factor between two l1 of the way from 0
+constexpr double kTrace = 1e-10;      // of the largest diagonal element, where the equations of a support have no one solution
+constexpr double kLeastL2 = 1e-8;     // of the largest diagonal element, below which the equations are not turned into those of rows
+constexpr double kNoise = 16 * std::numeric_limits<double>::epsilon();
+
+inline std::int64_t whole_groups(std::int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
+
+inline double sign_of(double v) { return v > 0 ? 1.0 : -1.0; }
+
+// How far a coordinate is from the condition of optimality; `pull` is minus the derivative of all but l1.
+inline double violation(double v, double pull, double l1) {
+  return v == 0 ? std::max(0.0, std::abs(pull) - l1) : std::abs(pull - l1 * sign_of(v));
+}
+
+// The Cholesky factor of the equations of a support, which follows it: what joins is added at its end, and from the first column that has
+// left it is made anew. The columns are in the order in which they joined.
+// Of many more columns than rows, with l2, it is that of rows instead: with Z'Z = matrix, (Z'Z + l2) x = b where x = (b - Z'u) / l2 and
+// (ZZ' + l2) u = Z b (as in W. W. Hager, "Updating the inverse of a matrix", 1989).
+class SupportFactor {
+ public:
+  // values(a) is column a of Z, [n_rows], a multiple of kGroup; where there is none, n_rows is 0.
+  explicit SupportFactor(const OptimumKernels& kernels, std::int64_t n_rows = 0, std::function<const double*(std::int64_t)> values = {})
+      : kernels_(kernels), n_rows_(n_rows), values_(std::move(values)) {}
+
+  void forget() { own_.clear(); }
+  std::int64_t stride() const { return std::max(stride_, whole_groups(static_cast<std::int64_t>(own_.size()))); }
+  double trace() const { return trace_; }
+
+  // The factor of matrix + l2 on those of n columns that are in the support, or, where those have no one solution, as copies or more
+  // columns than rows do not, of what a trace of l2 makes of it. Returns the columns.
+  template <class Has>
+  const std::vector<std::int64_t>& follow(const double* matrix, std::int64_t stride, std::int64_t n, double l2, Has&& has) {
+    std::vector<char> known(n, 0);
+    std::size_t kept = 0;
+    if (l2 == l2_ && trace_ == 0 && !of_rows_)
+      while (kept < own_.size() && own_[kept] < n && has(own_[kept])) known[own_[kept++]] = 1;
+    own_.resize(kept);
+    l2_ = l2;
+    trace_ = 0;
+    for (std::int64_t a = 0; a < n; ++a)
+      if (!known[a] && has(a)) own_.push_back(a);
+    const std::int64_t size = static_cast<std::int64_t>(own_.size());
+    of_rows_ = suits_rows(matrix, stride, size);
+    if (of_rows_) {
+      make_of_rows();
+      return own_;
+    }
+    grow(size, static_cast<std::int64_t>(kept));
+    // A column more costs 3 / size of the factor.
+    if (3 * (size - static_cast<std::int64_t>(kept)) < size) {
+      bool whole = true;
+      for (std::int64_t k = static_cast<std::int64_t>(kept); k < size && whole; ++k) whole = append(matrix, stride, k);
+      if (whole) return own_;
+    } else if (make(matrix, stride) == 0) {
+      return own_;
+    }
+    for (const std::int64_t a : own_) trace_ = std::max(trace_, kTrace * matrix[a * stride + a]);
+    make(matrix, stride);
+    return own_;
+  }
+  // b [stride()] becomes the solution.
+  void solve(double* b) const {
+    const std::int64_t n = static_cast<std::int64_t>(own_.size());
+    if (!of_rows_) {
+      kernels_.model_solve(factor_.get(), n, stride_, b);
+      return;
+    }
+    AlignedArray<double> u(n_rows_), product(n);
+    for (std::int64_t i = 0; i < n; ++i) kernels_.subtract_product(-b[i], columns_[i], n_rows_, u.get());
+    kernels_.model_solve(rows_.get(), n_rows_, n_rows_, u.get());
+    kernels_.products(u.get(), columns_.data(), n, n_rows_, product.get());
+    for (std::int64_t i = 0; i < n; ++i) b[i] = (b[i] - product[i]) / l2_;
+  }
+
+ private:
+  // Where it costs less, though it is made anew for each support, and l2 is not lost beside the products that it is added to.
+  bool suits_rows(const double* matrix, std::int64_t stride, std::int64_t size) const {
+    if (n_rows_ == 0 || size < 4 * n_rows_) return false;
+    double largest = 0;
+    for (const std::int64_t a : own_) largest = std::max(largest, matrix[a * stride + a]);
+    return l2_ > kLeastL2 * largest;
+  }
+  void make_of_rows() {
+    columns_.clear();
+    for (const std::int64_t a : own_) columns_.push_back(values_(a));
+    if (!rows_) rows_ = AlignedArray<double>(n_rows_ * n_rows_);
+    kernels_.row_products(columns_.data(), static_cast<std::int64_t>(columns_.size()), n_rows_, rows_.get());
+    for (std::int64_t i = 0; i < n_rows_; ++i) rows_[i * n_rows_ + i] += l2_;
+    AlignedArray<double> diagonal(n_rows_);
+    kernels_.model_factor(rows_.get(), n_rows_, n_rows_, drop_limit(n_rows_), diagonal.get());
+  }
+  void grow(std::int64_t size, std::int64_t kept) {
+    if (size <= stride_) return;
+    const std::int64_t wider = whole_groups(size + size / 4);
+    AlignedArray<double> factor(wider * wider);
+    for (std::int64_t i = 0; i < kept; ++i) std::copy_n(factor_.get() + i * stride_, kept, factor.get() + i * wider);
+    factor_ = std::move(factor);
+    stride_ = wider;
+  }
+  std::int64_t make(const double* matrix, std::int64_t stride) {
+    const std::int64_t n = static_cast<std::int64_t>(own_.size());
+    AlignedArray<double> diagonal(n);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double* from = matrix + own_[i] * stride;
+      double* to = factor_.get() + i * stride_;
+      for (std::int64_t j = i; j < n; ++j) to[j] = from[own_[j]];
+      to[i] += l2_ + trace_;
+    }
+    return kernels_.model_factor(factor_.get(), n, stride_, drop_limit(n), diagonal.get());
+  }
+  // Column k, with the bits that `make` gives it; false where its pivot is rounding.
+  bool append(const double* matrix, std::int64_t stride, std::int64_t k) {
+    const double* from = matrix + own_[k] * stride;
+    AlignedArray<double> u(whole_groups(k + 1));
+    for (std::int64_t i = 0; i < k; ++i) u[i] = from[own_[i]];
+    kernels_.model_forward(factor_.get(), k, stride_, u.get());
+    const double diagonal = from[own_[k]] + l2_;
+    double pivot = diagonal;
+    for (std::int64_t i = 0; i < k; ++i) {
+      pivot = std::fma(-u[i], u[i], pivot);
+      factor_[i * stride_ + k] = u[i];
+    }
+    if (!(pivot > drop_limit(k + 1) * diagonal)) return false;
+    factor_[k * stride_ + k] = 1 / std::sqrt(pivot);
+    return true;
+  }
+
+  const OptimumKernels& kernels_;
+  std::vector<std::int64_t> own_;
+  AlignedArray<double> factor_;
+  std::int64_t stride_ = 0;
+  double l2_ = -1, trace_ = 0;
+  const std::int64_t n_rows_;
+  const std::function<const double*(std::int64_t)> values_;
+  bool of_rows_ = false;
+  std::vector<const double*> columns_;
+  AlignedArray<double> rows_;
+};
+
+// The minimum of ½ d' matrix d − q' d + l1 |v + d| + ½ l2 |v + d|², by coordinate descent; v becomes v + d, q what is left of it.
+// Where it is slow, as with columns that are nearly the same, the equations of the weights that are not 0, with their signs, are
+// solved in turn: weights that would change their signs become 0, and when none does, some that are 0 join (H. Lee, A. Battle, R. Raina,
+// A. Y. Ng, "Efficient sparse coding algorithms", 2007, whose feature-sign search takes one at a time).
+class Quadratic {
+ public:
+  // `factor` may be of an earlier quadratic, whose matrix this one's begins with.
+  Quadratic(const OptimumKernels& kernels, const double* matrix, std::int64_t n, std::int64_t stride, double l1, double l2, SupportFactor& factor)
+      : kernels_(kernels), matrix_(matrix), n_(n), stride_(stride), l1_(l1), l2_(l2), factor_(factor) {}
+
+  template <class Stop>
+  void minimize(double* v, double* q, Stop&& stopped) {
+    const double start = worst(v, q), target = std::max(kInner * kInner * start, noise(v, q));
+    if (!(start > target)) return;
+    AlignedArray<double> c(stride_);  // q for v = 0
+    std::copy_n(q, n_, c.get());
+    for (std::int64_t a = 0; a < n_; ++a)
+      if (v[a] != 0) kernels_.subtract_product(-v[a], matrix_ + a * stride_, stride_, c.get());
+    if (sweeps(v, q, target, stopped) || supports(v, q, c.get(), target, kSolutions, stopped)) return;
+    from_zero(v, q, c.get(), target, stopped);
+  }
+
+  // The minimum up to rounding, from near it and without sweeps, if it takes no more than about so many solutions; c [stride] is q for
+  // v = 0.
+  template <class Stop>
+  void settle(double* v, double* q, const double* c, std::int64_t most, Stop&& stopped) {
+    const double target = noise(v, q);
+    const bool done = supports(v, q, c, target, static_cast<int>(std::min<std::int64_t>(kSolutions, most)), stopped);
+    if (!done && solutions_ < most) from_zero(v, q, c, target, stopped);
+  }
+
+  // Whether some of the weights that are 0 want to be none, and those that do so most, each on its own.
+  bool enter(double* v, double* q) const {
+    std::vector<std::pair<double, std::int64_t>> wanting;
+    for (std::int64_t a = 0; a < n_; ++a)
+      if (v[a] == 0 && divisor(a) > 0 && std::abs(q[a]) > l1_) {
+        const double own = std::abs(q[a]) - l1_;
+        wanting.push_back({-(own * own / divisor(a)), a});
+      }
+    std::sort(wanting.begin(), wanting.end());
+    const std::size_t most = static_cast<std::size_t>(1 + support(v) / kAtOnce);
+    for (std::size_t i = 0; i < wanting.size() && i < most; ++i) {
+      const std::int64_t a = wanting[i].second;
+      const double beyond = std::abs(q[a]) - l1_;
+      if (!(beyond > 0)) continue;  // those before have done enough
+      v[a] = sign_of(q[a]) * beyond / divisor(a);
+      kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
+    }
+    return !wanting.empty();
+  }
+
+  // Supports whose equations were solved.
+  std::int64_t solutions() const { return solutions_; }
+
+ private:
+  // With too many weights none of which is far from 0 it is long to the end. From 0 and down from a large l1 there are few.
+  template <class Stop>
+  void from_zero(double* v, double* q, const double* c, double target, Stop&& stopped) {
+    if (l1_ == 0 || stopped()) return;
+    AlignedArray<double> own(stride_), own_q(stride_);
+    double most = 0;
+    for (std::int64_t a = 0; a < n_; ++a) {
+      own_q[a] = c[a];
+      most = std::max(most, std::abs(c[a]));
+    }
+    const double l1 = l1_;
+    for (l1_ = std::max(l1, most / kLower); l1_ > l1 && !stopped(); l1_ = std::max(l1, l1_ / kLower)) {
+      enter(own.get(), own_q.get());
+      supports(own.get(), own_q.get(), c, std::max(target, kInner * worst(own.get(), own_q.get())), kSolutions, stopped);
+    }
+    l1_ = l1;
+    enter(own.get(), own_q.get());
+    supports(own.get(), own_q.get(), c, target, kMostSolutions, stopped);
+    if (!(value(own.get(), own_q.get(), c) < value(v, q, c))) return;
+    std::copy_n(own.get(), n_, v);
+    std::copy_n(own_q.get(), n_, q);
+  }
+
+  // Whether sweeps came to the target.
+  template <class Stop>
+  bool sweeps(double* v, double* q, double target, Stop&& stopped) {
+    for (std::int64_t sweep = 0; sweep < kSweeps + support(v) / 6 && !stopped(); ++sweep) {
+      kernels_.model_sweep({n_, stride_, matrix_, l1_, l2_, v, q});
+      if (!(worst(v, q) > target)) return true;  // or NaN
+    }
+    return false;
+  }
+
+  // Whether the equations of supports came to the target, or to the end up to rounding, `most` of them at most.
+  template <class Stop>
+  bool supports(double* v, double* q, const double* c, double target, int most, Stop&& stopped) {
+    for (int solution = 0; worst(v, q) > target; ++solution) {
+      if (solution == most || stopped()) return false;
+      const bool whole = solve_support(v, q);
+      std::copy_n(c, stride_, q);
+      for (std::int64_t a = 0; a < n_; ++a)
+        if (v[a] != 0) kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
+      if (whole && !enter(v, q)) return true;
+    }
+    return true;
+  }
+
+  // Of the quadratic with its penalties, less what it is at v = 0.
+  double value(const double* v, const double* q, const double* c) const {
+    double sum = 0;
+    for (std::int64_t a = 0; a < n_; ++a) sum += l1_ * std::abs(v[a]) + 0.5 * v[a] * (l2_ * v[a] - c[a] - q[a]);
+    return sum;
+  }
+  double divisor(std::int64_t a) const { return matrix_[a * stride_ + a] + l2_; }
+
+  // The largest decrease, times 2, that one coordinate could bring.
+  double worst(const double* v, const double* q) const {
+    double most = 0;
+    for (std::int64_t a = 0; a < n_; ++a) {
+      if (!(divisor(a) > 0)) continue;
+      const double own = violation(v[a], q[a] - l2_ * v[a], l1_);
+      const double decrease = own * own / divisor(a);
+      if (!(decrease <= most)) most = decrease;
+    }
+    return most;
+  }
+  // What rounding leaves of it.
+  double noise(const double* v, const double* q) const {
+    double most = 0;
+    for (std::int64_t a = 0; a < n_; ++a) {
+      if (!(divisor(a) > 0)) continue;
+      const double own = kNoise * (std::abs(q[a]) + l1_ + divisor(a) * std::abs(v[a]));
+      most = std::max(most, own * own / divisor(a));
+    }
+    return most;
+  }
+  std::int64_t support(const double* v) const {
+    std::int64_t n = 0;
+    for (std::int64_t a = 0; a < n_; ++a) n += v[a] != 0;
+    return n;
+  }
+
+  // Whether the solution was reached.
+  bool solve_support(double* v, const double* q) {
+    ++solutions_;
+    const std::vector<std::int64_t>& own = factor_.follow(matrix_, stride_, n_, l2_, [&](std::int64_t a) { return v[a] != 0 && divisor(a) > 0; });
+    const std::int64_t n = static_cast<std::int64_t>(own.size());
+    AlignedArray<double> x(factor_.stride()), curved(n), step(n), first(n);
+    for (std::int64_t i = 0; i < n; ++i) x[i] = curved[i] = q[own[i]] - l2_ * v[own[i]] - l1_ * sign_of(v[own[i]]);
+    factor_.solve(x.get());
+    double way = 1;  // to the first weight that changes its sign
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double before = v[own[i]];
+      if (!std::isfinite(x[i])) return false;
+      curved[i] -= (l2_ + factor_.trace()) * x[i];  // the matrix times x
+      if (crosses(before, before + x[i])) way = std::min(way, -before / x[i]);
+    }
+    // The step to `share` of the way to the solution, where weights that would change their signs end at 0.
+    auto go = [&](double share) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double before = v[own[i]], after = before + share * x[i];
+        step[i] = crosses(before, after) ? -before : share * x[i];
+      }
+    };
+    // What the quadratic loses by it.
+    std::vector<std::int64_t> turned;
+    auto lost = [&](double share) {
+      turned.clear();
+      for (std::int64_t i = 0; i < n; ++i)
+        if (step[i] != share * x[i]) turned.push_back(i);
+      double sum = 0;
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double* from = matrix_ + own[i] * stride_;
+        double product = share * curved[i];
+        for (const std::int64_t j : turned) product += from[own[j]] * (step[j] - share * x[j]);
+        const double before = v[own[i]], now = before + step[i];
+        sum += step[i] * (q[own[i]] - 0.5 * product - l2_ * (before + 0.5 * step[i])) - l1_ * (std::abs(now) - std::abs(before));
+      }
+      return sum;
+    };
+    bool further = way == 1;
+    if (further) {
+      go(1.0);
+    } else {
+      // To the first of them the quadratic falls for sure; further on, with all that have turned at 0, most often more.
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double before = v[own[i]];
+        step[i] = crosses(before, before + x[i]) && -before / x[i] <= way ? -before : way * x[i];
+      }
+      const double least = lost(way);
+      std::copy_n(step.get(), n, first.get());
+      for (double share = 1; share > way && !further; share /= 2) {
+        go(share);
+        further = lost(share) >= least;
+      }
+    }
+    if (!further) std::swap(step, first);
+    for (std::int64_t i = 0; i < n; ++i) v[own[i]] = step[i] == -v[own[i]] ? 0.0 : v[own[i]] + step[i];
+    return way == 1;
+  }
+  bool crosses(double before, double after) const { return l1_ > 0 && (before > 0 ? after <= 0 : after >= 0); }
+
+  const OptimumKernels& kernels_;
+  const double* const matrix_;
+  const std::int64_t n_, stride_;
+  double l1_;
+  const double l2_;
+  SupportFactor& factor_;
+  std::int64_t solutions_ = 0;
+};
+
+}  // namespace gradfold
