@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from test_arrays import ByDlpack
 
+import calls
 import gradfold as gf
 from gradfold._device import DeviceMemoryError
-from gradfold.cuda import _driver, arrays, bad_values, gradient, memory
+from gradfold.cuda import _driver, arrays, bad_values, gradient, memory, roles
 from gradfold.cuda._driver import Kernel
+from on_device import assert_same_gradient
 
 N, P, M = 14, 3, 5
 FOLDS = gf.index.kfold(N, 2)
@@ -109,8 +111,60 @@ def test_a_warm_call_with_weights(counts: Counter[str], finite: bool, checks: in
         result = call(values, return_loss=False, check_finite=finite)  # noqa: F841
     counts.clear()
     result = call(values, return_loss=False, check_finite=finite)  # noqa: F841
-    assert counts["launches"] == 6 + 1 + checks and counts["copies to the host"] == 1
-    assert counts["allocations"] <= 4 and counts["copies to the device"] <= 2 and counts["questions what is free"] == 0
+    assert +counts == {"launches": 6 + 1 + checks, "copies to the host": 1}
+
+
+def test_roles_follow_weights_and_folds() -> None:
+    """Of what the call before has left on the device, nothing that is no longer so is used."""
+    other = gf.index.kfold(N, 2, seed=9)
+    zero = np.ones(N, np.float32)
+    zero[::3] = 0
+    plain = {name: array for name, array in problem().items() if name != "sample_weight"}
+    for weight, folds in (
+        (None, FOLDS), (zero, FOLDS), (None, FOLDS), (1 - zero, FOLDS), (zero, other), (None, other), (None, FOLDS), (zero, None),
+        (zero, FOLDS),
+    ):  # fmt: skip
+        values = plain | ({} if weight is None else {"sample_weight": weight})
+        assert as_bytes(call(moved(values), folds=folds)) == as_bytes(call(values, folds=folds))
+
+
+def test_roles_follow_the_splits_of_models_and_ids_that_are_written() -> None:
+    values = problem()
+    for split in (0, 1, 1, 0):
+        chosen = np.full(M, split, np.int64)
+        assert as_bytes(call(moved(values), split_of_model=chosen)) == as_bytes(call(values, split_of_model=chosen))
+    q = calls.problem(1, n=12, p=3, m=4, dtype=np.float32)
+    ids = q.splits.ids.copy()
+    q = calls.replace(q, splits=SimpleNamespace(ids=ids, conditions=q.splits.conditions))
+    for _ in range(2):
+        assert_same_gradient(q)
+        ids[:] = ids[:, ::-1].copy()
+
+
+def test_roles_that_failed_midway_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = problem()
+    plain = {name: array for name, array in values.items() if name != "sample_weight"}
+    values["sample_weight"][: N // 2] = 0
+    wanted = as_bytes(call(plain))
+    assert as_bytes(call(moved(plain))) == wanted
+    launch = roles.launch
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        launch(*given, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(roles, "launch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            call(moved(values))
+    assert as_bytes(call(moved(plain))) == wanted
+
+
+def test_roles_of_ids_that_go_there_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, whole = problem(), call(problem())
+    monkeypatch.setattr(roles, "_BLOCK_BYTES", 4 * 5)
+    for _ in range(2):
+        assert as_bytes(call(moved(values))) == as_bytes(whole)
 
 
 # -- memory of results -------------------------------------------------------------------------------------------------

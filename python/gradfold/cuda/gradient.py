@@ -439,7 +439,7 @@ class _Workspace:
             _driver.empty(1, kind, stream) for kind in (dtype, np.int64, np.float64, np.uint32)
         )
         self.sent: dict[str, tuple[Array, Any]] = {}
-        self.roles: tuple[Any, int] | None = None
+        self.roles: _roles.Source | None = None
         self.splits: tuple[Array, tuple[Array, Array]] | None = None
 
     def send(self, name: str, values: Array) -> tuple[Any, bool]:
@@ -458,17 +458,11 @@ class _Workspace:
         return self.splits[1]
 
     def training(self, ids: Array, conditions: Array, weight: Any, dtype: Any) -> tuple[Any, int]:
-        """`roles.words`, computed when the folds are others than last time, or when there are weights."""
-        known = self.sent.get("ids")
-        same = known is not None and known[0].dtype == ids.dtype and np.array_equal(known[0], ids)
-        _, new = self.send("conditions", conditions)
-        if self.roles is None or new or not same or weight is not None:
+        """The words of `roles`, made when the folds are others than last time, or when there are weights."""
+        if self.roles is None or not self.roles.is_of(ids, conditions):
             self.roles = None  # so that roles which cannot be made leave none of others behind
-            self.sent.pop("ids", None)
-            self.roles = _roles.words(ids, conditions, weight, dtype, scores=False, stream=self.stream)
-            if weight is None:
-                self.sent["ids"] = ids.copy(), None
-        return self.roles
+            self.roles = _roles.Source(ids.copy(), conditions.copy(), dtype, scores=False, stream=self.stream)
+        return self.roles.words(weight)
 
 
 _workspaces: dict[tuple[Any, ...], _Workspace] = {}
