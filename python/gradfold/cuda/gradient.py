@@ -488,8 +488,8 @@ def _workspace(
 
 
 def release() -> None:
-    """Frees the device memory that `loss_gradient` keeps for its next call: up to 768 MiB, the size of its result, roles, and up to
-    256 MiB of earlier results that nobody holds any more."""
+    """Frees the device memory that `loss_gradient` keeps for its next call: up to 768 MiB, the size of its result, roles with
+    up to 64 MiB of ids, and up to 256 MiB of earlier results that nobody holds any more."""
     _workspaces.clear()
     bad_values.release()
     _driver.spare.clear()
