@@ -21,6 +21,11 @@ def test_same_bits_in_the_simulator():
     simulator.run("test_sim_gradient.py")
 
 
+def test_what_a_call_asks_of_the_host():
+    pytest.importorskip("gradfold.cuda._driver", exc_type=ImportError)
+    simulator.run("test_sim_host.py")
+
+
 @on_gpu
 @settings(max_examples=60)
 @given(st.data())

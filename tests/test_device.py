@@ -150,6 +150,7 @@ def test_forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "gradfold.cuda._driver", raising=False)
     monkeypatch.setattr(_device.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(gf.DeviceError, match=r"numba-cuda is not installed; .* pip install 'gradfold\[cuda13\]'"):
         _device.require_cuda()
@@ -205,6 +206,7 @@ def test_what_info_says_of_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_what_info_says_without_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "gradfold.cuda._driver", raising=False)
     monkeypatch.setattr(_device.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["info"]) == 0
     assert "cpu; GPU: none (numba-cuda is not installed)" in capsys.readouterr().out

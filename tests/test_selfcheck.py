@@ -229,7 +229,8 @@ def fake_task(folder: str, task: str, arguments: dict[str, Any], seconds: float)
     if task == "peaks":
         return {"results": [{"name": "float32 FMA", "tflops": 50.0}, {"name": "read", "gbytes_per_s": 3000.0}]}
     if task == "speed":
-        return {"results": [{"name": "loss_gradient", "tflops": 25.0, "seconds": 0.1, "peak": "float32 FMA"}]}
+        kernels = {"kernel_seconds": 0.08, "kernel_tflops": 31.25}
+        return {"results": [{"name": "loss_gradient", "tflops": 25.0, "seconds": 0.1, "peak": "float32 FMA", **kernels}]}
     if task == "peer":
         if "jax" in arguments["name"]:
             return {"results": [], "problem": "exit code 1: no memory"}
@@ -258,13 +259,14 @@ def test_the_report(pretended: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert list(report["sections"]) == list(selfcheck.SECTIONS)
     assert report["status"] == "ok"
     assert report["sections"]["bits"]["counts"] == {"same": 2, "not run": 0}
-    assert report["sections"]["speed"]["results"][0]["of_peak"] == 0.5
+    speed = report["sections"]["speed"]["results"][0]
+    assert (speed["of_peak"], speed["kernels_of_peak"]) == (0.5, 0.625)
     assert report["sections"]["peers"]["results"][-1]["skipped"] == "exit code 1: no memory"
     assert report["sections"]["errors"]["results"][0]["value"] is None
     assert report["sections"]["fit"]["status"] == "skipped: time"
     assert report["sections"]["sanitizer"]["status"] == "skipped: compute-sanitizer is not installed"
     out = capsys.readouterr().out
-    assert "50.0% of the peak" in out
+    assert "50.0% of the peak, kernels alone 0.08000 s, 62.5% of the peak" in out
     assert "NVIDIA H100 80GB, driver 13.0" in out
     assert out.endswith("report: ./selfcheck-NVIDIA-H100-80GB.json\n")
 

@@ -136,18 +136,20 @@ def kernel_array(
         Another shape, not C-contiguous, not aligned, or read-only though `writable`.
     """
     wanted_dtype = np.dtype(dtype)
-    wanted = (
-        f"{wanted_dtype} of shape ({', '.join('any' if n is None else str(n) for n in shape)}{',' * (len(shape) == 1)})"
-    )
+
+    def wanted() -> str:  # the words take longer than the checks
+        sides = ", ".join("any" if n is None else str(n) for n in shape)
+        return f"{wanted_dtype} of shape ({sides}{',' * (len(shape) == 1)})"
+
     refuse_masked(argument, value)
     on_gpu = _device.is_device_array(value)
     if not isinstance(value, np.ndarray) and not on_gpu:
-        raise TypeError(f"{argument}: got {describe(value)}, wanted a NumPy array, {wanted}")
+        raise TypeError(f"{argument}: got {describe(value)}, wanted a NumPy array, {wanted()}")
     array: Any = value
     if array.dtype != wanted_dtype or not array.dtype.isnative:
-        raise TypeError(f"{argument}: got {describe(value)}, wanted {wanted}; nothing is converted here")
+        raise TypeError(f"{argument}: got {describe(value)}, wanted {wanted()}; nothing is converted here")
     if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape, array.shape, strict=True)):
-        raise ValueError(f"{argument}: got {describe(value)}, wanted {wanted}")
+        raise ValueError(f"{argument}: got {describe(value)}, wanted {wanted()}")
     if not on_gpu and not (array.flags.c_contiguous and array.flags.aligned):  # a DeviceArray is both
         raise ValueError(
             f"{argument}: got a layout with strides {array.strides}, wanted C-contiguous, aligned memory; "
@@ -320,7 +322,7 @@ def finite(argument: str, array: Any, n_threads: int) -> None:
     """Raise a ValueError naming the first row (and column) that is NaN or infinite."""
     place: tuple[int, ...] | None = None
     if _device.is_device_array(array):
-        from gradfold.cuda.arrays import first_non_finite
+        from gradfold.cuda.bad_values import first_non_finite
 
         flat = first_non_finite(array)
         if flat >= 0:
@@ -342,7 +344,7 @@ def weights(argument: str, array: Any, n_threads: int, check_finite: bool) -> An
     # NaN < 0 is False, so a NaN on a row that nobody trains on passes where check_finite is off.
     row = -1
     if _device.is_device_array(array):
-        from gradfold.cuda.arrays import first_negative
+        from gradfold.cuda.bad_values import first_negative
 
         row = first_negative(array)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -165,6 +166,8 @@ def gpu() -> dict[str, Any] | str:
 
 
 def _why_not_imported() -> str | None:
+    if sys.modules.get("gradfold.cuda._driver") is not None:  # to look for a package takes longer than a small gradient
+        return None
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed"
     try:
@@ -184,24 +187,25 @@ def _why_not_usable() -> str | None:
     if _first_used is not None and _first_used[0] != os.getpid():
         return "this process was forked from one that uses the GPU, which CUDA does not survive (start it by spawn)"
     try:
-        wanted = tuple(cuda.runtime.get_version())
         context = cuda.current_context()
-        found = _driver_version(cuda)
-        able = tuple(context.device.compute_capability)
         number = int(context.device.id)
+        if _first_used is None:
+            wanted = tuple(cuda.runtime.get_version())
+            found = _driver_version(cuda)
+            able = tuple(context.device.compute_capability)
     except (
         Exception
     ) as error:  # a missing driver is an ImportError, a broken one a CudaDriverError, no GPU an IndexError
         if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
             return "no GPU is visible (CUDA_VISIBLE_DEVICES hides them)"
         return f"no GPU can be used: {_line(error).removeprefix('Error at driver init: ')}"
-    if found[0] < wanted[0]:
-        return "the driver is too old: it is of CUDA {}.{}, and the CUDA packages are of {}.{}".format(
-            *found, *wanted[:2]
-        )
-    if able < _OLDEST:
-        return "the GPU is too old: it has compute capability {}.{}, and kernels need {}.{}".format(*able, *_OLDEST)
-    if _first_used is None:
+    if _first_used is None:  # else all of it was found good before
+        if found[0] < wanted[0]:
+            return "the driver is too old: it is of CUDA {}.{}, and the CUDA packages are of {}.{}".format(
+                *found, *wanted[:2]
+            )
+        if able < _OLDEST:
+            return "the GPU is too old: it has compute capability {}.{}, and kernels need {}.{}".format(*able, *_OLDEST)
         _first_used = os.getpid(), number
     if number != _first_used[1]:
         return f"the current GPU is {number}, and this process has used GPU {_first_used[1]} (CUDA_VISIBLE_DEVICES chooses one)"

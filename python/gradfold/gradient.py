@@ -5,6 +5,7 @@ Arrays of other libraries on the GPU become `DeviceArray`s first, so that both k
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,7 +110,6 @@ def loss_gradient(
     """
     floats = {"X": X, "y": y, "W": W, "intercept": intercept, "sample_weight": sample_weight}
     where = _device.resolve(device, **floats, **_named(out))
-    model = X  # whose library the results are of
     if where == "cuda":
         _device.require_cuda()
         X, y, W, intercept, sample_weight = (_adopted(name, value) for name, value in floats.items())
@@ -148,13 +148,16 @@ def loss_gradient(
     with_loss = _check.boolean("return_loss", return_loss)
     if sample_weight is not None:
         sample_weight = _check.kernel_array("sample_weight", sample_weight, dtype, (n_rows,))
-        _check.weights("sample_weight", sample_weight, threads, check)
-    if check:
-        _check.finite("X", X, threads)
-        _check.finite("W", W.reshape((n_features, n_outputs * n_models)), threads)
-        if intercept is not None:
-            _check.finite("intercept", intercept.reshape((n_outputs * n_models,)), threads)
-        _target.check_domain(y.numpy() if _device.is_device_array(y) else y, name, threads, n_outputs)
+    if not _clean_on_gpu(X, y, W, intercept, sample_weight, name, check):
+        # On the GPU each of these waits for the device.
+        if sample_weight is not None:
+            _check.weights("sample_weight", sample_weight, threads, check)
+        if check:
+            _check.finite("X", X, threads)
+            _check.finite("W", W.reshape((n_features, n_outputs * n_models)), threads)
+            if intercept is not None:
+                _check.finite("intercept", intercept.reshape((n_outputs * n_models,)), threads)
+            _target.check_domain(y.numpy() if _device.is_device_array(y) else y, name, threads, n_outputs)
 
     if where == "cuda":
         _device.check_shape(n_rows, n_features)
@@ -174,7 +177,7 @@ def loss_gradient(
         _on_gpu(values, name, mean)
         if given is not None:
             return given
-        return tuple(_handed_back(result, model) for result in (loss_out, grad_W, grad_intercept))
+        return tuple(map(_handed_back, (loss_out, grad_W, grad_intercept)))
     _core.gradient.loss_gradient(
         X,
         y,
@@ -252,13 +255,13 @@ def _on_gpu(values: dict[str, Any], loss: str, mean: bool) -> None:
             arrays.join(values[name].stream, [values["X"]])
 
 
-def _handed_back(result: Any, model: Any) -> Any:
-    """A result in the library of `model`."""
+def _handed_back(result: Any) -> Any:
+    """A result as the caller is given it: in the library that X is of."""
     if not _device.is_device_array(result):
         return result
-    from gradfold.cuda.arrays import like
+    from gradfold.cuda.arrays import theirs
 
-    return like(result, model)
+    return theirs(result)
 
 
 def _new(shape: tuple[int, ...], dtype: npt.DTypeLike, beside: Any) -> Any:
@@ -267,7 +270,7 @@ def _new(shape: tuple[int, ...], dtype: npt.DTypeLike, beside: Any) -> Any:
         return np.empty(shape, dtype)
     from gradfold.cuda import arrays
 
-    return arrays.empty(shape, dtype, beside.stream, "wanted fewer models a call")
+    return arrays.result(shape, dtype, beside, "wanted fewer models a call")
 
 
 def _overlap(a: Any, b: Any) -> bool:
@@ -282,6 +285,18 @@ def _overlap(a: Any, b: Any) -> bool:
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def _clean_on_gpu(X: Any, y: Any, W: Any, intercept: Any, sample_weight: Any, loss: str, finite: bool) -> bool:
+    """Whether arrays on the GPU hold nothing that a check refuses, found out in one go; False for arrays on the host."""
+    if not _device.is_device_array(X):
+        return False
+    from gradfold.cuda import bad_values
+
+    every = bad_values.NOT_FINITE if finite else 0
+    labels = bad_values.NOT_LABELS if finite and loss in _loss.BINARY else every
+    arrays = [(sample_weight, bad_values.NEGATIVE | every), (X, every), (W, every), (intercept, every), (y, labels)]
+    return not bad_values.any_bad([(array, what) for array, what in arrays if array is not None], X.stream)
 
 
 def _shaped(array: Any, shape: tuple[int, ...] | None) -> Any:
@@ -334,8 +349,16 @@ def _roles(
     if folds.n_rows != n_rows:
         raise ValueError(f"folds: got {folds.n_rows} rows, wanted {n_rows} as in X")
     if split_of_model is None:
-        return folds.ids, folds.conditions, np.arange(n_models, dtype=np.int64) % folds.n_splits
+        return folds.ids, folds.conditions, _in_turn(n_models, folds.n_splits)
     return folds.ids, folds.conditions, _ids("split_of_model", split_of_model, n_models, folds.n_splits, "n_splits")
+
+
+@lru_cache(4)
+def _in_turn(n_models: int, n_splits: int) -> Array:
+    """m mod n_splits for each model, read-only."""
+    out = np.arange(n_models, dtype=np.int64) % n_splits
+    out.flags.writeable = False
+    return out
 
 
 def _outputs(

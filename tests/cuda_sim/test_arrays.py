@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gradfold._device import DeviceMemoryError
-from gradfold.cuda import _driver, arrays
+from gradfold.cuda import _driver, arrays, bad_values
 from gradfold.cuda._driver import SIMULATED
 
 DTYPES = [
@@ -360,38 +360,61 @@ class Tensor(Foreign):
     device = "cuda:0"
 
 
-def _torch(seen: list[Any]) -> Any:
-    def as_tensor(value: Any, device: Any = None) -> Any:
-        seen.append((value, device))
-        return Tensor(np.zeros(1))
-
+def _torch(make: Any = None) -> Any:
+    """torch as far as it is looked at: `make` is what ``torch.empty`` does."""
     return SimpleNamespace(
-        Tensor=Tensor,
-        as_tensor=as_tensor,
+        __name__="torch", Tensor=Tensor, empty=make, float32=np.float32, float64=np.float64,
         cuda=SimpleNamespace(current_stream=lambda d: SimpleNamespace(cuda_stream=77)),
-    )
+    )  # fmt: skip
 
 
-def test_results_in_the_callers_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    result, seen = arrays.to_device(np.arange(3.0)), []
-    monkeypatch.setitem(sys.modules, "torch", _torch(seen))
-    assert isinstance(arrays.like(result, Tensor(np.zeros(1))), Tensor)
-    ((value, device),) = seen
-    assert device == "cuda:0" and value.__cuda_array_interface__["data"] == (result.pointer, False)
-    assert "stream" not in value.__cuda_array_interface__  # it is the reader's own current one
+def test_results_are_of_the_callers_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its own memory, which its pool takes back; whatever is of no such library gets ours."""
+    monkeypatch.setattr(arrays, "stream_of", lambda pointer: 0)
+    monkeypatch.setitem(sys.modules, "torch", _torch(lambda shape, dtype, device: Tensor(np.empty(shape, dtype), device=device)))
+    X = arrays.from_object("X", Tensor(np.zeros((2, 3), np.float32)))
+    for dtype in (np.float32, np.float64):
+        result = arrays.result((4, 5), dtype, X)
+        tensor = arrays.theirs(result)
+        assert isinstance(tensor, Tensor) and tensor.array.dtype == dtype and tensor.array.shape == (4, 5)
+        assert result.pointer == tensor.array.ctypes.data and result.dtype == dtype and result.shape == (4, 5)
+        assert tensor.__cuda_array_interface__["device"] == "cuda:0"  # of this test: where it was asked for
 
     class Array(Foreign):
         pass
 
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(ndarray=Array, asarray=lambda v: ("cupy", v)))
-    assert arrays.like(result, Array(np.zeros(1)))[0] == "cupy"
-    assert arrays.like(result, Foreign(np.zeros(1))) is result and arrays.like(result, result) is result
+    cupy = SimpleNamespace(
+        __name__="cupy", ndarray=Array, empty=lambda shape, dtype: Array(np.empty(shape, dtype)), float64=np.float64,
+        cuda=SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=0)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    assert isinstance(arrays.theirs(arrays.result((2,), np.float64, arrays.from_object("X", Array(np.zeros(1))))), Array)
+    for other in (Foreign(np.zeros(1)), arrays.to_device(np.zeros(1))):
+        result = arrays.result((2,), np.float64, arrays.from_object("X", other))
+        assert arrays.theirs(result) is result
+
+
+def test_memory_that_the_callers_library_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def full(shape: Any, dtype: Any, device: Any) -> Any:
+        asked.append(shape)
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    asked: list[Any] = []
+    monkeypatch.setattr(arrays, "stream_of", lambda pointer: 0)
+    monkeypatch.setitem(sys.modules, "torch", _torch(full))
+    X = arrays.from_object("X", Tensor(np.zeros(1)))
+    with pytest.raises(DeviceMemoryError, match="wanted 80 bytes; fewer$"):
+        arrays.result((2, 5), np.float64, X, "fewer")
+    assert asked == [(2, 5)] * 2  # the second time without what is kept here
 
 
 def test_stream_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(arrays, "stream_of", lambda pointer: asked.append(pointer) or 0)
-    monkeypatch.setitem(sys.modules, "torch", _torch([]))
+    monkeypatch.setitem(sys.modules, "torch", _torch())
 
     class Array(Foreign):
         pass
@@ -420,18 +443,18 @@ def test_first_bad_value(dtype: Any) -> None:
     info = np.finfo(dtype)
     good = np.array([0, -0.0, 1, info.max, -info.max, info.tiny, info.smallest_subnormal], dtype)
     host = np.resize(good, (9, 5))
-    assert arrays.first_non_finite(arrays.to_device(host)) == -1
+    assert bad_values.first_non_finite(arrays.to_device(host)) == -1
     for value in (np.nan, -np.nan, np.inf, -np.inf):
         for places in ([0], [44], [17, 30], [44, 12, 13]):
             bad = host.copy()
             bad.reshape(-1)[places] = value
-            assert arrays.first_non_finite(arrays.to_device(bad)) == min(places)
-    assert arrays.first_non_finite(arrays.empty((0, 3), dtype)) == -1
+            assert bad_values.first_non_finite(arrays.to_device(bad)) == min(places)
+    assert bad_values.first_non_finite(arrays.empty((0, 3), dtype)) == -1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_first_negative(dtype: Any) -> None:
     weight = np.array([0, -0.0, np.nan, 1, np.inf, 3], dtype)
-    assert arrays.first_negative(arrays.to_device(weight)) == -1
+    assert bad_values.first_negative(arrays.to_device(weight)) == -1
     weight[4], weight[3] = -np.inf, -np.finfo(dtype).smallest_subnormal
-    assert arrays.first_negative(arrays.to_device(weight)) == 3
+    assert bad_values.first_negative(arrays.to_device(weight)) == 3

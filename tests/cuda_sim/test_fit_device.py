@@ -463,7 +463,7 @@ def test_roles_that_could_not_be_made_leave_no_others_behind(monkeypatch: pytest
         raise DeviceMemoryError("the GPU has nothing free")
 
     with monkeypatch.context() as patch:
-        patch.setattr(roles, "words", fails)
+        patch.setattr(roles, "launch", fails)
         with pytest.raises(DeviceMemoryError):
             gf.gradient.loss_gradient(**options, split_of_model=second, device="cuda")
     found = gf.gradient.loss_gradient(**options, split_of_model=second, device="cuda")

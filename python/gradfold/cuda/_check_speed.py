@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,16 +135,16 @@ def _gradients(emit: Emit, quick: bool) -> None:
         W = arrays.to_device(np.ascontiguousarray(host_W[:, :n_models]))
         intercept = arrays.to_device(np.zeros(n_models, np.float32))
 
-        def body(W: Any = W, intercept: Any = intercept, masked: bool = masked, with_loss: bool = with_loss) -> Any:
-            return gf.gradient.loss_gradient(
-                X, y, W, intercept, loss="log_loss", folds=folds if masked else None, return_loss=with_loss
-            )
-
+        loss = arrays.empty(n_models, np.float64) if with_loss else None
+        given = (loss, arrays.empty(W.shape, np.float32), arrays.empty(n_models, np.float32))
+        options: dict[str, Any] = {"loss": "log_loss", "folds": folds if masked else None, "return_loss": with_loss}
+        body = partial(gf.gradient.loss_gradient, X, y, W, intercept, **options)
         began = time.perf_counter()
         body()
         cuda.synchronize()
         first = time.perf_counter() - began
-        result = timed(body, cuda.synchronize)
+        result = timed(body, cuda.synchronize)  # as it is used: results are allocated, and the caller waits for them
+        kernels = roofline.seconds(partial(body, out=given), 3, queued=True)
         flops = 4.0 * N_ROWS * N_FEATURES * n_models
         emit(
             {
@@ -151,6 +152,8 @@ def _gradients(emit: Emit, quick: bool) -> None:
                 + (", 5 folds" if masked else "")
                 + (", loss" if with_loss else ""),
                 "device_seconds": roofline.seconds(body, 3),
+                "kernel_seconds": kernels,
+                "kernel_tflops": flops / kernels / 1e12,
                 "first_seconds": first,
                 "models": n_models,
                 "tflops": flops / result["seconds"] / 1e12,

@@ -775,15 +775,42 @@ def _size(nbytes: float) -> str:
     return f"{nbytes:.0f} bytes"
 
 
+spare: list[Any] = []  # memory that nobody uses, of `memory.Memory`; never another list
+
+
+def give_up_spare() -> None:
+    """Free what is kept for later, and what Numba has not freed yet though nobody holds it."""
+    spare.clear()
+    if not SIMULATED:
+        # Another memory manager than Numba's may keep none.
+        waiting = getattr(cuda.current_context().memory_manager, "deallocations", None)
+        if waiting is not None:
+            waiting.clear()
+
+
+def allocated(allocate: Callable[[], Any], nbytes: int, hint: str = "", again: bool = True) -> Any:
+    """What `allocate` returns, if need be after `give_up_spare`.
+
+    Raises
+    ------
+    DeviceMemoryError
+        The GPU does not hold `nbytes` bytes more; the message ends with `hint`.
+    """
+    try:
+        return allocate()
+    except Exception as error:
+        if "OUT_OF_MEMORY" not in str(error).upper().replace(" ", "_"):
+            raise
+        if not again:
+            raise too_much(nbytes, hint) from error
+    give_up_spare()
+    return allocated(allocate, nbytes, hint, again=False)
+
+
 def empty(size: int, dtype: Any, stream: Any = 0, hint: str = "") -> Any:
     """Uninitialised device memory of `size` values, at least one (no kernel takes a null pointer)."""
     n, kind = max(1, int(size)), np.dtype(dtype)
-    try:
-        return cuda.device_array(n, kind, stream=stream)
-    except Exception as error:
-        if "OUT_OF_MEMORY" not in str(error).upper():
-            raise
-        raise too_much(n * kind.itemsize, hint) from error
+    return allocated(lambda: cuda.device_array(n, kind, stream=stream), n * kind.itemsize, hint)
 
 
 def to_device(array: Any, stream: Any = 0, hint: str = "") -> Any:

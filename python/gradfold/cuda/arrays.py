@@ -2,7 +2,7 @@
 
 A `DeviceArray` is C-contiguous memory with a shape, a dtype and the stream that its owner works on. Whatever comes
 from torch, CuPy, JAX or Numba is read through ``__cuda_array_interface__`` or DLPack without a copy; results go back
-the same way (`like`). Work is queued on the stream that is the caller's current one, so neither side waits.
+the same way (`result`). Work is queued on the stream that is the caller's current one, so neither side waits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import ctypes
 import math
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from gradfold import _check
 from gradfold._device import CUDA_DLPACK, OnDevice, lives_on_gpu
 from gradfold.cuda import _driver
 from gradfold.cuda._driver import SIMULATED, Kernel, cuda, float32, float64, int64
+from gradfold.cuda.memory import Block, Memory
 
 Array = npt.NDArray[Any]
 
@@ -92,7 +94,7 @@ class DeviceArray(OnDevice):
         chosen = to_device(np.ascontiguousarray(ids, np.int64), self.stream)
         out = empty((len(ids), n_features), self.dtype, self.stream)
         if out.size:
-            _gather(self.dtype)(_blocks(out.size), self.stream, self.flat, np.int64(n_features), chosen.flat, out.flat)
+            _gather(self.dtype)(blocks(out.size), self.stream, self.flat, np.int64(n_features), chosen.flat, out.flat)
         return out.numpy()
 
     def item(self, place: int) -> Any:
@@ -106,6 +108,11 @@ class DeviceArray(OnDevice):
             raise ValueError(f"shape: got {shape}, wanted {self.size} numbers as in {self.shape}")
         return DeviceArray(self.flat, shape, self.stream, self.owner, self.readonly)
 
+    def lend(self) -> None:
+        """From now on others may use the memory on streams that are not known here, so no result is to have it next."""
+        if isinstance(self.owner, Memory):
+            self.owner.lent = True
+
     def synchronize(self) -> None:
         """Wait for what is queued on the stream."""
         if not SIMULATED:
@@ -113,16 +120,14 @@ class DeviceArray(OnDevice):
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        handle = _handle(self.stream) or _LEGACY
-        return {**self._interface(), "stream": handle}
-
-    def _interface(self) -> dict[str, Any]:
+        self.lend()
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
             "data": (self.pointer, self.readonly),
             "strides": None,
             "version": 3,
+            "stream": _handle(self.stream) or _LEGACY,
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -135,6 +140,7 @@ class DeviceArray(OnDevice):
             raise BufferError("no copies are made here")
         if self.readonly:
             raise BufferError("this memory is read-only, which DLPack before version 1.0 cannot say")
+        self.lend()
         if stream != -1 and (stream or _LEGACY) != (_handle(self.stream) or _LEGACY):
             self.synchronize()
         return _export(self)
@@ -164,11 +170,8 @@ def check_memory(nbytes: int, hint: str = "") -> None:
         The end of the message: what would fit.
     """
     free = free_memory()
-    if nbytes > free and not SIMULATED:
-        # Numba keeps what nobody holds any more for a while.
-        kept = getattr(cuda.current_context().memory_manager, "deallocations", None)
-        if kept is not None:
-            kept.clear()
+    if nbytes > free:
+        _driver.give_up_spare()
         free = free_memory()
     if nbytes > free:
         raise _driver.too_much(nbytes, hint, free)
@@ -188,6 +191,34 @@ def empty(shape: int | tuple[int, ...], dtype: npt.DTypeLike, stream: Any = 0, h
     check_memory(n * kind.itemsize, hint)
     flat = _driver.empty(n, kind, stream, hint) if n else cuda.device_array(0, kind, stream=stream)  # others allocate too
     return DeviceArray(flat, sides, stream)
+
+
+def result(shape: tuple[int, ...], dtype: npt.DTypeLike, beside: DeviceArray, hint: str = "") -> DeviceArray:
+    """Memory for a result on the stream of `beside`, with whatever stands in it, that costs no wait for the device.
+
+    Where `beside` is an array of torch or CuPy the result is one too, of that library's own pool, and `theirs` gives it; else
+    `memory.Memory` keeps what earlier results have left. Raises a `DeviceMemoryError` as `empty` does.
+    """
+    kind = np.dtype(dtype)
+    nbytes = math.prod(shape) * kind.itemsize
+    library = _library_of(beside.owner)
+    if library is not None:
+        make = library.empty
+        if library.__name__ == "torch":
+            make = partial(make, device=beside.owner.device)  # type: ignore[attr-defined]
+        made = _driver.allocated(lambda: make(shape, dtype=getattr(library, kind.name)), nbytes, hint)
+        return from_object("result", made)
+    if not Memory.can_keep(nbytes, beside.stream):
+        return empty(shape, kind, beside.stream, hint)
+    owner = Memory.left(nbytes, beside.stream)
+    if owner is None:
+        owner = Memory(Block(empty(nbytes, np.uint8, beside.stream, hint).flat, beside.stream))
+    return _wrap("result", owner.address, shape, kind, beside.stream, owner, False)
+
+
+def theirs(result: DeviceArray) -> Any:
+    """What the caller is given: the array of torch or CuPy that a result's memory is of, else the result."""
+    return result if _library_of(result.owner) is None else result.owner
 
 
 def to_device(array: Array, stream: Any = 0, hint: str = "") -> DeviceArray:
@@ -257,6 +288,7 @@ def join(stream: Any, arrays: Iterable[DeviceArray | None]) -> None:
     seen = {_handle(stream)}
     for array in arrays:
         if array is not None and _handle(array.stream) not in seen:
+            array.lend()
             seen.add(_handle(array.stream))
             event = cuda.event(timing=False)
             event.record(array.stream)
@@ -278,6 +310,11 @@ def _callers_stream(value: object) -> int | None:
     if cupy is not None:
         return int(cupy.cuda.get_current_stream().ptr)
     return None
+
+
+def _library_of(value: object) -> Any:
+    """The module torch or CuPy if `value` is one of its arrays."""
+    return _library("torch", "Tensor", value) or _library("cupy", "ndarray", value)
 
 
 def _library(name: str, kind: str, value: object) -> Any:
@@ -316,25 +353,6 @@ def from_object(argument: str, value: object) -> DeviceArray:
     if interface is not None:
         return _from_interface(argument, value, interface)
     return _from_dlpack(argument, value)
-
-
-def like(result: DeviceArray, model: object) -> Any:
-    """`result` as an array of the library that `model` is of, without a copy; the `DeviceArray` itself for others."""
-    torch = _library("torch", "Tensor", model)
-    if torch is not None:
-        return torch.as_tensor(_Exported(result), device=model.device)  # type: ignore[attr-defined]
-    cupy = _library("cupy", "ndarray", model)
-    if cupy is not None:
-        return cupy.asarray(_Exported(result))
-    return result
-
-
-class _Exported:
-    """A result on its reader's own current stream: with no stream to name, nobody waits for one."""
-
-    def __init__(self, array: DeviceArray) -> None:
-        self._array = array
-        self.__cuda_array_interface__ = array._interface()
 
 
 def _from_interface(argument: str, value: object, interface: dict[str, Any]) -> DeviceArray:
@@ -379,8 +397,8 @@ def _wrap(
     if n == 0:
         flat = cuda.device_array(0, dtype)
     elif SIMULATED:  # device memory is the host's there
-        memory: Any = (ctypes.c_char * (n * dtype.itemsize)).from_address(pointer)
-        flat = type(cuda.device_array(0, dtype))(np.frombuffer(memory, dtype))
+        interface = {"shape": (n,), "typestr": dtype.str, "data": (pointer, False), "version": 3}
+        flat = type(cuda.device_array(0, dtype))(np.asarray(SimpleNamespace(__array_interface__=interface, owner=owner)))
     else:
         interface = {"shape": (n,), "strides": None, "typestr": dtype.str, "data": (pointer, False), "version": 3}
         flat = cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
@@ -494,56 +512,16 @@ def _from_dlpack(argument: str, value: Any) -> DeviceArray:
     return _wrap(argument, (tensor.data or 0) + tensor.byte_offset, shape, dtype, stream_of(pointer), owner, False)
 
 
-# -- looking for bad values --------------------------------------------------------------------------------------------
+# -- rows by number ----------------------------------------------------------------------------------------------------
 
-_THREADS = 4 if SIMULATED else 256
-_NOT_FINITE, _NEGATIVE = 0, 1
-
-
-def first_non_finite(array: DeviceArray) -> int:
-    """The place in C order of the first NaN or infinity of a float array, or -1."""
-    return _first(array, _NOT_FINITE)
+THREADS = 4 if SIMULATED else 256
 
 
-def first_negative(array: DeviceArray) -> int:
-    """The place in C order of the first number below 0 of a float array, or -1. NaN is not below 0."""
-    return _first(array, _NEGATIVE)
-
-
-def _first(array: DeviceArray, mode: int) -> int:
-    n = array.size
-    if n == 0:
-        return -1
-    out = to_device(np.array([n], np.int64), array.stream)
-    _search(array.dtype)(_blocks(n), array.stream, array.flat, np.int64(mode), out.flat)
-    place = int(out.numpy()[0])
-    return -1 if place == n else place
-
-
-def _blocks(n: int) -> int:
+def blocks(n: int) -> int:
     """Enough to fill the GPU, since each thread walks on; and so many that Numba does not warn of too few."""
     if SIMULATED:
         return 1
-    return max(128, min(-(-n // _THREADS), 8 * int(cuda.get_current_device().MULTIPROCESSOR_COUNT)))
-
-
-@cache
-def _search(dtype: np.dtype[Any]) -> Kernel:
-    arithmetic = _driver.arithmetic(dtype)
-    bits, zero = arithmetic.bits, arithmetic.T(0)
-    exponent = arithmetic.U(0x7F800000 if arithmetic.is_float32 else 0x7FF0000000000000)
-
-    def first_bad(x, mode, out):  # type: ignore[no-untyped-def]
-        at = np.int64(cuda.blockIdx.x) * np.int64(cuda.blockDim.x) + np.int64(cuda.threadIdx.x)
-        step = np.int64(cuda.gridDim.x) * np.int64(cuda.blockDim.x)
-        while at < x.size:
-            value = x[at]
-            if (mode == 0 and (bits(value) & exponent) == exponent) or (mode == 1 and value < zero):
-                cuda.atomic.min(out, 0, at)
-                break  # a thread's own places ascend
-            at += step
-
-    return Kernel(first_bad, (arithmetic.type[::1], int64, int64[::1]), _THREADS)
+    return max(128, min(-(-n // THREADS), 8 * _driver.multiprocessors()))
 
 
 @cache
@@ -558,13 +536,9 @@ def _gather(dtype: np.dtype[Any]) -> Kernel:
             out[at] = x[ids[row] * n_features + (at - row * n_features)]
             at += step
 
-    return Kernel(gather_rows, (kind[::1], int64, int64[::1], kind[::1]), _THREADS)
+    return Kernel(gather_rows, (kind[::1], int64, int64[::1], kind[::1]), THREADS)
 
 
 def kernels() -> dict[str, Kernel]:
     """Every kernel of this file, to be compiled where there is no GPU."""
-    return {
-        f"{name}_{dtype.name}": make(dtype)
-        for name, make in (("first_bad", _search), ("gather_rows", _gather))
-        for dtype in (np.dtype(np.float32), np.dtype(np.float64))
-    }
+    return {f"gather_rows_{dtype.name}": _gather(dtype) for dtype in (np.dtype(np.float32), np.dtype(np.float64))}

@@ -6,7 +6,7 @@ A name says where a kernel is made and of which variant: ``train.epoch/float32/w
 
 from __future__ import annotations
 
-from gradfold.cuda import arrays, gradient, index, loss, maths, roles, roofline, train
+from gradfold.cuda import arrays, bad_values, gradient, index, loss, maths, roles, roofline, train
 from gradfold.cuda._driver import Kernel
 from gradfold.cuda.tiles import SHAPES
 
@@ -30,7 +30,10 @@ def every_kernel() -> dict[str, Kernel]:
         found[f"gradient.zero/{dtype}"] = gradient.zero(dtype)
     found |= {"roofline.read": roofline.READ, "roofline.copy": roofline.COPY}
     found |= {f"index.{kernel.name.lstrip('_')}": kernel for kernel in index.KERNELS}
-    for family_, kernels in (("maths", maths.KERNELS), ("loss", loss.KERNELS), ("arrays", arrays.kernels().items())):
+    for family_, kernels in (
+        ("maths", maths.KERNELS), ("loss", loss.KERNELS), ("arrays", arrays.kernels().items()),
+        ("bad_values", bad_values.kernels().items()),
+    ):  # fmt: skip
         for each in kernels:
             name, kernel = each if isinstance(each, tuple) else (each.name, each)
             function, _, dtype = name.rpartition("_")

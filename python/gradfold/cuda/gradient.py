@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold.cuda import _driver, tiles
+from gradfold.cuda import _driver, bad_values, tiles
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import roles as _roles
 from gradfold.cuda._driver import Kernel, cuda, device, float64, int32, int64, opaque, uint32
@@ -432,10 +432,14 @@ def accumulate(
 class _Workspace:
     """What a call of `loss_gradient` leaves to the next one of the same sizes, thread and stream: memory, and what it uploaded."""
 
-    def __init__(self, window: Window, totals: Totals, panels: Any, stream: Any) -> None:
+    def __init__(self, window: Window, totals: Totals, panels: Any, dtype: str, stream: Any) -> None:
         self.window, self.totals, self.panels, self.stream = window, totals, panels, stream
+        # One value for each kind of array that a call may lack.
+        self.no_values, self.no_rows, self.no_doubles, self.no_roles = (
+            _driver.empty(1, kind, stream) for kind in (dtype, np.int64, np.float64, np.uint32)
+        )
         self.sent: dict[str, tuple[Array, Any]] = {}
-        self.roles: tuple[Any, int] | None = None
+        self.roles: _roles.Source | None = None
         self.splits: tuple[Array, tuple[Array, Array]] | None = None
 
     def send(self, name: str, values: Array) -> tuple[Any, bool]:
@@ -454,17 +458,11 @@ class _Workspace:
         return self.splits[1]
 
     def training(self, ids: Array, conditions: Array, weight: Any, dtype: Any) -> tuple[Any, int]:
-        """`roles.words`, computed when the folds are others than last time, or when there are weights."""
-        known = self.sent.get("ids")
-        same = known is not None and known[0].dtype == ids.dtype and np.array_equal(known[0], ids)
-        _, new = self.send("conditions", conditions)
-        if self.roles is None or new or not same or weight is not None:
+        """The words of `roles`, made when the folds are others than last time, or when there are weights."""
+        if self.roles is None or not self.roles.is_of(ids, conditions):
             self.roles = None  # so that roles which cannot be made leave none of others behind
-            self.sent.pop("ids", None)
-            self.roles = _roles.words(ids, conditions, weight, dtype, scores=False, stream=self.stream)
-            if weight is None:
-                self.sent["ids"] = ids.copy(), None
-        return self.roles
+            self.roles = _roles.Source(ids.copy(), conditions.copy(), dtype, scores=False, stream=self.stream)
+        return self.roles.words(weight)
 
 
 _workspaces: dict[tuple[Any, ...], _Workspace] = {}
@@ -482,6 +480,7 @@ def _workspace(
             Window.of(shape, n_features, n_panels, n_chunks, gradient=gradient, losses=losses, stream=stream),
             Totals.of(shape, n_features, n_panels, gradient=gradient, stream=stream),
             _driver.empty(n_panels * shape.models * (n_features + 1), shape.dtype, stream),
+            shape.dtype,
             stream,
         )
         _workspaces[key] = found
@@ -489,17 +488,25 @@ def _workspace(
 
 
 def release() -> None:
-    """Frees the device memory that `loss_gradient` keeps for its next call: up to 768 MiB, the size of its result, and roles."""
+    """Frees the device memory that `loss_gradient` keeps for its next call: up to 768 MiB, the size of its result, roles with
+    up to 64 MiB of ids, and up to 256 MiB of earlier results that nobody holds any more."""
     _workspaces.clear()
+    bad_values.release()
+    _driver.spare.clear()
 
 
 def shape_for(dtype: Any, n_models: int) -> Shape:
     """The tiles for so many models: no wider than they fill, since lanes without a model cost as much as the others."""
-    shapes = sorted(SHAPES[np.dtype(dtype).name].values(), key=lambda shape: shape.models)
+    shapes = _by_width(np.dtype(dtype))
     for shape in shapes[:-1]:
         if n_models <= shape.models:
             return shape
     return shapes[-1]
+
+
+@cache
+def _by_width(dtype: np.dtype[Any]) -> list[Shape]:
+    return sorted(SHAPES[dtype.name].values(), key=lambda shape: shape.models)
 
 
 def loss_gradient(
@@ -518,9 +525,9 @@ def loss_gradient(
         On which everything is queued; nothing waits for it.
     """
     n_rows, n_features = X.shape
-    dtype = X.dtype.name
     n_models = W.shape[1]
-    shape = shape_for(dtype, n_models)
+    shape = shape_for(X.dtype, n_models)
+    dtype = shape.dtype
     n_panels = -(-n_models // shape.models)
     lanes = n_panels * shape.models
     n_positions = n_rows if rows is None else rows.shape[0]
@@ -543,7 +550,7 @@ def loss_gradient(
         whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)
         roles, n_words = work.training(np.zeros((1, n_rows), np.uint8), whole, weight, dtype)
     else:
-        roles, n_words = work.send("no roles", np.zeros(1, np.uint32))[0], 0
+        roles, n_words = work.no_roles, 0
     epsilon = np.full(lanes, 0.1, dtype)
     if loss_epsilon is not None:
         epsilon[:n_models] = loss_epsilon
@@ -552,13 +559,7 @@ def loss_gradient(
     parameters[P_MODELS], parameters[P_HAS_WEIGHT], parameters[P_WORDS] = n_models, weight is not None, n_words
     parameters[P_LOSS], parameters[P_GRADIENT], parameters[P_LOSSES] = _loss.CODES[loss], want_gradient, want_losses
     parameters[P_HAS_ROWS], parameters[P_SLOT_ROWS] = rows is not None, ROW_CHUNK
-    P, none, no_rows, no_double = (
-        work.send(name, values)[0]
-        for name, values in (
-            ("parameters", parameters), ("none", np.zeros(1, dtype)), ("no rows", np.zeros(1, np.int64)),
-            ("no double", np.zeros(1, np.float64)),
-        )
-    )  # fmt: skip
+    P, none, no_rows = work.send("parameters", parameters)[0], work.no_values, work.no_rows
     k.pack(
         blocks_of(lanes * (n_features + 1), shape.threads), stream, P, int(intercept is not None), n_panels, W.flat,
         none if intercept is None else intercept.flat, panels,
@@ -578,6 +579,6 @@ def loss_gradient(
     k.results(
         blocks_of((n_features + 2) * n_models, shape.threads), stream, P, int(mean), int(want_loss), int(grad_W is not None),
         int(grad_intercept is not None), totals.grad, totals.losses, totals.weights,
-        no_double if loss_out is None else loss_out.flat, none if grad_W is None else grad_W.flat,
+        work.no_doubles if loss_out is None else loss_out.flat, none if grad_W is None else grad_W.flat,
         none if grad_intercept is None else grad_intercept.flat,
     )  # fmt: skip

@@ -54,36 +54,63 @@ def kernel(dtype: str) -> Kernel:
     return Kernel(roles, signature, THREADS)
 
 
-def words(
-    ids: Array, conditions: Array, weight: Any, dtype: Any, *, scores: bool, stream: Any
-) -> tuple[Any, int]:
-    """The words of all rows on the device, and how many each row has.
+class Source:
+    """Folds from which words are made, on the device; again and again where weights change.
 
     Parameters
     ----------
     ids : ndarray of shape (n_id_rows, n_rows), on the host
     conditions : ndarray of int64, shape (n_splits, n_conditions, 5)
         Of the splits that are to have a bit, in this order.
-    weight : device array of shape (n_rows,), or None
-        A row of weight 0 is used by no split.
     scores : bool
         The rows that are scored instead of those that train.
     """
-    n_id_rows, n_rows = ids.shape
-    n_splits, n_conditions = conditions.shape[:2]
-    n_words = (n_splits + 31) // 32
-    out = _driver.empty(n_rows * n_words, np.uint32, stream)
-    on_device = _driver.to_device(np.ascontiguousarray(conditions.reshape(-1)), stream)
-    none = _driver.empty(1, dtype, stream)
-    step = max(1, _BLOCK_BYTES // (4 * n_id_rows))
-    for first in range(0, n_rows, step):
-        n = min(step, n_rows - first)
-        part = _driver.to_device(np.ascontiguousarray(ids[:, first : first + n], np.uint32).reshape(-1), stream)
-        launch(
-            part, first, n, on_device, n_splits, n_conditions, none if weight is None else weight, dtype,
-            has_weight=weight is not None, scores=scores, out=out, stream=stream,
-        )  # fmt: skip
-    return out, n_words
+
+    def __init__(self, ids: Array, conditions: Array, dtype: Any, *, scores: bool, stream: Any) -> None:
+        n_splits = len(conditions)
+        self._ids, self._conditions, self._dtype, self._scores, self._stream = ids, conditions, dtype, scores, stream
+        self._n_words = (n_splits + 31) // 32
+        self._words = _driver.empty(ids.shape[1] * self._n_words, np.uint32, stream)
+        self._conditions_there = _driver.to_device(np.ascontiguousarray(conditions.reshape(-1)), stream)
+        self._none = _driver.empty(1, dtype, stream)
+        self._ids_there: Any = None  # kept where there are weights, if they went there in one part
+        self._made_without_weights = False
+
+    def is_of(self, ids: Array, conditions: Array) -> bool:
+        """Whether these are the folds."""
+        same = self._ids.dtype == ids.dtype and np.array_equal(self._ids, ids)
+        return same and np.array_equal(self._conditions, conditions)
+
+    def words(self, weight: Any) -> tuple[Any, int]:
+        """The words of all rows on the device, which the next call overwrites, and how many each row has.
+
+        weight: device array of shape (n_rows,), or None. A row of weight 0 is used by no split.
+        """
+        if weight is None and self._made_without_weights:
+            return self._words, self._n_words
+        self._made_without_weights = False
+        n_id_rows, n_rows = self._ids.shape
+        n_splits, n_conditions = self._conditions.shape[:2]
+        step = max(1, _BLOCK_BYTES // (4 * n_id_rows))
+        for first in range(0, n_rows, step):
+            n, part = min(step, n_rows - first), self._ids_there
+            if part is None:
+                part = _driver.to_device(np.ascontiguousarray(self._ids[:, first : first + n], np.uint32).reshape(-1), self._stream)
+            launch(
+                part, first, n, self._conditions_there, n_splits, n_conditions, self._none if weight is None else weight,
+                self._dtype, has_weight=weight is not None, scores=self._scores, out=self._words, stream=self._stream,
+            )  # fmt: skip
+            if weight is not None and n == n_rows:
+                self._ids_there = part
+        self._made_without_weights = weight is None
+        return self._words, self._n_words
+
+
+def words(
+    ids: Array, conditions: Array, weight: Any, dtype: Any, *, scores: bool, stream: Any
+) -> tuple[Any, int]:
+    """The words of a `Source` that nobody else needs."""
+    return Source(ids, conditions, dtype, scores=scores, stream=stream).words(weight)
 
 
 def launch(

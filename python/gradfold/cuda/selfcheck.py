@@ -390,8 +390,9 @@ class _Run:
         section = self.report["sections"].get("peaks", {})
         peaks = {r["name"]: r["tflops"] for r in section.get("results", []) if "tflops" in r}
         for result in results:
-            if result.get("peak") in peaks and "tflops" in result:
-                result["of_peak"] = result["tflops"] / peaks[result["peak"]]
+            for measured, share in (("tflops", "of_peak"), ("kernel_tflops", "kernels_of_peak")):
+                if result.get("peak") in peaks and measured in result:
+                    result[share] = result[measured] / peaks[result["peak"]]
 
     def _errors(self, seconds: float) -> dict[str, Any]:
         return self._simple("errors", seconds)
@@ -524,6 +525,8 @@ def _result(result: dict[str, Any]) -> str:
         ("device_seconds", "{:.5f} s between events"),
         ("tflops", "{:.2f} TFLOP/s"),
         ("of_peak", "{:.1%} of the peak"),
+        ("kernel_seconds", "kernels alone {:.5f} s"),
+        ("kernels_of_peak", "{:.1%} of the peak"),
         ("gbytes_per_s", "{:.0f} GB/s"),
         ("gindices_per_s", "{:.1f} G indices/s"),
         ("scoring_seconds", "scoring {:.4f} s"),
