@@ -351,7 +351,7 @@ class Trainer:
 
     def _closed_form(self, models: Array, moments: Moments, late: Callable[[], bool]) -> tuple[Any, Array] | None:
         """What solves these models from the sums of all rows; where that would cost digits, they stay as they are."""
-        problem, settings, own, target = self.problem, self.settings, self.own, self.problem.target
+        settings, own, target = self.settings, self.own, self.problem.target
         assert target is not None
         X = self.X
         if self._cancelled or late():
@@ -438,9 +438,9 @@ class Trainer:
         conditions = np.ascontiguousarray(self.conditions[used])
         evaluate = None
         if settings.device == "cuda" and not from_gram(rows[0]["solver"], loss):
-            from gradfold.cuda.optimum import Passes
-
             if self._passes is None:
+                from gradfold.cuda.optimum import Passes
+
                 self._passes = Passes(problem, own)
             evaluate = self._passes.over(loss, self.ids, conditions, sample.get("sample"))
         optimizer = _core.optimum.Optimizer(

@@ -98,10 +98,8 @@ class Problem:
 
     def data_on_host(self) -> Array:
         """`data` as the kernels of the CPU read it: fetched from the GPU once, where it lies there, and shared by all."""
-        if not _device.is_device_array(self.data):
-            return self.data
         if self._on_host is None:
-            self._on_host = self.data.numpy()
+            self._on_host = self.data.numpy() if _device.is_device_array(self.data) else self.data
         return self._on_host
 
     @property
