@@ -80,6 +80,12 @@ def test_same_bits_as_the_cpu(passes: list[Any], data: dict[str, Any], solver: s
         assert scores == [False] * found.arrivals["n_passes"].max() + [True]
 
 
+def test_sums_of_two_chunks() -> None:
+    """In float64: one of them alone would be a float32."""
+    q = problem(11, n=1030, p=1, m=1, dtype=np.float32, kind="kfold", weights="none")
+    assert_same(optima.solve(q, device="cuda", max_iter=1).bytes(), optima.solve(q, max_iter=1).bytes())
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("weights", ["none", "zeros"])
 def test_a_start_on_a_sample(passes: list[Any], dtype: Any, weights: str) -> None:
@@ -165,6 +171,13 @@ def test_data_on_the_gpu(monkeypatch: pytest.MonkeyPatch, passes: list[Any], sol
     same(run, quick(X, y, GRID, sample_weight=weight, **options))
     assert run.device_reason.startswith("cuda: where the data lives; ") and run.device_reason.endswith("; X was copied to the host for them")
     assert bool(passes) == (solver == "lbfgs")
+
+
+def test_leave_one_out_in_closed_form() -> None:
+    X, y = fits.numbers(70, 3)
+    run = quick(Foreign(X), y, GRID, folds=gf.index.leave_one_out(70))
+    assert run.arrivals["closed_form"].all()
+    same(run, quick(X, y, GRID, folds=gf.index.leave_one_out(70)))
 
 
 def test_validation_data_and_missing_cells(passes: list[Any]) -> None:
