@@ -169,7 +169,8 @@ def test_data_on_the_gpu(monkeypatch: pytest.MonkeyPatch, passes: list[Any], sol
     run = quick(Foreign(X), Foreign(y), GRID, sample_weight=Foreign(weight), **options)
     assert fetched.count(X.shape) == 1
     same(run, quick(X, y, GRID, sample_weight=weight, **options))
-    assert run.device_reason.startswith("cuda: where the data lives; ") and run.device_reason.endswith("; X was copied to the host for them")
+    assert run.device_reason.startswith("cuda: where the data lives; ")
+    assert run.device_reason.endswith("; X was copied to the host for them")
     assert bool(passes) == (solver == "lbfgs")
 
 
@@ -238,7 +239,7 @@ def test_what_the_device_raises_leaves_fit(monkeypatch: pytest.MonkeyPatch) -> N
 def test_X_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = fits.numbers(60, 5)
     monkeypatch.setattr(arrays, "free_memory", lambda: 1000)
-    with pytest.raises(DeviceMemoryError, match="^the GPU has 1 kB free, wanted 3 kB; solvers of the optimum want all of X there, .* stream it"):
+    with pytest.raises(DeviceMemoryError, match="^the GPU has 1 kB free, wanted 3 kB; solvers of the optimum want all of X there"):
         gf.fit(X, y, device="cuda", solver="lbfgs")
     assert gf.fit(X, y, device="cuda").solver == "cholesky"  # nothing of which goes there
 

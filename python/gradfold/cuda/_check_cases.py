@@ -395,7 +395,7 @@ def _optima(seed: int) -> list[Case]:
     }
 
     def valid(case: Case) -> bool:
-        return case["solver"] != "coordinate-descent" or case["loss"] == "log_loss"  # the others go by moments
+        return bool(case["solver"] != "coordinate-descent" or case["loss"] == "log_loss")  # the others go by moments
 
     plain: Case = {"kind": "optimum", "m": 1, "data": "plain"}
     sampled = {"dtype": "float32", "solver": "lbfgs", "loss": "log_loss", "n": 70_000, "p": 7, "folds": "kfold", "weights": "zeros"}
