@@ -34,14 +34,15 @@ class Solved:
 
 
 def trainer(
-    q, solver="lbfgs", *, n_threads=1, standardize=False, fit_intercept=True, tol=1e-6, max_iter=60, check_finite=False
+    q, solver="lbfgs", *, n_threads=1, standardize=False, fit_intercept=True, tol=1e-6, max_iter=60, check_finite=False,
+    device="cpu",
 ):
     """The trainer of a `calls.Problem`, whose learning rates and l1 it does not read."""
     classes = np.arange(q.W.shape[1]) if q.loss == "multinomial" else None
     problem = Problem(loss=q.loss, X=q.X, target=Target(q.loss, q.y, classes))
     settings = SimpleNamespace(
         n_threads=n_threads, standardize=standardize, fit_intercept=fit_intercept, tol=tol, max_iter=max_iter,
-        check_finite=check_finite,
+        check_finite=check_finite, device=device,
     )
     epsilon = np.full(q.n_models, 0.1) if q.loss_epsilon is None else q.loss_epsilon
     rows = [

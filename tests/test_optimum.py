@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ import fits
 import gradfold as gf
 import optima
 import splits
-from gradfold import _core, _moments, _optimum, _optimum_check
+from gradfold import _core, _device, _moments, _optimum, _optimum_check
 from reference import optimum as reference
 from reference.roles import TRAIN
 from test_promises import POISONS, assert_same, poison, same_split
@@ -851,9 +852,122 @@ def test_bad_input(keywords, names):
         gf.fit(X, y, **{"solver": "lbfgs", **keywords})
 
 
-def test_a_cuda_device_raises():
-    with pytest.raises((ValueError, gf.DeviceError)):
-        gf.fit(*fits.labels(60, 3), solver="lbfgs", device="cuda")
+def test_multinomial_raises_on_a_cuda_device(monkeypatch):
+    monkeypatch.setattr(_device, "require_cuda", lambda: None)
+    X, _ = fits.labels(60, 3)
+    for solver in ("auto", "lbfgs"):
+        with pytest.raises(ValueError, match="^loss: got 'multinomial' with device='cuda'"):
+            gf.fit(X, np.arange(60) % 3, solver=solver, device="cuda")
+
+
+# ---- passes that Python takes ------------------------------------------------------------------------------------------
+
+
+class Passes:
+    """What `gradfold.cuda.optimum.Passes` is, by the CPU's kernels; of float64, whose sums no rounding has touched."""
+
+    def __init__(self, q):
+        self.q, self.kept, self.calls = q, [], 0
+
+    def over(self, loss, ids, conditions, sample):
+        def evaluate(W, intercept, split_of_model, loss_epsilon, sampled, scores):
+            self.calls += 1
+            self.kept.append((W, intercept, split_of_model, loss_epsilon))
+            self.before()
+            n_models = len(intercept)
+            losses, sums = np.full(n_models, np.nan), np.empty((len(W) + 1, n_models))
+            if scores:
+                return losses, None
+            b = np.empty(n_models)
+            _core.gradient.loss_gradient(
+                self.q.X, self.q.y, W, intercept, loss, False, sample if sampled else None, ids, conditions, split_of_model,
+                self.q.sample_weight, losses, sums[:-1], b, 1, loss_epsilon,
+            )  # fmt: skip
+            sums[-1] = b
+            return losses, sums
+
+        return evaluate
+
+    def before(self):
+        pass
+
+
+def by_python(q, solver, passes, **how):
+    t = optima.trainer(q, solver, device="cuda", **how)
+    models = np.arange(q.n_models)
+    t._passes = passes
+    return t._optimizer(models, t._moments(), lambda: False)[0]
+
+
+@pytest.mark.parametrize(("solver", "loss"), [("lbfgs", "huber"), ("newton-cholesky", "log_loss"), ("coordinate-descent", "log_loss")])
+def test_passes_by_python(solver, loss):
+    q = smooth_problem(21, n=1100, p=6, m=11, loss=loss, dtype=np.float64)
+    want, passes = optima.solve(q, solver), Passes(q)
+    optimizer = by_python(q, solver, passes)
+    assert optimizer.advance() == "done"
+    assert optimizer.coef().tobytes() == want.coef.tobytes() and optimizer.intercept().tobytes() == want.intercept.tobytes()
+    for name, values in optimizer.arrivals().items():
+        assert values.tobytes() == want.arrivals[name].tobytes(), name
+    assert passes.calls == want.arrivals["n_passes"].max() + 1
+    # What the callable was given is its own.
+    del optimizer
+    W, intercept, split_of_model, _ = passes.kept[0]
+    assert not W.any() and W.shape == (6, 11) and split_of_model.tolist() == np.unique(q.split_of_model, return_inverse=True)[1].tolist()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
+def test_what_a_pass_raises_comes_out(error):
+    q = smooth_problem(22, n=60, p=3, m=3, loss="log_loss", dtype=np.float64)
+    passes = Passes(q)
+    optimizer = by_python(q, "lbfgs", passes)
+    assert optimizer.advance(max_steps=2) == "paused"
+
+    def refuse():
+        raise error("the third")
+
+    passes.before = refuse
+    for _ in range(2):
+        with pytest.raises(error, match="the third"):
+            optimizer.advance()
+    passes.before = lambda: None
+    assert (optimizer.arrivals()["n_passes"] == 2).all()
+    assert optimizer.advance() == "done" and optimizer.coef().tobytes() == optima.solve(q).coef.tobytes()
+
+
+def test_a_pass_may_cancel():
+    q = smooth_problem(23, n=60, p=3, m=3, loss="log_loss", dtype=np.float64)
+    passes = Passes(q)
+    optimizer = by_python(q, "lbfgs", passes)
+    passes.before = lambda: optimizer.cancel() if passes.calls == 3 else None
+    assert optimizer.advance() == "interrupted" and passes.calls == 3
+    assert (optimizer.arrivals()["n_passes"] == 2).all() and np.isfinite(optimizer.coef()).all()
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "message"),
+    [
+        (None, TypeError, r"^evaluate: got NoneType, wanted a tuple"),
+        ((np.zeros(3),), TypeError, r"^evaluate: got tuple, wanted a tuple \(losses, sums\)"),
+        ((np.zeros(2), np.zeros((4, 3))), ValueError, r"^evaluate \(losses\): got shape \(2,\)"),
+        ((np.zeros(3, np.float32), np.zeros((4, 3))), TypeError, r"^evaluate \(losses\): got an array of float32"),
+        ((np.zeros(3), np.zeros((3, 4))), ValueError, r"^evaluate \(sums\): got shape \(3, 4\), wanted shape \(4, 3\)"),
+        ((np.zeros(3), np.zeros((4, 3), order="F")), ValueError, r"^evaluate \(sums\): got an array that is not C-contiguous"),
+        ((np.zeros(3), None), TypeError, r"^evaluate \(sums\): got NoneType"),
+    ],
+)  # fmt: skip
+def test_what_a_pass_gives_is_looked_at(found, error, message):
+    q = smooth_problem(24, n=60, p=3, m=3, loss="log_loss", dtype=np.float64)
+    with pytest.raises(error, match=message):
+        by_python(q, "lbfgs", SimpleNamespace(over=lambda *_: lambda *_: found)).advance()
+
+
+def test_who_may_take_passes():
+    q = smooth_problem(25, n=60, p=3, m=3, loss="log_loss", dtype=np.float64)
+    with pytest.raises(TypeError, match="^evaluate: got int, wanted a callable or None"):
+        by_python(q, "lbfgs", SimpleNamespace(over=lambda *_: 3))
+    several = smooth_problem(25, n=60, p=3, m=3, loss="multinomial", dtype=np.float64)
+    with pytest.raises(ValueError, match="^evaluate: got a callable, wanted None for a loss of several outputs"):
+        by_python(several, "lbfgs", Passes(several))
 
 
 def test_save_and_load(tmp_path):

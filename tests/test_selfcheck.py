@@ -76,7 +76,7 @@ def test_every_case_of_the_quick_sample_runs() -> None:
     side = Cpu()
     found = [_check_bits.outcome(case, side) for case in _check_cases.few()]
     assert [record for record in found if record["status"] != "same"] == []
-    assert {"train", "gradient", "poison", "solo", "resume", "fit"} <= {record["case"]["kind"] for record in found}
+    assert {"train", "gradient", "poison", "solo", "resume", "fit", "optimum"} <= {record["case"]["kind"] for record in found}
 
 
 def test_every_kind_of_the_longer_list_runs() -> None:

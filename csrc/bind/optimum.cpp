@@ -89,6 +89,27 @@ py::tuple bind_split_moments(const py::array& X, const py::object& weight, const
   return py::make_tuple(sum, mean, scale);
 }
 
+// A pass over X that Python takes: evaluate(W, intercept, split_of_model, loss_epsilon, sampled, scores) is to return the losses of the
+// models and the sums [n_features + 1][n_models] of their gradients, the intercept's last, or, of the rows that are scored, mean losses and None.
+template <class T>
+void evaluate_in_python(const py::handle& evaluate, const LossGradientArgs<T>& call) {
+  while (finalizing()) pause();  // as in NoGil
+  const py::gil_scoped_acquire acquire;
+  const std::int64_t n = call.n_models, p = call.X.n_features;
+  const bool scores = call.use == Use::score;
+  const py::object epsilon = call.loss_epsilon == nullptr ? py::object(py::none()) : py::array_t<double>(n, call.loss_epsilon);
+  // Copies, so that whoever keeps them reads no memory that is gone.
+  const py::object found = evaluate(py::array_t<T>({p, n}, call.W), py::array_t<T>(n, call.intercept),
+                                    py::array_t<std::int64_t>(n, call.split_of_model), epsilon, call.rows != nullptr, scores);
+  if (!py::isinstance<py::tuple>(found) || py::len(found) != 2) wrong_type("evaluate", type_text(found), "a tuple (losses, sums)");
+  const auto results = py::reinterpret_borrow<py::tuple>(found);
+  std::copy_n(read_array<double>(results[0], "evaluate (losses)", {n}), n, call.loss_out);
+  if (scores) return;
+  const double* total = read_array<double>(results[1], "evaluate (sums)", {p + 1, n});
+  std::copy_n(total, p * n, call.total_W);
+  std::copy_n(total + p * n, n, call.total_intercept);
+}
+
 // The Python object: an Optimizer, and the arrays that it points into.
 class BoundOptimizer {
  public:
@@ -98,7 +119,7 @@ class BoundOptimizer {
               std::int64_t n_outputs, const py::object& l1, const py::object& l2, bool fit_intercept, bool standardize, bool exact, const py::object& weight_sum,
               const py::object& mean, const py::object& scale, const py::object& comoment, const py::object& coef_init,
               const py::object& intercept_init, std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
-              const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out) {
+              const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out, const py::object& evaluate) {
     OptimumArgs<T> a{};
     a.X.x = read_array<T>(X, "X", {-1, -1});
     const std::int64_t n = a.X.n_rows = X.shape(0), p = a.X.n_features = X.shape(1);
@@ -176,6 +197,11 @@ class BoundOptimizer {
       a.left_out.assign(rows, rows + m);
     }
     a.n_threads = n_threads;
+    if (!evaluate.is_none()) {
+      if (!PyCallable_Check(evaluate.ptr())) wrong_type("evaluate", type_text(evaluate), "a callable or None");
+      if (several) wrong_value("evaluate", "a callable", "None for a loss of several outputs");
+      a.evaluate = [evaluate = py::handle(evaluate)](const LossGradientArgs<T>& call) { evaluate_in_python(evaluate, call); };
+    }
     a.held_out_weight = held_out_weight.is_none() ? nullptr : read_array<T>(held_out_weight, "held_out_weight", {n});
     if (!validation.is_none()) {
       const auto given = py::cast<py::tuple>(validation);
@@ -185,7 +211,7 @@ class BoundOptimizer {
       a.validation_weight = given[2].is_none() ? nullptr : read_array<T>(given[2], "validation[2]", {a.validation_X.n_rows});
     }
     kept_alive_ = py::make_tuple(X, y, sample_weight, ids, conditions, weight_sum, mean, scale, comoment, coef_init, intercept_init,
-                                 held_out_weight, validation, sample, scored);
+                                 held_out_weight, validation, sample, scored, evaluate);
     coef_shape_.assign(coef_shape.begin(), coef_shape.end());
     intercept_shape_.assign(intercept_shape.begin(), intercept_shape.end());
     dtype_ = py::dtype::of<T>();
@@ -198,7 +224,7 @@ class BoundOptimizer {
     Signals signals([optimizer] { optimizer->cancel(); });
     Status status;
     {
-      const NoGil released;  // passes over X touch no Python object; other Python threads go on meanwhile
+      const NoGil released;  // passes over X touch no Python object, or take it back; other Python threads go on meanwhile
       status = optimizer->advance(max_steps, seconds, [&] { signals(); });
     }
     signals.rethrow();
@@ -271,12 +297,13 @@ void register_optimum(py::module_& m) {
                        bool standardize, bool exact, const py::object& weight_sum, const py::object& mean, const py::object& scale,
                        const py::object& comoment, const py::object& coef_init, const py::object& intercept_init,
                        std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
-                       const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out) {
+                       const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out,
+                       const py::object& evaluate) {
              auto self = std::make_unique<BoundOptimizer>();
              auto create = [&]<class T>(T) {
                self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, loss_epsilon, n_outputs, l1, l2, fit_intercept,
                                standardize, exact, weight_sum, mean, scale, comoment, coef_init, intercept_init, max_iter, tol,
-                               refresh, n_threads, held_out_weight, validation, sample, sample_weight_sum, scored, left_out);
+                               refresh, n_threads, held_out_weight, validation, sample, sample_weight_sum, scored, left_out, evaluate);
              };
              if (is_float32(X))
                create(0.0f);
@@ -287,7 +314,8 @@ void register_optimum(py::module_& m) {
            py::kw_only(), "X"_a, "y"_a, "sample_weight"_a, "ids"_a, "conditions"_a, "split_of_model"_a, "loss"_a, "loss_epsilon"_a,
            "n_outputs"_a, "l1"_a, "l2"_a, "fit_intercept"_a, "standardize"_a, "exact"_a, "weight_sum"_a, "mean"_a, "scale"_a, "comoment"_a,
            "coef_init"_a, "intercept_init"_a, "max_iter"_a, "tol"_a, "refresh"_a, "n_threads"_a, "held_out_weight"_a = py::none(),
-           "validation"_a = py::none(), "sample"_a = py::none(), "sample_weight_sum"_a = py::none(), "scored"_a = py::none(), "left_out"_a = py::none())
+           "validation"_a = py::none(), "sample"_a = py::none(), "sample_weight_sum"_a = py::none(), "scored"_a = py::none(), "left_out"_a = py::none(),
+           "evaluate"_a = py::none())
       .def("advance", &BoundOptimizer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)
       .def("cancel", &BoundOptimizer::cancel)
       .def("coef", &BoundOptimizer::coef)

@@ -347,7 +347,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     call.n_threads = a_.n_threads;
     call.poll = poll ? &poll : nullptr;
     call.stop = &stop_;
-    loss_gradient(call);
+    a_.evaluate(call);
     if (cancelled()) return false;
     const double work = (4 * kHistory + 4.0) * static_cast<double>(size_) +
                         (knows_curvature() ? 2.0 * static_cast<double>(p_) * static_cast<double>(p_ * outputs) : 0.0);

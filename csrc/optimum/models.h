@@ -205,7 +205,7 @@ class ModelsAtOptimum : public Optimizer {
     call.n_threads = a_.n_threads;
     call.poll = poll ? &poll : nullptr;
     call.stop = &stop_;
-    loss_gradient(call);
+    own_rows ? loss_gradient(call) : a_.evaluate(call);
     for (std::int64_t i = 0; i < n; ++i) held_out_[models[i]] = losses[i];
   }
 

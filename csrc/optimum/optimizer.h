@@ -51,6 +51,9 @@ struct OptimumArgs {
   std::vector<double> sample_weight;  // per split: sum of weights of its training rows among them
   std::int64_t refresh;  // passes over X after which a model's own Hessian takes the place of that at 0; 1 is Newton's method, 0 never
   int n_threads;
+  // Passes over X, with one output: whoever takes them elsewhere gives the bits of `loss_gradient`, in loss_out, total_W and total_intercept.
+  // What it throws leaves advance(), and the models are where the pass before has left them.
+  std::function<void(const LossGradientArgs<T>&)> evaluate = loss_gradient<T>;
   // Held-out losses.
   const T* held_out_weight;  // null: weight
   DenseRows<T> validation_X;  // x null: the folds' own score rows

@@ -155,7 +155,7 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
     call.n_threads = a_.n_threads;
     call.poll = poll ? &poll : nullptr;
     call.stop = &stop_;
-    loss_gradient(call);
+    a_.evaluate(call);
     if (cancelled()) return false;
     each(active, 16.0 * static_cast<double>(size_), [&](std::int64_t i) {
       Model& model = models_[active[i]];

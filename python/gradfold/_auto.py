@@ -21,7 +21,7 @@ _WITH_L1 = "coordinate-descent"  # the solver that takes it
 _MOST_FOR_CHOLESKY = 1000  # features up to which normal equations are the quicker way
 
 
-def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_rows: int, n_features: int, device: str) -> str:
+def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_rows: int, n_features: int) -> str:
     """Put solvers in the place of "auto"; what `Run.solver_reason` says of it.
 
     Parameters
@@ -38,7 +38,7 @@ def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str],
         return "asked for"
     by_name = [str(row["solver"]) for row in params if row["solver"] != "auto"]
     started = given["coef_init"] is not None or given["intercept_init"] is not None
-    against = _against(rows, by_name, given, asked, device, n_rows, n_features, started)
+    against = _against(rows, by_name, given, asked, n_rows, n_features, started)
     if against is not None:
         for name, default in _optimum_check.OF_OPTIMA.items():
             if given[name] != default:
@@ -61,7 +61,6 @@ def _against(
     by_name: list[str],
     given: dict[str, Any],
     asked: set[str],
-    device: str,
     n_rows: int,
     n_features: int,
     started: bool,
@@ -69,8 +68,6 @@ def _against(
     """Why the models cannot, or are not meant to, go to their optima; None if they can."""
     if by_name:
         return None if by_name[0] in _optimum.SOLVERS else f"other candidates have solver={by_name[0]!r}"
-    if device == "cuda":
-        return "solvers of the optimum are not built for GPUs"
     for name, default in _SPEAKS_OF_EPOCHS.items():
         if name in asked:
             return f"candidates set {name}"
@@ -95,7 +92,7 @@ def _loss_against(loss: str, sparse: bool) -> str | None:
 
 
 def goes_to_optimum(names: Iterable[str], losses: Iterable[str], sparse: bool) -> bool:
-    """Whether "auto" is a solver of the optimum on the CPU, before y is read, where parameters of these names are given.
+    """Whether "auto" is a solver of the optimum, before y is read, where parameters of these names are given.
 
     With a loss of "auto" it is so whatever y holds, and with l1 it is not.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core, _missing
+from gradfold import _core, _device, _missing
 from gradfold._limits import told_memory
 from gradfold._moments import Moments, Sums, trains
 from gradfold._problem import Problem, Rows
@@ -47,9 +47,14 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
     return n_features <= _MOST_FEATURES and n_features**2 <= _PASSES * n_rows
 
 
+def without_passes(solver: str, loss: str) -> bool:
+    """Whether no pass over X evaluates the models' trial points: they go by what is summed before."""
+    return solver == "cholesky" or (solver == "coordinate-descent" and loss == "squared_error")
+
+
 def from_gram(solver: str, loss: str, n_rows: int, n_features: int) -> bool:
-    """Whether a solver goes by the Gram matrices of splits, instead of passes over X."""
-    return solver == "cholesky" or (solver == "coordinate-descent" and loss == "squared_error" and n_features <= n_rows)
+    """Whether a solver holds the Gram matrices of splits; elastic nets with more features than rows need that of a few columns."""
+    return without_passes(solver, loss) and (solver == "cholesky" or n_features <= n_rows)
 
 
 def refresh(solver: str, loss: str, n_features: int) -> int:
@@ -100,7 +105,6 @@ class Trainer:
     """
 
     steps_per_epoch = 1
-    reason = ""
 
     def __init__(
         self,
@@ -139,6 +143,7 @@ class Trainer:
         self._of_all_rows: Sums | None = None
         self._l2 = np.empty(0)  # per model, of the closed form
         self._reader: int | None = None  # the thread that sums moments
+        self._passes: Any = None  # `gradfold.cuda.optimum.Passes`, while they are taken
         # Per model the row that it leaves out in closed form, or −1: then it goes through its fold.
         self._left_out, self._why_folds = self._plan_leave_one_out()
 
@@ -164,6 +169,22 @@ class Trainer:
             return "leave-one-out in closed form"
         return f"leave-one-out in closed form for {solved} of {asked} models, through the folds where that would cost digits"
 
+    @property
+    def X(self) -> Array:
+        """All rows, on the host: for moments, Hessians and leave-one-out, whatever the device."""
+        return self.problem.data_on_host()
+
+    @property
+    def reason(self) -> str:
+        """What the GPU does, where one was asked for."""
+        solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
+        if without_passes(solver, loss):
+            what = f"{solver} of {loss} on the CPU"
+            what += ", which reads X once for its moments" if from_gram(solver, loss, *self.problem.data.shape) else ""
+        else:
+            what = "passes over X on the GPU, moments and Hessians on the CPU"
+        return f"{what}; X was copied to the host for them" if _device.is_device_array(self.problem.data) else what
+
     # -- what a trainer has -------------------------------------------------------------------------------------------
 
     def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
@@ -172,6 +193,8 @@ class Trainer:
             return self._advance(seconds)
         except _Cancelled:
             return "interrupted"
+        finally:
+            self._passes = None
 
     def _advance(self, seconds: float) -> str:
         deadline = np.inf if seconds < 0 else time.monotonic() + seconds
@@ -244,7 +267,7 @@ class Trainer:
         problem, own = self.problem, self.own
         assert problem.target is not None
         return Moments(
-            problem.data, problem.target.y, own.sample_weight, self.ids, self.conditions, self.settings.n_threads
+            self.X, problem.target.y, own.sample_weight, self.ids, self.conditions, self.settings.n_threads
         )
 
     @property
@@ -267,7 +290,7 @@ class Trainer:
         n_features, outputs = X.shape[1], max(1, *self.problem.outputs, 1)
         doubles = (8 + 2 * _HISTORY) * (n_features + 1) * outputs
         solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
-        if from_gram(solver, loss, *X.shape) or (solver == "coordinate-descent" and loss == "squared_error"):  # what else they need is made for a few models at a time
+        if without_passes(solver, loss):  # what else they need is made for a few models at a time
             doubles = 2 * (n_features + 1)
         elif solver == "coordinate-descent":
             # The Hessian of a working set: twice a support, which with l1 has no more columns than there are rows.
@@ -334,9 +357,9 @@ class Trainer:
 
     def _closed_form(self, models: Array, moments: Moments, late: Callable[[], bool]) -> tuple[Any, Array] | None:
         """What solves these models from the sums of all rows; where that would cost digits, they stay as they are."""
-        problem, settings, own, target = self.problem, self.settings, self.own, self.problem.target
+        settings, own, target = self.settings, self.own, self.problem.target
         assert target is not None
-        X = problem.data
+        X = self.X
         if self._cancelled or late():
             return None
         if self._of_all_rows is None:
@@ -379,7 +402,7 @@ class Trainer:
         """What takes these models to their optima, and the Σw of each one's training rows; None if there was no time."""
         problem, settings, own, target = self.problem, self.settings, self.own, self.problem.target
         assert target is not None
-        X = problem.data
+        X = self.X
         used, splits = np.unique(self.splits[models], return_inverse=True)
         n_features = X.shape[1]
         mean, scale = np.zeros((len(used), n_features + 1)), np.ones((len(used), n_features))
@@ -417,13 +440,21 @@ class Trainer:
             v = problem.validation
             seen = v.X if own.fill is None else np.ascontiguousarray(_missing.filled_rows(v.X, own.fill))
             validation = (seen, v.y, v.sample_weight)
-        loss = rows[0]["loss"]
+        loss, sample = rows[0]["loss"], self._sample(used)
+        conditions = np.ascontiguousarray(self.conditions[used])
+        evaluate = None
+        if settings.device == "cuda" and not without_passes(rows[0]["solver"], loss):
+            if self._passes is None:
+                from gradfold.cuda.optimum import Passes
+
+                self._passes = Passes(problem, own)
+            evaluate = self._passes.over(loss, self.ids, conditions, sample.get("sample"))
         optimizer = _core.optimum.Optimizer(
             X=X,
             y=target.y,
             sample_weight=own.sample_weight,
             ids=self.ids,
-            conditions=np.ascontiguousarray(self.conditions[used]),
+            conditions=conditions,
             split_of_model=np.ascontiguousarray(splits, np.int64),
             loss=loss,
             loss_epsilon=column("loss_epsilon"),
@@ -446,7 +477,8 @@ class Trainer:
             held_out_weight=own.held_out_weight if validation is None else None,
             validation=validation,
             scored=scored,
-            **self._sample(used),
+            evaluate=evaluate,
+            **sample,
         )
         return optimizer, weight[splits]
 

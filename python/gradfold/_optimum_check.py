@@ -49,7 +49,7 @@ def given_for_epochs(name: str, value: Any, default: Any) -> bool:
     return not (value is default or value == default)
 
 
-def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> bool:
+def check(params: list[dict[str, Any]], given: dict[str, Any]) -> bool:
     """Whether the candidates' solvers are those of optima; refuse what they cannot do.
 
     Parameters
@@ -77,8 +77,6 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
             f"only ({', '.join(map(repr, SOLVERS))})"
         )
     asked = f"solver={mine[0]!r}"
-    if device == "cuda":
-        raise ValueError(f"device: got 'cuda' with {asked}, whose kernels are not built for GPUs; wanted 'cpu', or 'sgd' or 'adam'")
     for name, default in OF_EPOCHS.items():
         for row in params:
             value = row.get(name, given.get(name))
@@ -98,9 +96,11 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     return True
 
 
-def check_losses(params: list[dict[str, Any]], n_rows: int, n_features: int) -> None:
+def check_losses(params: list[dict[str, Any]], n_rows: int, n_features: int, device: str) -> None:
     """Refuse losses that have no second derivative, or that are not what an exact solver solves, and too many features."""
     for row in params:
+        if row["loss"] == "multinomial" and device == "cuda":
+            raise ValueError("loss: got 'multinomial' with device='cuda', wanted a loss of one output; use device='cpu'")
         whole = row["solver"] == "newton-cholesky" or from_gram(row["solver"], row["loss"], n_rows, n_features)
         if whole and n_features > MOST_OF_GRAM:
             raise ValueError(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 Matrix = Any  # an ndarray, or a `DeviceArray` of gradfold.cuda.arrays
 
-_SHARE_OF_X = 0.8  # of the GPU's free memory: the rest is for the models
+SHARE_OF_X = 0.8  # of the GPU's free memory: the rest is for the models
 
 REFIT = -1  # in the place of a split: all rows that some split trains or scores
 
@@ -67,6 +67,7 @@ class Problem:
     _fills: dict[int, Array] = field(default_factory=dict)
     _codes: Array | None = None
     _on_gpu: Any = None
+    _on_host: Array | None = None
 
     @property
     def n_splits(self) -> int:
@@ -88,12 +89,18 @@ class Problem:
         if _device.is_device_array(self.data) or self._on_gpu is not None:
             return self.data if self._on_gpu is None else self._on_gpu
         nbytes = len(self.data) * arrays.PaddedRows.stride_of(self.data) * self.data.itemsize
-        if not stream.check(int(nbytes / _SHARE_OF_X)):
+        if not stream.check(int(nbytes / SHARE_OF_X)):
             return self.data
         copy = arrays.PaddedRows(self.data)
         if self.filled is None or not self.filled.any:
             self._on_gpu = copy
         return copy
+
+    def data_on_host(self) -> Array:
+        """`data` as the kernels of the CPU read it: fetched from the GPU once, where it lies there, and shared by all."""
+        if self._on_host is None:
+            self._on_host = self.data.numpy() if _device.is_device_array(self.data) else self.data
+        return self._on_host
 
     @property
     def outputs(self) -> tuple[int, ...]:

@@ -152,8 +152,7 @@ def fit(
         number of features. What speaks of epochs does not concern the solvers of the optimum: `epochs`, `batch_size` and
         `shuffle` are not used, and the rest raises. "auto" takes each model to its optimum ("cholesky", "coordinate-descent"
         with l1, or "lbfgs") unless something is given that only epochs have (`epochs` or `batch_size`, say), the loss has no
-        second derivative, l1 no solver for its loss, or the kernels run on a GPU: then it is adam. `Run.solver_reason` says
-        what it chose and why.
+        second derivative, or l1 no solver for its loss: then it is adam. `Run.solver_reason` says what it chose and why.
     l1, l2 : float
         Penalties, at least 0: l1 · Σ|w| (proximal) and ½ · l2 · Σw², beside the mean loss. The intercept has none.
     learning_rate : float or "auto", optional
@@ -254,8 +253,9 @@ def fit(
         None is where X, y and sample_weight live: "cuda" if one of them lies on an NVIDIA GPU. X on the GPU (of torch,
         CuPy or another library with ``__cuda_array_interface__`` or DLPack; float32 or float64, C-contiguous) is used
         where it lies; a NumPy X is copied there once. Else what is on the GPU (y, sample_weight, validation_data) is
-        copied to the host, where folds, scores and metrics are computed; these fetch the rows they need, and the moments
-        of `standardize` all of X, once for each trainer. The Run holds NumPy arrays, and they have the bits of a fit on
+        copied to the host, where folds, scores and metrics are computed; these fetch the rows they need, the moments
+        of `standardize` all of X, once for each trainer, and solvers of the optimum all of X, once: what they do beside
+        their passes over X is done on the CPU. The Run holds NumPy arrays, and they have the bits of a fit on
         the CPU. What is not built for GPUs raises: nothing falls back in silence. `Run.device_reason` says what ran
         where, and how.
     n_threads : int, optional
@@ -334,7 +334,7 @@ def fit(
         max_iter=_check.integer("max_iter", max_iter, 1, 2**62),
         tol=_check.real("tol", tol, positive=True),
     )
-    _optimum_check.check(params, given, where)
+    _optimum_check.check(params, given)
     control = _Control(
         stopping=EarlyStopping.read(early_stopping),
         halving=Halving.read(halving),
@@ -366,13 +366,13 @@ def fit(
             )  # fmt: skip
             _settle_losses(params, problem, control)
             fitter.solver_reason = _auto.settle(
-                params, given, set() if table is None else set(table.names), *problem.data.shape, where
+                params, given, set() if table is None else set(table.names), *problem.data.shape
             )
             _settle_rates(params)
-            if _optimum_check.check(params, given, where):
+            if _optimum_check.check(params, given):
                 settings.epochs = 1
             if params[0]["solver"] in _optimum.SOLVERS:
-                _optimum_check.check_losses(params, *problem.data.shape)
+                _optimum_check.check_losses(params, *problem.data.shape, where)
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not control.refit:
                 raise ValueError(

@@ -27,6 +27,7 @@ _TRAINING = {**_check_cases._PLAIN_TRAINING, **_SMALL, "batch_size": 7, "epochs"
         {**_GRADIENT, "kind": "interop", "library": "gradfold"},
         {**_TRAINING, "path": "persistent", "track": True},
         {**_TRAINING, "path": "tiled", "kind": "resume", "steps": 1},
+        {**_check_cases._optima(1)[1], "n": 12, "p": 2},
     ],
     ids=lambda case: case["kind"],
 )

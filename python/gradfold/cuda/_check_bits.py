@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
+import warnings
 from typing import Any
 
 import numpy as np
@@ -496,6 +497,28 @@ def _fit(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
     return out | {"best_candidate": np.asarray(run.best_candidate)}, []
 
 
+def _optimum(case: Case, side: Cpu) -> tuple[Arrays, list[Pair]]:
+    """Models at their optima, and the refit."""
+    d = _check_cases.data(case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of models that want more steps
+        run = side.fit(
+            d.X,
+            d.y,
+            gf.grid(l2=[1e-4, 1e-1]),
+            folds=d.folds,
+            loss=case["loss"],
+            solver=case["solver"],
+            l1=1e-3 if case["solver"] == "coordinate-descent" else 0.0,
+            sample_weight=d.sample_weight,
+            standardize=case["standardize"],
+            fit_intercept=case["intercept"],
+            max_iter=20,
+        )
+    names = ("coef", "intercept", "held_out_loss", "best_coef", "best_intercept")
+    return {name: np.asarray(getattr(run, name)) for name in names} | run.arrivals, []
+
+
 _KINDS = {
     "permutation": _permutation,
     "maths": _maths,
@@ -509,6 +532,7 @@ _KINDS = {
     "train_poison": _train_poison,
     "resume": _resume,
     "fit": _fit,
+    "optimum": _optimum,
 }
 
 

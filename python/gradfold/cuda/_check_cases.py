@@ -53,7 +53,7 @@ def few() -> list[Case]:
     """The quick sample: few losses, every pair of what matters most."""
     cases = [*_permutations(2), *_functions(FEW_LOSSES)]
     cases += _gradients(FEW_LOSSES, 1) + _poisons(1) + _trainings(FEW_LOSSES[:2], 2)
-    cases += _solos(3) + _train_poisons(4) + _resumes(5) + _fits(6) + _streams(7)[:12]
+    cases += _solos(3) + _train_poisons(4) + _resumes(5) + _fits(6) + _streams(7)[:12] + _optima(8)[:12]
     return cases
 
 
@@ -63,7 +63,7 @@ def many(rounds: int = 6) -> list[Case]:
     for seed in range(11, 11 + rounds):
         cases += _gradients(LOSSES, seed) + _trainings(LOSSES, seed) + _poisons(seed)
         cases += _solos(seed) + _train_poisons(seed) + _resumes(seed) + _fits(seed) + _other_solvers(seed)
-        cases += _streams(seed)
+        cases += _streams(seed) + _optima(seed)
         cases += _permutations(seed) if seed < 13 else []
     return _distinct(cases)
 
@@ -90,7 +90,7 @@ def tiny() -> list[Case]:
 
 def affinity(case: Case) -> str:
     """Cases of one affinity need the same kernels, and had better run in one process."""
-    kind = "gradient" if "reduction" in case else "train" if "epochs" in case else case["kind"]
+    kind = "gradient" if "reduction" in case or case["kind"] == "optimum" else "train" if "epochs" in case else case["kind"]
     return f"{kind}/{case.get('dtype', '')}"
 
 
@@ -378,6 +378,29 @@ def _fits(seed: int) -> list[Case]:
         "standardize": (False, True),
     }
     return [{"kind": "fit", "n": 900, "p": 12, **row} for row in pairwise(factors, seed)]
+
+
+def _optima(seed: int) -> list[Case]:
+    """Models at their optima, whose passes the device takes; the first begins on a sample of its rows."""
+    factors: dict[str, Sequence[Any]] = {
+        "dtype": DTYPES,
+        "solver": ("lbfgs", "newton-cholesky", "coordinate-descent"),
+        "loss": FEW_LOSSES,
+        "n": (300, 1025, 3100),
+        "p": (3, 30, 257),
+        "folds": ("kfold", "repeated", "time_series", "holdout"),
+        "weights": ("none", "zeros", "integers"),
+        "standardize": (False, True),
+        "intercept": (True, False),
+    }
+
+    def valid(case: Case) -> bool:
+        return bool(case["solver"] != "coordinate-descent" or case["loss"] == "log_loss")  # the others go by moments
+
+    plain: Case = {"kind": "optimum", "m": 1, "data": "plain"}
+    sampled = {"dtype": "float32", "solver": "lbfgs", "loss": "log_loss", "n": 70_000, "p": 7, "folds": "kfold", "weights": "zeros"}
+    cases = [{**plain, **sampled, "standardize": True, "intercept": True, "seed": seed}]
+    return cases + [{**plain, **row} for row in pairwise(factors, seed, valid)]
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -512,17 +512,27 @@ def _by_width(dtype: np.dtype[Any]) -> list[Shape]:
 def loss_gradient(
     X: Any, y: Any, W: Any, intercept: Any, *, loss: str, mean: bool, rows: Any, ids: Any, conditions: Any, split_of_model: Any,
     sample_weight: Any, loss_out: Any, grad_W: Any, grad_intercept: Any, loss_epsilon: Any, stream: Any = 0,
-) -> None:  # fmt: skip
+    roles: tuple[Any, int] | None = None, sums: bool = False,
+) -> Totals:  # fmt: skip
     """`gradfold.gradient.loss_gradient` on the device; arguments are checked by the caller, outputs are written.
 
     Parameters
     ----------
     X, y, W, intercept, rows, sample_weight, loss_out, grad_W, grad_intercept : DeviceArray
-        Of the same float type but for `rows` (int64) and `loss_out` (float64); None where there is none.
+        Of the same float type but for `rows` (int64) and `loss_out` (float64); None where there is none. X may be `PaddedRows`.
     ids, conditions, split_of_model, loss_epsilon : ndarray or None
         On the host.
     stream
         On which everything is queued; nothing waits for it.
+    roles : (device array, int), optional
+        Instead of `ids` and `conditions`: the words of `roles.words`, and how many a row has, for splits from 0 on.
+    sums : bool
+        Gradients are summed also where none is to be written.
+
+    Returns
+    -------
+    Totals
+        The sums before they are rounded, in memory of the next call too.
     """
     n_rows, n_features = X.shape
     n_models = W.shape[1]
@@ -531,11 +541,12 @@ def loss_gradient(
     n_panels = -(-n_models // shape.models)
     lanes = n_panels * shape.models
     n_positions = n_rows if rows is None else rows.shape[0]
-    want_gradient = grad_W is not None or grad_intercept is not None
+    want_gradient = sums or grad_W is not None or grad_intercept is not None
     want_loss = loss_out is not None
     want_losses = want_loss or (mean and sample_weight is not None)  # weights are summed beside losses
     x, weight = X.flat, None if sample_weight is None else sample_weight.flat
-    aligned = n_features % shape.vector == 0 and _driver.address(x) % 16 == 0
+    stride = getattr(X, "stride", n_features)
+    aligned = stride % shape.vector == 0 and _driver.address(x) % 16 == 0
     k = kernels(shape.of_rows(aligned))
 
     n_chunks = max(1, -(-n_positions // ROW_CHUNK))
@@ -543,19 +554,22 @@ def loss_gradient(
     panels, totals = work.panels, work.totals
     splits = np.full(lanes, -1, np.int32)
     splits[:n_models] = 0
-    if ids is not None:
+    if roles is not None:
+        splits[:n_models] = split_of_model
+    elif ids is not None:
         used, splits[:n_models] = work.slots(split_of_model)
-        roles, n_words = work.training(ids, np.ascontiguousarray(conditions[used]), weight, dtype)
+        roles = work.training(ids, np.ascontiguousarray(conditions[used]), weight, dtype)
     elif weight is not None:
         whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)
-        roles, n_words = work.training(np.zeros((1, n_rows), np.uint8), whole, weight, dtype)
+        roles = work.training(np.zeros((1, n_rows), np.uint8), whole, weight, dtype)
     else:
-        roles, n_words = work.no_roles, 0
+        roles = work.no_roles, 0
+    words, n_words = roles
     epsilon = np.full(lanes, 0.1, dtype)
     if loss_epsilon is not None:
         epsilon[:n_models] = loss_epsilon
     parameters = np.zeros(12, np.int64)
-    parameters[P_FEATURES], parameters[P_STRIDE], parameters[P_PANEL_STEP] = n_features, n_features, (n_features + 1) * shape.models
+    parameters[P_FEATURES], parameters[P_STRIDE], parameters[P_PANEL_STEP] = n_features, stride, (n_features + 1) * shape.models
     parameters[P_MODELS], parameters[P_HAS_WEIGHT], parameters[P_WORDS] = n_models, weight is not None, n_words
     parameters[P_LOSS], parameters[P_GRADIENT], parameters[P_LOSSES] = _loss.CODES[loss], want_gradient, want_losses
     parameters[P_HAS_ROWS], parameters[P_SLOT_ROWS] = rows is not None, ROW_CHUNK
@@ -569,7 +583,7 @@ def loss_gradient(
             zero("float64")(blocks_of(array.size, 256), stream, array, array.size)
     else:
         inputs = Inputs(
-            shape, aligned, n_features, x, y.flat, none if weight is None else weight, roles, work.send("splits", splits)[0],
+            shape, aligned, n_features, x, y.flat, none if weight is None else weight, words, work.send("splits", splits)[0],
             work.send("epsilon", epsilon)[0], panels, no_rows if rows is None else rows.flat, no_rows,
         )  # fmt: skip
         accumulate(
@@ -582,3 +596,4 @@ def loss_gradient(
         work.no_doubles if loss_out is None else loss_out.flat, none if grad_W is None else grad_W.flat,
         none if grad_intercept is None else grad_intercept.flat,
     )  # fmt: skip
+    return totals
