@@ -1,6 +1,7 @@
 #include "gradient/gram.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -15,6 +16,9 @@ namespace gradfold {
 GRADFOLD_DISPATCH(GramKernels, gram_kernels, gram)
 
 namespace {
+
+// Values of X below which another thread costs more than it saves of their sums.
+constexpr std::int64_t kThreadValues = 1 << 17;
 
 bool stopped(const int* stop) { return stop != nullptr && __atomic_load_n(stop, __ATOMIC_RELAXED) != 0; }
 
@@ -90,7 +94,6 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
   };
   std::vector<Cell> cells(n_cells);
   std::vector<Item> list;
-  ChunkRows<T> first;
   for (std::int64_t c = 0; c < n_cells; ++c) {
     const std::int64_t rows = offset[c + 1] - offset[c];
     std::fill_n(out.mean + c * one, one, 0.0);
@@ -99,18 +102,26 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
     if (rows == 0) continue;
     for (std::int64_t at = 0; at < rows; at += kRowChunk) list.push_back({c, offset[c] + at, std::min(kRowChunk, rows - at)});
     cells[c] = {AlignedArray<double>(one), AlignedArray<double>(size * size)};
-    const std::int64_t n = std::min(kRowChunk, rows);
-    first.read(X, y, weight, order + offset[c], n);
-    double* shift = cells[c].shift.get();
-    moments.sums(first.x.data(), first.weight.data(), n, p, nullptr, shift);
-    double sum = 0, sum_y = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      sum += first.weight[i];
-      sum_y = __builtin_fma(first.weight[i], first.y[i], sum_y);
-    }
-    shift[p] = sum_y;
-    for (std::int64_t f = 0; f < one; ++f) shift[f] /= sum;
   }
+  std::atomic<std::int64_t> next{0};
+  const std::int64_t values = std::min(n_cells * kRowChunk, offset[n_cells]) * p;
+  run_team(values < kThreadValues ? 1 : static_cast<int>(std::min<std::int64_t>(n_threads, n_cells)), [&](int) {
+    ChunkRows<T> first;
+    for (std::int64_t c = next++; c < n_cells; c = next++) {
+      const std::int64_t n = std::min(kRowChunk, offset[c + 1] - offset[c]);
+      if (n == 0) continue;
+      first.read(X, y, weight, order + offset[c], n);
+      double* shift = cells[c].shift.get();
+      moments.sums(first.x.data(), first.weight.data(), n, p, nullptr, shift);
+      double sum = 0, sum_y = 0;
+      for (std::int64_t i = 0; i < n; ++i) {
+        sum += first.weight[i];
+        sum_y = __builtin_fma(first.weight[i], first.y[i], sum_y);
+      }
+      shift[p] = sum_y;
+      for (std::int64_t f = 0; f < one; ++f) shift[f] /= sum;
+    }
+  });
 
   const std::int64_t n_items = static_cast<std::int64_t>(list.size());
   OrderedItems items;

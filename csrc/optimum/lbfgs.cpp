@@ -168,18 +168,18 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     std::vector<AlignedArray<double>> scratch(a_.n_threads);
     for (std::int64_t m = 0; m < m_ && sampling_; ++m)
       if (!(a_.sample_weight[a_.split_of_model[m]] > 0)) lanes_[m].sampled = true;
-    // The packed lower triangle of every split in use.
+    // The packed lower triangle of every split in use; its last row is that of y.
     std::vector<AlignedArray<double>> packed(a_.sums.size());
     if (curvature) {
       std::vector<std::int64_t> used = a_.split_of_model;
       std::sort(used.begin(), used.end());
       used.erase(std::unique(used.begin(), used.end()), used.end());
-      for (std::int64_t s : used) {
-        packed[s] = AlignedArray<double>(triangle(p_));
-        for (std::int64_t i = 0; i < p_; ++i)
+      for (const std::int64_t s : used) packed[s] = AlignedArray<double>(triangle(p_ + 1));
+      this->each_group(static_cast<std::int64_t>(used.size()), 10 * static_cast<double>(triangle(p_)), [&](std::int64_t u, int) {
+        const std::int64_t s = used[u];
+        for (std::int64_t i = 0; i <= p_; ++i)
           for (std::int64_t j = 0; j <= i; ++j) packed[s][triangle(i) + j] = c * gram(a_.sums[s], i, j);
-        if (poll) poll();
-      }
+      }, poll);
     }
     this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int thread) {
       Group& group = groups_[g];
@@ -205,8 +205,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
             l2[l] = l2[0];
           }
         double* to = factor;
-        for (std::int64_t e = 0; e < triangle(p_); ++e)
-          for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = from[l][e];
+        with_elements(from, [&](auto element) {
+          for (std::int64_t e = 0; e < triangle(p_); ++e)
+            for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = element(e, l);
+        });
         for (std::int64_t i = 0; i < p_; ++i)
           for (int l = 0; l < kGroup; ++l) to[(triangle(i) + i) * kGroup + l] += l2[l];
         kernels_.factor(to, p_, drop_limit(p_), smallest, dropped);
@@ -257,11 +259,20 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     });
   }
 
+  // f(element), and element(e, l) is element e of lane l's matrix: models of one split, who lie side by side, share it.
+  template <class F>
+  static void with_elements(const double* const* from, F&& f) {
+    if (std::all_of(from, from + kGroup, [from](const double* own) { return own == from[0]; }))
+      f([own = from[0]](std::int64_t e, int) { return own[e]; });
+    else
+      f([from](std::int64_t e, int l) { return from[l][e]; });
+  }
+
   // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices.
   void solve_exactly(std::int64_t g, const double* const* from, const double* factor) {
     Group& group = groups_[g];
     each_lane(g, [&](int l, std::int64_t m) {
-      for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = gram(sums(m), f, p_);
+      for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = from[l][triangle(p_) + f];
       if (a_.fit_intercept) group.at[p_ * kGroup + l] = sums(m).mean[p_];
     });
     kernels_.solve(factor, p_, group.at.get());
@@ -284,25 +295,34 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       this->refuse_overflow(m, v);
     });
     // What the normal equations say of the solutions: the residual of each, and the objective. Reports: no weight depends on them.
+    AlignedArray<double> residuals(p_ * kGroup);
     double norm[kGroup] = {}, product[kGroup] = {};
     const double* v = group.at.get();
-    for (std::int64_t i = 0; i < p_; ++i) {
-      double residual[kGroup] = {}, y[kGroup] = {};
-      for (std::int64_t j = 0; j < p_; ++j) {
-        const std::int64_t at = i > j ? triangle(i) + j : triangle(j) + i;
-        for (int l = 0; l < kGroup; ++l) residual[l] += from[l][at] * v[j * kGroup + l];
+    with_elements(from, [&](auto element) {
+      // Every element serves both triangles; each residual has its columns in order.
+      for (std::int64_t i = 0; i < p_; ++i) {
+        const double* const x = v + i * kGroup;
+        double own[kGroup] = {};
+        for (std::int64_t j = 0; j < i; ++j)
+          for (int l = 0; l < kGroup; ++l) {
+            const double a = element(triangle(i) + j, l);
+            own[l] += a * v[j * kGroup + l];
+            residuals[j * kGroup + l] += a * x[l];
+          }
+        for (int l = 0; l < kGroup; ++l) residuals[i * kGroup + l] = own[l] + element(triangle(i) + i, l) * x[l];
       }
+    });
+    for (std::int64_t i = 0; i < p_; ++i)
       each_lane(g, [&](int l, std::int64_t m) {
-        y[l] = gram(sums(m), i, p_);
-        residual[l] += a_.l2[m] * v[i * kGroup + l] - y[l];
-        norm[l] = std::max(norm[l], std::abs(residual[l]));
-        product[l] += v[i * kGroup + l] * (residual[l] - y[l]);  // v'(G + l2)v - 2 v'y
+        const double y = from[l][triangle(p_) + i];
+        const double residual = residuals[i * kGroup + l] + (a_.l2[m] * v[i * kGroup + l] - y);
+        norm[l] = std::max(norm[l], std::abs(residual));
+        product[l] += v[i * kGroup + l] * (residual - y);  // v'(G + l2)v - 2 v'y
       });
-    }
     each_lane(g, [&](int l, std::int64_t m) {
       if (arrivals_.how[m] != Arrival::converged) return;
       arrivals_.gradient_norm[m] = norm[l];
-      arrivals_.objective[m] = std::max(0.0, 0.5 * (gram(sums(m), p_, p_) + product[l]));
+      arrivals_.objective[m] = std::max(0.0, 0.5 * (from[l][triangle(p_) + p_] + product[l]));
     });
   }
 

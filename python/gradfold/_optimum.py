@@ -47,6 +47,13 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
     return n_features <= _MOST_FEATURES and n_features**2 <= _PASSES * n_rows
 
 
+def uses_moments(solver: str, loss: str, n_rows: int, n_features: int) -> bool:
+    """Whether a solver asks for the weights, means and comoments of its splits' training rows."""
+    if solver in ("lbfgs", "coordinate-descent"):
+        return from_gram(solver, loss) if solver == "coordinate-descent" else uses_curvature(n_rows, n_features)
+    return solver in SOLVERS
+
+
 def from_gram(solver: str, loss: str) -> bool:
     """Whether a solver goes by the Gram matrices of splits, instead of passes over X."""
     return solver == "cholesky" or (solver == "coordinate-descent" and loss == "squared_error")
@@ -241,18 +248,11 @@ class Trainer:
     # -- the way there ------------------------------------------------------------------------------------------------
 
     def _moments(self) -> Moments:
-        problem, own = self.problem, self.own
-        assert problem.target is not None
-        return Moments(
-            problem.data, problem.target.y, own.sample_weight, self.ids, self.conditions, self.settings.n_threads
-        )
+        return self.problem.moments_of(self.own, self.ids, self.conditions, self.settings.n_threads)
 
     @property
     def _curvature(self) -> bool:
-        solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
-        if solver == "coordinate-descent":
-            return from_gram(solver, loss)
-        return solver != "lbfgs" or uses_curvature(*self.problem.data.shape)
+        return uses_moments(self.rows[0]["solver"], self.rows[0]["loss"], *self.problem.data.shape)
 
     @property
     def _scores_by_moments(self) -> bool:

@@ -37,6 +37,7 @@ from gradfold._plan import Plan, Settings
 from gradfold._problem import REFIT, Problem
 from gradfold._stopping import REASONS, EarlyStopping, Halving
 from gradfold.candidates import DEFAULTS, Candidates
+from gradfold.index import Folds
 from gradfold.run import Run
 
 Array = npt.NDArray[Any]
@@ -352,6 +353,9 @@ def fit(
     wanted = None if dtype is None else _check.float_dtype("dtype", dtype)
     if where == "cuda":
         _device.require_cuda()
+    # A splitter that is called with X has it searched before.
+    own_folds = folds is None or isinstance(folds, (int, np.integer, Folds))
+    later = settings.check_finite and own_folds and any(row["solver"] in ("auto", *_optimum.SOLVERS) for row in params)
 
     with Interrupt() as interrupt:
         problem = Problem(loss=_first_loss(params))
@@ -362,7 +366,7 @@ def fit(
                 problem, X=X, y=y, sample_weight=sample_weight, folds=folds, validation_data=validation_data,
                 class_weight=class_weight, missing=missing, dtype=wanted, seed=settings.seed,
                 n_candidates=len(params), check_finite=settings.check_finite, n_threads=settings.n_threads,
-                device=where,
+                device=where, search_X=not later,
             )  # fmt: skip
             _settle_losses(params, problem, control)
             fitter.solver_reason = _auto.settle(
@@ -373,6 +377,8 @@ def fit(
                 settings.epochs = 1
             if params[0]["solver"] in _optimum.SOLVERS:
                 _optimum_check.check_losses(params, problem.data.shape[1])
+            if later:
+                _check_X(problem, settings)
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not control.refit:
                 raise ValueError(
@@ -387,6 +393,16 @@ def fit(
     if interrupt.pressed and not run.interrupted:
         run.stop_reason = "interrupted"
     return run
+
+
+def _check_X(problem: Problem, settings: Settings) -> None:
+    """Refuse an X that is not finite. Solvers that go by moments read all of X for them, and what these say need not be searched for."""
+    shape = problem.data.shape
+    plain = settings.device == "cpu" and problem.filled is None and problem.class_weight is None
+    if plain and any(_optimum.uses_moments(row["solver"], row["loss"], *shape) for row in settings.params):
+        problem.check_finite_by_moments(settings.n_threads)
+    else:
+        _check.finite("X", problem.data, settings.n_threads)
 
 
 @dataclass
