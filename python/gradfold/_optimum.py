@@ -34,6 +34,7 @@ _MOST_COLUMNS = 5000  # csrc/optimum/proximal_newton.cpp: kMostColumns
 _PASSES = 60
 # Up to here the moments of each row are kept as a cell, and a split's own sums cost little (_moments.py).
 _FEW_ROWS = 64
+_ROWS = 1 << 14  # that are looked at together
 _REPORT_BYTES = 200  # what a model takes beside its weights, in a trainer and in the `Run`
 
 
@@ -494,13 +495,16 @@ class Trainer:
         """Whether a split's training rows lack one of the classes."""
         target = self.problem.target
         assert target is not None
-        rows = trains(self.ids, self.conditions[split])
-        if self.own.sample_weight is not None:
-            rows &= self.own.sample_weight != 0
-        y = target.y[rows]
-        if target.n_outputs == 1:
-            return bool((y > 0).all() or not (y > 0).any())
-        return bool((np.bincount(y.astype(np.int64), minlength=target.n_outputs)[: target.n_outputs] == 0).any())
+        seen = np.zeros(max(2, target.n_outputs), np.bool_)
+        for a in range(0, len(target.y), _ROWS):  # the first of them nearly always hold all
+            rows = trains(self.ids[:, a : a + _ROWS], self.conditions[split])
+            if self.own.sample_weight is not None:
+                rows &= self.own.sample_weight[a : a + _ROWS] != 0
+            y = target.y[a : a + _ROWS][rows]
+            seen[(y > 0 if target.n_outputs == 1 else y).astype(np.int64)] = True
+            if seen.all():
+                return False
+        return True
 
     def _collect(self, models: Array, optimizer: Any, weight_sum: Array) -> None:
         for name, values in optimizer.arrivals().items():

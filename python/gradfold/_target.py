@@ -166,6 +166,8 @@ def _distinct(y: Array, most: int) -> list[Any]:
             if y.dtype.kind == "f" and not np.isfinite(block).all():
                 row = a + int((~np.isfinite(block)).argmax())
                 raise ValueError(f"y: got {y[row]} at row {row}, wanted finite labels")
+            if 0 < len(found) <= 2:  # most often there are no others
+                block = block[np.logical_and.reduce([block != label for label in found])]
             found.update(np.unique(block).tolist())
         if len(found) > most:
             break
