@@ -205,10 +205,12 @@ class Lbfgs final : public ModelsAtOptimum<T> {
             l2[l] = l2[0];
           }
         double* to = factor;
-        with_elements(from, [&](auto element) {
+        if (std::all_of(from, from + kGroup, [&](const double* own) { return own == from[0]; })) {  // as most often: of one split
+          for (std::int64_t e = 0; e < triangle(p_); ++e) std::fill_n(to + e * kGroup, kGroup, from[0][e]);
+        } else {
           for (std::int64_t e = 0; e < triangle(p_); ++e)
-            for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = element(e, l);
-        });
+            for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = from[l][e];
+        }
         for (std::int64_t i = 0; i < p_; ++i)
           for (int l = 0; l < kGroup; ++l) to[(triangle(i) + i) * kGroup + l] += l2[l];
         kernels_.factor(to, p_, drop_limit(p_), smallest, dropped);
@@ -259,15 +261,6 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     });
   }
 
-  // f(element), and element(e, l) is element e of lane l's matrix: models of one split, who lie side by side, share it.
-  template <class F>
-  static void with_elements(const double* const* from, F&& f) {
-    if (std::all_of(from, from + kGroup, [from](const double* own) { return own == from[0]; }))
-      f([own = from[0]](std::int64_t e, int) { return own[e]; });
-    else
-      f([from](std::int64_t e, int l) { return from[l][e]; });
-  }
-
   // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices.
   void solve_exactly(std::int64_t g, const double* const* from, const double* factor) {
     Group& group = groups_[g];
@@ -298,20 +291,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     AlignedArray<double> residuals(p_ * kGroup);
     double norm[kGroup] = {}, product[kGroup] = {};
     const double* v = group.at.get();
-    with_elements(from, [&](auto element) {
-      // Every element serves both triangles; each residual has its columns in order.
-      for (std::int64_t i = 0; i < p_; ++i) {
-        const double* const x = v + i * kGroup;
-        double own[kGroup] = {};
-        for (std::int64_t j = 0; j < i; ++j)
-          for (int l = 0; l < kGroup; ++l) {
-            const double a = element(triangle(i) + j, l);
-            own[l] += a * v[j * kGroup + l];
-            residuals[j * kGroup + l] += a * x[l];
-          }
-        for (int l = 0; l < kGroup; ++l) residuals[i * kGroup + l] = own[l] + element(triangle(i) + i, l) * x[l];
-      }
-    });
+    kernels_.product(from, p_, v, residuals.get());
     for (std::int64_t i = 0; i < p_; ++i)
       each_lane(g, [&](int l, std::int64_t m) {
         const double y = from[l][triangle(p_) + i];
