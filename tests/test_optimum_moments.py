@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import warnings
 import weakref
 
@@ -132,6 +133,30 @@ def test_other_data_that_is_not_finite():
     wrong[9, 0] = np.inf
     with pytest.raises(ValueError, match="^X: got inf at row 9, column 0"):
         gf.fit(wrong, y, solver="cholesky", missing="mean")
+
+
+def test_other_faults_of_an_x_that_is_not_finite():
+    """Infinity beside missing cells and class weights, where means of columns are taken early."""
+    X, y = data()
+    X[3, 1], X[9, 1] = np.nan, np.inf
+    weights = {False: 1.0, True: 2.0}
+    for keywords in ({"class_weight": weights}, {"class_weight": "balanced"}, {}):
+        with pytest.raises(ValueError, match="^X: got inf at row 9, column 1"):
+            gf.fit(X, y > 0, solver="lbfgs", missing="mean", folds=3, **keywords)
+
+
+def test_an_interrupt_while_rows_are_summed(monkeypatch):
+    """During the check there is nothing to lose yet: the run has models that have not moved."""
+    read = _moments.Moments._read
+
+    def pressed(self, order, offset):
+        signal.raise_signal(signal.SIGINT)
+        return read(self, order, offset)
+
+    monkeypatch.setattr(_moments.Moments, "_read", pressed)
+    X, y = data()
+    run = gf.fit(X, y, gf.grid(l2=[0.1, 1.0]), folds=3, solver="cholesky")
+    assert run.stop_reason == "interrupted" and run.best_coef is None and not run.coef.any()
 
 
 def test_a_splitter_never_sees_what_is_not_finite():

@@ -385,7 +385,8 @@ void raw_prediction_of_rows(const DenseRows<T>& X, const std::int64_t* rows, std
     return [&X, rows, p, wide = AlignedArray<double>(kWidens ? kScratchRows * p : 0)](std::int64_t begin, std::int64_t n, const double** x) {
       for (std::int64_t i = 0; i < n; ++i) {
         const T* const row = X.row(rows[begin + i]);
-        for (std::int64_t f = 0; i + kAhead < n && f < p; f += 64 / sizeof(T)) __builtin_prefetch(X.row(rows[begin + i + kAhead]) + f);
+        if (i + kAhead < n)
+          for (std::int64_t f = 0; f < p; f += 64 / sizeof(T)) __builtin_prefetch(X.row(rows[begin + i + kAhead]) + f);
         if constexpr (kWidens) {
           for (std::int64_t f = 0; f < p; ++f) wide[i * p + f] = static_cast<double>(row[f]);
           x[i] = wide.get() + i * p;

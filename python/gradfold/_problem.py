@@ -189,9 +189,9 @@ class Problem:
         return self._moments.of_splits(conditions)
 
     def check_finite_by_moments(self, n_threads: int) -> None:
-        """Raise a ValueError that names the first cell of X that is NaN or infinite.
+        """Raise a ValueError that names the first cell of X that is NaN or infinite; for solvers that ask for moments anyway.
 
-        For solvers that read the moments of splits anyway: where these say that all is finite, X is not gone through once more.
+        Where these say that all is finite, X is not gone through once more.
         """
         ids, conditions = _splits.of_all_rows(len(self.data))
         if self.folds is not None:

@@ -353,9 +353,10 @@ def fit(
     wanted = None if dtype is None else _check.float_dtype("dtype", dtype)
     if where == "cuda":
         _device.require_cuda()
-    # A splitter that is called with X has it searched before.
-    own_folds = folds is None or isinstance(folds, (int, np.integer, Folds))
-    later = settings.check_finite and own_folds and any(row["solver"] in ("auto", *_optimum.SOLVERS) for row in params)
+    # Whether solvers may sum all rows, which says that X is finite, and nobody looks at X before.
+    known = folds is None or isinstance(folds, (int, np.integer, Folds))
+    plain = known and where == "cpu" and missing == "error" and class_weight is None
+    later = settings.check_finite and plain and any(row["solver"] in ("auto", *_optimum.SOLVERS) for row in params)
 
     with Interrupt() as interrupt:
         problem = Problem(loss=_first_loss(params))
@@ -396,10 +397,8 @@ def fit(
 
 
 def _check_X(problem: Problem, settings: Settings) -> None:
-    """Refuse an X that is not finite. Solvers that go by moments read all of X for them, and what these say need not be searched for."""
-    shape = problem.data.shape
-    plain = settings.device == "cpu" and problem.filled is None and problem.class_weight is None
-    if plain and any(_optimum.uses_moments(row["solver"], row["loss"], *shape) for row in settings.params):
+    """Refuse an X that is not finite, of a problem without class weights and fills."""
+    if any(_optimum.uses_moments(row["solver"], row["loss"], *problem.data.shape) for row in settings.params):
         problem.check_finite_by_moments(settings.n_threads)
     else:
         _check.finite("X", problem.data, settings.n_threads)
