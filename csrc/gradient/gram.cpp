@@ -128,13 +128,19 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
   run_team(static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(n_threads, n_items))), [&](int) {
     ChunkRows<T> rows;
     AlignedArray<double> gram(size * size), scratch(gram_scratch(size));
-    for (std::int64_t at = items.take(); at < n_items; at = items.take()) {
+    for (std::int64_t at = items.take(), following; at < n_items; at = following) {
       const Item& item = list[at];
       Cell& cell = cells[item.cell];
       if (!stopped(stop)) {
         rows.read(X, y, weight, order + item.begin, item.n);
         kernels.chunk({item.n, rows.x.data(), rows.y.data(), weight != nullptr ? rows.weight.data() : nullptr, p, cell.shift.get(),
                        gram.get(), scratch.get()});
+      }
+      // The first block of a chunk has no block before it that would ask for its rows.
+      following = items.take();
+      for (std::int64_t i = 0; following < n_items && i < std::min(kGramRows, list[following].n); ++i) {
+        const T* const row = X.row(order[list[following].begin + i]);
+        for (std::int64_t f = 0; f < p; f += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(row + f, 0, 2);
       }
       items.turn(at);
       for (std::int64_t i = 0; i < p + 2; ++i)

@@ -125,13 +125,12 @@ class Moments:
             ids = self.ids[id_row]
             if ids.dtype != np.uint8:
                 ids = np.where(ids == np.iinfo(ids.dtype).max, _SKIP, np.minimum(ids, _SKIP - 1)).astype(np.uint8)
-            count = np.bincount(ids, minlength=_SKIP + 1)[:_SKIP]
-            top = int(np.flatnonzero(count).max(initial=0)) + 1
+            order, offset = np.empty(len(ids), np.int64), np.empty(_SKIP + 2, np.int64)
+            _core.index.rows_by_id(ids, order, offset)
+            top = int(np.flatnonzero(np.diff(offset[: _SKIP + 1])).max(initial=0)) + 1
             self._cells[id_row] = None
             if top <= _MOST_CELLS:
-                ends = np.cumsum(count[:top])
-                order = np.argsort(ids, kind="stable")[: ends[-1]]
-                self._cells[id_row] = self._read(order, np.concatenate([[0], ends]))
+                self._cells[id_row] = self._read(order[: offset[top]], offset[: top + 1])
         return self._cells[id_row]
 
     def _read(self, order: Array, offset: Array) -> list[Sums]:

@@ -281,7 +281,10 @@ class Trainer:
         out: list[list[int]] = [[]]
         n_splits, last = 0, -1
         left = np.flatnonzero(~self.arrivals["closed_form"])
-        for m in left[np.argsort(self.splits[left], kind="stable")].tolist():
+        left = left[np.argsort(self.splits[left], kind="stable")]
+        if -(-len(left) // _GROUP) * _GROUP * doubles + len(np.unique(self.splits[left])) * square <= budget:
+            return [left] if len(left) else []
+        for m in left.tolist():
             split = int(self.splits[m])
             n_splits += split != last
             groups = len(out[-1]) // _GROUP + 1

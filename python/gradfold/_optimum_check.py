@@ -80,8 +80,12 @@ def check(params: list[dict[str, Any]], given: dict[str, Any], device: str) -> b
     if device == "cuda":
         raise ValueError(f"device: got 'cuda' with {asked}, whose kernels are not built for GPUs; wanted 'cpu', or 'sgd' or 'adam'")
     for name, default in OF_EPOCHS.items():
+        known: Any = default  # most candidates share a keyword's value
         for value in [row[name] for row in params] if name in params[0] else [given.get(name)]:
-            if value is not default and given_for_epochs(name, value, default):
+            if value is known:
+                continue
+            known = value
+            if given_for_epochs(name, value, default):
                 raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
     if len({row["batch_size"] for row in params}) > 1:
         raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")

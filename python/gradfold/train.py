@@ -738,7 +738,7 @@ class _Fitter:
         rates = self.rates if self.rates is not None and self.rates.shape == shape else np.full(shape, np.nan)
         return Run(
             candidates=self.table,
-            params=[_shown(row, self.table) for row in settings.params],
+            params=_shown(settings.params, self.table),
             loss=problem.loss,
             solver=first["solver"],
             solver_reason=self._solver_reason(plan),
@@ -844,18 +844,19 @@ def _settle_losses(params: list[dict[str, Any]], problem: Problem, control: _Con
         )
 
 
-def _shown(row: dict[str, Any], table: Candidates | None) -> dict[str, Any]:
-    """What `Run.params` says of a candidate: what it may differ in, and what is not as by default."""
+def _shown(params: list[dict[str, Any]], table: Candidates | None) -> list[dict[str, Any]]:
+    """What `Run.params` says of each candidate: what it may differ in, and what is not as by default."""
     own = () if table is None else table.names
-    always: tuple[str, ...] = ("l1", "l2", "learning_rate", "schedule")
+    always = ("l1", "l2", "learning_rate", "schedule")
     elsewhere = ("batch_size", "solver", "loss")  # in Run.settings, Run.solver and Run.loss
-    if row["loss"] in _plan.USE_LOSS_EPSILON:
-        always += ("loss_epsilon",)
-    return {
-        name: row[name]
+    # What the table does not name is the same for all.
+    names = [
+        name
         for name in DEFAULTS
-        if name in always or name in own or (name not in elsewhere and row[name] != DEFAULTS[name])
-    }
+        if name in always or name in own or (name not in elsewhere and params[0][name] != DEFAULTS[name])
+    ]
+    widened = [name for name in DEFAULTS if name in names or name == "loss_epsilon"]
+    return [{name: row[name] for name in (widened if row["loss"] in _plan.USE_LOSS_EPSILON else names)} for row in params]
 
 
 def _optional(value: Any, read: Callable[[Any], Any]) -> Any:
