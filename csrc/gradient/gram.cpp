@@ -70,11 +70,13 @@ void column_scales(std::int64_t n_features, std::int64_t n_rows, double weight, 
 void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,
                     double* comoment) {
   const std::int64_t one = n_features + 1;
+  std::vector<double> sum(one);  // of the shifted column
+  for (std::int64_t i = 0; i < one; ++i) sum[i] = total[i * size + one];
   *weight = total[one * size + one];
-  for (std::int64_t i = 0; i < one; ++i) mean[i] = total[i * size + one] / *weight;  // of the shifted column
+  for (std::int64_t i = 0; i < one; ++i) mean[i] = sum[i] / *weight;
   for (std::int64_t i = 0; i < one; ++i)
     for (std::int64_t j = i; j < one; ++j)
-      comoment[i * one + j] = comoment[j * one + i] = __builtin_fma(-mean[i], total[j * size + one], total[i * size + j]);
+      comoment[i * one + j] = comoment[j * one + i] = __builtin_fma(-mean[i], sum[j], total[i * size + j]);
   for (std::int64_t i = 0; i < one; ++i) mean[i] += shift[i];
 }
 
@@ -96,18 +98,21 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
   std::vector<Item> list;
   for (std::int64_t c = 0; c < n_cells; ++c) {
     const std::int64_t rows = offset[c + 1] - offset[c];
-    std::fill_n(out.mean + c * one, one, 0.0);
-    std::fill_n(out.comoment + c * one * one, one * one, 0.0);
-    out.weight[c] = 0;
-    if (rows == 0) continue;
+    if (rows == 0) {
+      std::fill_n(out.mean + c * one, one, 0.0);
+      std::fill_n(out.comoment + c * one * one, one * one, 0.0);
+      out.weight[c] = 0;
+      continue;
+    }
     for (std::int64_t at = 0; at < rows; at += kRowChunk) list.push_back({c, offset[c] + at, std::min(kRowChunk, rows - at)});
     cells[c] = {AlignedArray<double>(one), AlignedArray<double>(size * size)};
   }
-  std::atomic<std::int64_t> next{0};
   const std::int64_t values = std::min(n_cells * kRowChunk, offset[n_cells]) * p;
-  run_team(values < kThreadValues ? 1 : static_cast<int>(std::min<std::int64_t>(n_threads, n_cells)), [&](int) {
+  const int cell_threads = values < kThreadValues ? 1 : static_cast<int>(std::min<std::int64_t>(n_threads, n_cells));
+  std::atomic<std::int64_t> to_shift{0}, to_finish{0};
+  run_team(cell_threads, [&](int) {
     ChunkRows<T> first;
-    for (std::int64_t c = next++; c < n_cells; c = next++) {
+    for (std::int64_t c = to_shift++; c < n_cells; c = to_shift++) {
       const std::int64_t n = std::min(kRowChunk, offset[c + 1] - offset[c]);
       if (n == 0) continue;
       first.read(X, y, weight, order + offset[c], n);
@@ -149,10 +154,12 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
     }
   }, poll);
 
-  for (std::int64_t c = 0; c < n_cells && !stopped(stop); ++c) {
-    if (offset[c + 1] == offset[c]) continue;
-    finish_moments(cells[c].total.get(), size, p, cells[c].shift.get(), out.weight + c, out.mean + c * one, out.comoment + c * one * one);
-  }
+  run_team(cell_threads, [&](int) {
+    for (std::int64_t c = to_finish++; c < n_cells && !stopped(stop); c = to_finish++) {
+      if (offset[c + 1] == offset[c]) continue;
+      finish_moments(cells[c].total.get(), size, p, cells[c].shift.get(), out.weight + c, out.mean + c * one, out.comoment + c * one * one);
+    }
+  });
 }
 
 #define GRADFOLD_INSTANTIATE(T)                                                                                              \

@@ -175,7 +175,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       std::sort(used.begin(), used.end());
       used.erase(std::unique(used.begin(), used.end()), used.end());
       for (const std::int64_t s : used) packed[s] = AlignedArray<double>(triangle(p_ + 1));
-      this->each_group(static_cast<std::int64_t>(used.size()), 10 * static_cast<double>(triangle(p_)), [&](std::int64_t u, int) {
+      constexpr double kDivides = 100;  // an element's divisions, in multiply-adds
+      this->each_group(static_cast<std::int64_t>(used.size()), kDivides * static_cast<double>(triangle(p_)), [&](std::int64_t u, int) {
         const std::int64_t s = used[u];
         for (std::int64_t i = 0; i <= p_; ++i)
           for (std::int64_t j = 0; j <= i; ++j) packed[s][triangle(i) + j] = c * gram(a_.sums[s], i, j);

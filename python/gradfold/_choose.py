@@ -198,10 +198,13 @@ def standardized_ranks(groups: Sequence[Array]) -> tuple[Array, Array, Array]:
     if len(values) > 1:
         order = np.argsort(values)
         ascending = values[order]
-        first = np.flatnonzero(np.concatenate([[True], ascending[1:] != ascending[:-1]]))  # of those that are tied
-        times = np.diff(first, append=len(values))
         ranks = np.empty(len(values))
-        ranks[order] = np.repeat(np.cumsum(times) - (times - 1) / 2, times)
+        ranks[order] = np.arange(1, len(values) + 1)
+        apart = ascending[1:] != ascending[:-1]
+        if not apart.all():
+            first = np.flatnonzero(np.concatenate([[True], apart]))  # of those that are tied
+            times = np.diff(first, append=len(values))
+            ranks[order] = np.repeat(np.cumsum(times) - (times - 1) / 2, times)
         spread = ranks.std(ddof=1)
         ranks = (ranks - ranks.mean()) / (spread if spread > 0 else 1.0)
         ends = np.cumsum(count).astype(np.int64)
