@@ -50,9 +50,9 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
 
 def uses_moments(solver: str, loss: str, n_rows: int, n_features: int) -> bool:
     """Whether a solver asks for the weights, means and comoments of its splits' training rows."""
-    if solver in ("lbfgs", "coordinate-descent"):
-        return from_gram(solver, loss) if solver == "coordinate-descent" else uses_curvature(n_rows, n_features)
-    return solver in SOLVERS
+    if solver == "lbfgs":
+        return uses_curvature(n_rows, n_features)
+    return solver == "newton-cholesky" or from_gram(solver, loss)
 
 
 def from_gram(solver: str, loss: str) -> bool:

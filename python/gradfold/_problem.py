@@ -180,7 +180,7 @@ class Problem:
         return np.stack([self.fill(s) for s in range(self.n_splits)])
 
     def moments_of(self, rows: Rows, ids: Array, conditions: Array, n_threads: int) -> Moments:
-        """Those of splits that share a trainer; cells that another trainer has read are not read again."""
+        """Those of splits that share a trainer; cells that another one has read are kept until the fit ends, and not read again."""
         assert self.target is not None
         if self.filled is not None and self.filled.any:  # each trainer's X has other values
             return Moments(self.data, self.target.y, rows.sample_weight, ids, conditions, n_threads)
