@@ -50,8 +50,8 @@ template <class T>
 void fetch_rows(const T* const* x, std::int64_t begin, std::int64_t end, std::int64_t p) {
   constexpr std::int64_t kLine = 64 / sizeof(T);
   for (std::int64_t r = begin; r < end; ++r) {
+#pragma GCC unroll 4
     for (std::int64_t f = 0; f < p; f += kLine) __builtin_prefetch(x[r] + f, 0, 2);
-    __builtin_prefetch(x[r] + p - 1, 0, 2);
   }
 }
 

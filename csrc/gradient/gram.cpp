@@ -70,13 +70,11 @@ void column_scales(std::int64_t n_features, std::int64_t n_rows, double weight, 
 void finish_moments(const double* total, std::int64_t size, std::int64_t n_features, const double* shift, double* weight, double* mean,
                     double* comoment) {
   const std::int64_t one = n_features + 1;
-  std::vector<double> sum(one);  // of the shifted column
-  for (std::int64_t i = 0; i < one; ++i) sum[i] = total[i * size + one];
   *weight = total[one * size + one];
-  for (std::int64_t i = 0; i < one; ++i) mean[i] = sum[i] / *weight;
+  for (std::int64_t i = 0; i < one; ++i) mean[i] = total[i * size + one] / *weight;  // of the shifted column
   for (std::int64_t i = 0; i < one; ++i)
     for (std::int64_t j = i; j < one; ++j)
-      comoment[i * one + j] = comoment[j * one + i] = __builtin_fma(-mean[i], sum[j], total[i * size + j]);
+      comoment[i * one + j] = comoment[j * one + i] = __builtin_fma(-mean[i], total[j * size + one], total[i * size + j]);
   for (std::int64_t i = 0; i < one; ++i) mean[i] += shift[i];
 }
 
@@ -145,6 +143,7 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
       following = items.take();
       for (std::int64_t i = 0; following < n_items && i < std::min(kGramRows, list[following].n); ++i) {
         const T* const row = X.row(order[list[following].begin + i]);
+#pragma GCC unroll 4
         for (std::int64_t f = 0; f < p; f += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(row + f, 0, 2);
       }
       items.turn(at);

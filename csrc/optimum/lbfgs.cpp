@@ -165,7 +165,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     }
     for (std::int64_t m = 0; m < m_; ++m)
       if (this->overflows(sums(m))) arrivals_.how[m] = Arrival::diverged;
-    std::vector<AlignedArray<double>> scratch(a_.n_threads);
+    std::vector<AlignedArray<double>> scratch(a_.n_threads), residuals(a_.n_threads);
     for (std::int64_t m = 0; m < m_ && sampling_; ++m)
       if (!(a_.sample_weight[a_.split_of_model[m]] > 0)) lanes_[m].sampled = true;
     // The packed lower triangle of every split in use; its last row is that of y.
@@ -221,7 +221,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         });
       }
       if (a_.exact) {
-        solve_exactly(g, from, factor);
+        if (!residuals[thread]) residuals[thread] = AlignedArray<double>(p_ * kGroup);
+        solve_exactly(g, from, factor, residuals[thread].get());
         bool runs = false;
         each_lane(g, [&](int, std::int64_t m) { runs = runs || arrivals_.how[m] == Arrival::running; });
         if (runs) group.factor = std::move(scratch[thread]);
@@ -262,8 +263,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     });
   }
 
-  // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices.
-  void solve_exactly(std::int64_t g, const double* const* from, const double* factor) {
+  // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices, `residuals` scratch, [p][kGroup].
+  void solve_exactly(std::int64_t g, const double* const* from, const double* factor, double* residuals) {
     Group& group = groups_[g];
     each_lane(g, [&](int l, std::int64_t m) {
       for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = from[l][triangle(p_) + f];
@@ -289,10 +290,9 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       this->refuse_overflow(m, v);
     });
     // What the normal equations say of the solutions: the residual of each, and the objective. Reports: no weight depends on them.
-    AlignedArray<double> residuals(p_ * kGroup);
     double norm[kGroup] = {}, product[kGroup] = {};
     const double* v = group.at.get();
-    kernels_.product(from, p_, v, residuals.get());
+    kernels_.product(from, p_, v, residuals);
     for (std::int64_t i = 0; i < p_; ++i)
       each_lane(g, [&](int l, std::int64_t m) {
         const double y = from[l][triangle(p_) + i];
