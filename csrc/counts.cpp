@@ -146,6 +146,11 @@ void add_folds() {
       folds_indices(q->folds, 3, Role::train, q->n, rows.data());
     };
   });
+  add("folds/rows_by_id", [=] {
+    return [q = problem(), order = std::vector<std::int64_t>(100'000), offset = std::vector<std::int64_t>(257)]() mutable {
+      rows_by_id(static_cast<const std::uint8_t*>(q->folds.ids), q->n, order.data(), offset.data());
+    };
+  });
   add("folds/split_roles", [=] {
     auto rows = std::make_shared<std::vector<std::int64_t>>(100'000);
     for (std::int64_t i = 0; i < 100'000; ++i) (*rows)[i] = i * 7 % 100'000;
@@ -280,6 +285,14 @@ void add_scans() {
     auto q = std::make_shared<const Problem<T>>(400, 100, 100, 11);
     return [q, out = std::vector<T>(q->n * q->m)]() mutable {
       raw_prediction(DenseRows<T>{q->X.data(), q->n, q->p}, q->W.data(), q->b.data(), q->m, out.data(), 1);
+    };
+  });
+  add("prediction" + kType<T> + "/rows", [] {
+    auto q = std::make_shared<const Problem<T>>(400, 100, 1, 11);
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < q->n; ++i) rows.push_back(i * 7 % q->n);
+    return [q, rows, w = std::vector<double>(q->p, 0.5), out = std::vector<double>(q->n)]() mutable {
+      raw_prediction_of_rows(DenseRows<T>{q->X.data(), q->n, q->p}, rows.data(), q->n, w.data(), nullptr, 1, out.data(), 1);
     };
   });
   add("finite" + kType<T>, [] {

@@ -585,6 +585,28 @@ def test_raw_prediction(each_level, p, dtype):
     assert_close(no_intercept, x @ w, bound)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", [1, 7, 300])
+def test_raw_prediction_of_rows(each_level, p, dtype):
+    """Of rows in any order, in float64: to the bit what a copy of them gives, on any number of threads."""
+    q = calls.problem(52, n=400, p=p, m=3, dtype=dtype)
+    rows = np.random.default_rng(p).integers(0, 400, 2000)
+    W, b, wide = (a.astype(np.float64) for a in (q.W, q.intercept, q.X[rows]))
+    of_rows, whole = calls._core.gradient.raw_prediction_of_rows, calls._core.gradient.raw_prediction
+    for intercept in (b, None):
+        want = calls.poisoned((2000, 3), np.float64)
+        whole(wide, W, intercept, want, 1)
+        for n_threads in (1, 2, 7):
+            out = calls.poisoned((2000, 3), np.float64)
+            of_rows(q.X, rows, W, intercept, out, n_threads)
+            assert out.tobytes() == want.tobytes()
+    for row in (-1, 400):
+        with pytest.raises(ValueError, match=f"rows: got {row}, wanted rows of X"):
+            of_rows(q.X, np.array([0, row]), W, b, np.empty((2, 3)), 1)
+    with pytest.raises(ValueError, match="out: "):
+        of_rows(q.X, rows, W, b, np.empty((1, 3)), 1)
+
+
 def test_first_non_finite(each_level):
     find = calls._core.gradient.first_non_finite
     for dtype in DTYPES:

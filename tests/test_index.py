@@ -830,6 +830,27 @@ def test_folds_serve_as_cv():
 # ---- from_splits ----------------------------------------------------------------------------------------------------
 
 
+@given(st.integers(0, 5000), st.sampled_from([1, 2, 5, 64, 256]), st.integers(0, 2**32 - 1))
+def test_rows_by_id(n, k, seed):
+    """All rows by their ids, those of an id ascending; 255, which means skip, is an id like any other here."""
+    ids = np.random.default_rng(seed).integers(0, k, n).astype(np.uint8)
+    order, offset = np.full(n, -1), np.full(257, -1)
+    _core.index.rows_by_id(ids, order, offset)
+    assert (order == np.argsort(ids, kind="stable")).all()
+    assert offset[0] == 0 and (np.diff(offset) == np.bincount(ids, minlength=256)).all()
+
+
+def test_rows_by_id_refuses_what_does_not_fit():
+    ids = np.zeros(5, np.uint8)
+    for arguments, name in (
+        ((ids.astype(np.uint16), np.empty(5, np.int64), np.empty(257, np.int64)), "ids"),
+        ((ids, np.empty(4, np.int64), np.empty(257, np.int64)), "order"),
+        ((ids, np.empty(5, np.int64), np.empty(256, np.int64)), "offset"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: got"):
+            _core.index.rows_by_id(*arguments)
+
+
 @given(st.integers(2, 40), st.integers(1, 6), st.integers(0, 2**32 - 1), st.booleans())
 def test_from_splits_keeps_every_role(n, n_splits, seed, masks):
     rng = np.random.default_rng(seed)

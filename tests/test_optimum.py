@@ -818,6 +818,23 @@ def test_separable_classes_without_a_penalty():
         gf.fit(*fits.labels(), l2=0.0, solver="lbfgs")
 
 
+@pytest.mark.parametrize("loss", ["log_loss", "multinomial"])
+def test_which_splits_lack_a_class(loss, monkeypatch):
+    """Rows are looked at a few at a time, and a class may come late."""
+    monkeypatch.setattr(_optimum, "_ROWS", 7)
+    got, want = [], []
+    for seed in range(30):
+        q = calls.problem(seed, n=40, p=2, m=1, kind=sorted(splits.KINDS)[seed % len(splits.KINDS)], loss=loss)
+        rare = np.random.default_rng(seed).random(40) < 0.08
+        q = calls.replace(q, y=np.where(rare, q.y, 0).astype(q.y.dtype))
+        t = optima.trainer(q)
+        for s, role in enumerate(q.splits.roles()):
+            rows = (role == TRAIN) & (q.sample_weight != 0)
+            got.append(t._one_class(s))
+            want.append(len(np.unique(q.y[rows])) < (3 if loss == "multinomial" else 2))
+    assert got == want and 0 < sum(want) < len(want)
+
+
 @pytest.mark.parametrize(
     ("keywords", "names"),
     [

@@ -42,12 +42,26 @@ def test_labels_become_codes_in_ascending_order(labels, y_dtype, loss, dtype):
 
 def test_more_rows_than_a_block(monkeypatch):
     monkeypatch.setattr(_target, "_STEP", 100)
+    monkeypatch.setattr(_target, "_FIRST", 50)
     y = np.arange(1000) // 100  # a class in each block
     target = read(y)
     assert target.classes.tolist() == list(range(10))
     np.testing.assert_array_equal(target.y, y)
     target = read(y.astype(str).astype(object))
     np.testing.assert_array_equal(target.classes[target.y.astype(int)], y.astype(str))
+
+
+@pytest.mark.parametrize("labels", [[3, -8, 5], ["b", "a", "c"], [b"b", b"a", b"c"], [0.5, 0.25, 7.5], [1, 0, 2], [True, False]])
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_labels_that_come_late(labels, first, monkeypatch):
+    """The first block holds `first` of them, the last row one more."""
+    monkeypatch.setattr(_target, "_FIRST", 40)
+    y = np.array(labels)[np.arange(3000) % min(first, len(labels))]
+    y[-1] = labels[-1]
+    y[1500] = labels[1]
+    target = read(y, "multinomial")
+    assert target.classes.tolist() == sorted(labels)
+    np.testing.assert_array_equal(target.classes[target.y.astype(int)], y)
 
 
 @pytest.mark.parametrize("labels", [["no", "yes"], [3, 8], [0.0, 1.0], [False, True], [1.5, 2.5]])

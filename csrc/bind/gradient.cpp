@@ -72,6 +72,23 @@ void bind_raw_prediction(const py::array& X, const py::object& W, const py::obje
 }
 
 template <class T>
+void bind_raw_prediction_of_rows(const py::array& X, const py::object& rows, const py::object& W, const py::object& intercept,
+                                 const py::object& out, int n_threads) {
+  const DenseRows<T> data{read_array<T>(X, "X", {-1, -1}), X.shape(0), X.shape(1)};
+  if (data.n_features < 1) wrong_value("X", "shape " + shape_text(X), "at least one feature");
+  const std::int64_t* list = read_array<std::int64_t>(rows, "rows", {-1});
+  const std::int64_t n = py::reinterpret_borrow<py::array>(rows).shape(0);
+  for (std::int64_t i = 0; i < n; ++i)
+    if (list[i] < 0 || list[i] >= data.n_rows) wrong_value("rows", std::to_string(list[i]), "rows of X");
+  const double* w = read_array<double>(W, "W", {data.n_features, -1});
+  const std::int64_t m = py::reinterpret_borrow<py::array>(W).shape(1);
+  const double* b = intercept.is_none() ? nullptr : read_array<double>(intercept, "intercept", {m});
+  double* z = write_array<double>(out, "out", {n, m});
+  const NoGil released;  // as above
+  raw_prediction_of_rows(data, list, n, w, b, m, z, n_threads);
+}
+
+template <class T>
 py::object bind_first_non_finite(const py::array& a, int n_threads) {
   const std::int64_t columns = a.ndim() == 2 ? a.shape(1) : 1;
   const T* data = a.ndim() == 2 ? read_array<T>(a, "A", {-1, -1}) : read_array<T>(a, "A", {-1});
@@ -107,6 +124,12 @@ void register_gradient(py::module_& m) {
         (is_float32(X) ? bind_raw_prediction<float> : bind_raw_prediction<double>)(X, W, intercept, out, n_threads);
       },
       "X"_a, "W"_a, "intercept"_a, "out"_a, "n_threads"_a);
+  sub.def(
+      "raw_prediction_of_rows",
+      [](const py::array& X, const py::object& rows, const py::object& W, const py::object& intercept, const py::object& out, int n_threads) {
+        (is_float32(X) ? bind_raw_prediction_of_rows<float> : bind_raw_prediction_of_rows<double>)(X, rows, W, intercept, out, n_threads);
+      },
+      "X"_a, "rows"_a, "W"_a, "intercept"_a, "out"_a, "n_threads"_a);
   sub.def(
       "first_non_finite",
       [](const py::array& A, int n_threads) {

@@ -152,6 +152,15 @@ std::int64_t indices(const py::array& ids, const py::array& conditions, std::int
   return folds_indices(folds, split, score ? Role::score : Role::train, room, to);
 }
 
+void by_id(const py::array& ids, const py::array& order, const py::array& offset) {
+  const std::uint8_t* of_row = read_array<std::uint8_t>(ids, "ids", {-1});
+  const std::int64_t n_rows = ids.shape(0);
+  std::int64_t* to = write_array<std::int64_t>(order, "order", {n_rows});
+  std::int64_t* ends = write_array<std::int64_t>(offset, "offset", {257});
+  const NoGil released;
+  rows_by_id(of_row, n_rows, to, ends);
+}
+
 std::tuple<int, bool, std::int64_t, std::int64_t> check_split(std::int64_t n_rows, const py::array& train,
                                                               const py::array& test, const py::array& role_out) {
   const std::int64_t* train_rows = read_array<std::int64_t>(train, "train", {-1});
@@ -306,6 +315,7 @@ void register_index(py::module_& m) {
   sub.def("role", &role, py::arg("ids"), py::arg("conditions"), py::arg("split"), py::arg("out"));
   sub.def("indices", &indices, py::arg("ids"), py::arg("conditions"), py::arg("split"), py::arg("score"),
           py::arg("out"));
+  sub.def("rows_by_id", &by_id, py::arg("ids"), py::arg("order"), py::arg("offset"));
   sub.def("check_split", &check_split, py::arg("n_rows"), py::arg("train"), py::arg("test"), py::arg("role"));
   sub.def("kfold", &kfold, py::arg("n_splits"), py::arg("shuffle"), py::arg("seed"), py::arg("repeat"),
           py::arg("out"));

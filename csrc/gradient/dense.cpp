@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "gradient/gradient.h"
 #include "gradient/panels.h"
@@ -323,27 +324,33 @@ void loss_gradient(const LossGradientArgs<T>& args) {
   }
 }
 
-template <class T>
-void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads) {
+namespace {
+
+// Of n_rows rows: what make_find() returns, once for each thread, is called with (begin, n, x) and writes the addresses of n of them.
+// work_of_value: multiply-adds that a value of them is worth.
+template <class T, class MakeFind>
+void predict_rows(std::int64_t n_rows, std::int64_t n_features, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads,
+                  double work_of_value, MakeFind&& make_find) {
   const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
-  const std::vector<Panel<T>> panels = pack_panels(W, intercept, X.n_features, n_models, kernels);
-  const std::int64_t n_blocks = (X.n_rows + kScratchRows - 1) / kScratchRows;
+  const std::vector<Panel<T>> panels = pack_panels(W, intercept, n_features, n_models, kernels);
+  const std::int64_t n_blocks = (n_rows + kScratchRows - 1) / kScratchRows;
   std::atomic<std::int64_t> next{0};
   auto work = [&](int) {
     const T* x[kScratchRows];
     AlignedArray<T> z(kScratchRows * kMaxPanelVectors * kernels.lanes);
+    auto find = make_find();
     for (;;) {
       const std::int64_t block = next.fetch_add(1, std::memory_order_relaxed);
       if (block >= n_blocks) break;
       const std::int64_t begin = block * kScratchRows;
-      const std::int64_t n = std::min(kScratchRows, X.n_rows - begin);
-      for (std::int64_t i = 0; i < n; ++i) x[i] = X.row(begin + i);
+      const std::int64_t n = std::min(kScratchRows, n_rows - begin);
+      find(begin, n, x);
       for (const Panel<T>& panel : panels) {
         const Block<T>& block = panel.blocks[0];
         ChunkTask<T> task{};
         task.n_rows = n;
         task.x = x;
-        task.n_features = X.n_features;
+        task.n_features = n_features;
         task.n_vectors = block.n_vectors;
         task.W = block.W.get();
         task.intercept = block.intercept.get();
@@ -353,8 +360,42 @@ void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::
       }
     }
   };
-  const double multiply_adds = static_cast<double>(X.n_rows) * static_cast<double>(X.n_features) * static_cast<double>(n_models);
-  run_team(useful_threads(n_threads, n_blocks, multiply_adds), work);
+  run_team(useful_threads(n_threads, n_blocks, static_cast<double>(n_rows) * static_cast<double>(n_features) * work_of_value), work);
+}
+
+}  // namespace
+
+template <class T>
+void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads) {
+  predict_rows(X.n_rows, X.n_features, W, intercept, n_models, out, n_threads, static_cast<double>(n_models), [&X] {
+    return [&X](std::int64_t begin, std::int64_t n, const T** x) {
+      for (std::int64_t i = 0; i < n; ++i) x[i] = X.row(begin + i);
+    };
+  });
+}
+
+template <class T>
+void raw_prediction_of_rows(const DenseRows<T>& X, const std::int64_t* rows, std::int64_t n_rows, const double* W, const double* intercept,
+                            std::int64_t n_models, double* out, int n_threads) {
+  const std::int64_t p = X.n_features;
+  constexpr double kFetch = 16;  // what a value from a row that nothing foresees costs, in multiply-adds
+  predict_rows(n_rows, p, W, intercept, n_models, out, n_threads, kFetch + static_cast<double>(n_models), [&X, rows, p] {
+    constexpr bool kWidens = !std::is_same_v<T, double>;
+    constexpr std::int64_t kAhead = 4;
+    return [&X, rows, p, wide = AlignedArray<double>(kWidens ? kScratchRows * p : 0)](std::int64_t begin, std::int64_t n, const double** x) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const T* const row = X.row(rows[begin + i]);
+        if (i + kAhead < n)
+          for (std::int64_t f = 0; f < p; f += 64 / sizeof(T)) __builtin_prefetch(X.row(rows[begin + i + kAhead]) + f);
+        if constexpr (kWidens) {
+          for (std::int64_t f = 0; f < p; ++f) wide[i * p + f] = static_cast<double>(row[f]);
+          x[i] = wide.get() + i * p;
+        } else {
+          x[i] = row;
+        }
+      }
+    };
+  });
 }
 
 template <class T>
@@ -389,6 +430,8 @@ std::int64_t first_non_finite(const T* a, std::int64_t n, int n_threads) {
 #define GRADFOLD_INSTANTIATE(T)                                                                                       \
   template void loss_gradient(const LossGradientArgs<T>&);                                                            \
   template void raw_prediction(const DenseRows<T>&, const T*, const T*, std::int64_t, T*, int);                       \
+  template void raw_prediction_of_rows(const DenseRows<T>&, const std::int64_t*, std::int64_t, const double*,         \
+                                       const double*, std::int64_t, double*, int);                                    \
   template std::int64_t first_non_finite(const T*, std::int64_t, int);
 GRADFOLD_INSTANTIATE(float)
 GRADFOLD_INSTANTIATE(double)

@@ -180,6 +180,11 @@ void loss_gradient(const LossGradientArgs<T>& args);
 template <class T>
 void raw_prediction(const DenseRows<T>& X, const T* W, const T* intercept, std::int64_t n_models, T* out, int n_threads);
 
+// The same of some rows, in float64 whatever X's type.
+template <class T>
+void raw_prediction_of_rows(const DenseRows<T>& X, const std::int64_t* rows, std::int64_t n_rows, const double* W, const double* intercept,
+                            std::int64_t n_models, double* out, int n_threads);
+
 // Flat index of the first value that is NaN or infinite, or -1.
 template <class T>
 std::int64_t first_non_finite(const T* a, std::int64_t n, int n_threads);

@@ -45,6 +45,16 @@ void pack_gram_row(const T* x, double y, const double* shift, std::int64_t p, st
   }
 }
 
+// Asks for the rows x[begin] to x[end - 1] to be brought into the second-level cache.
+template <class T>
+void fetch_rows(const T* const* x, std::int64_t begin, std::int64_t end, std::int64_t p) {
+  constexpr std::int64_t kLine = 64 / sizeof(T);
+  for (std::int64_t r = begin; r < end; ++r) {
+#pragma GCC unroll 4
+    for (std::int64_t f = 0; f < p; f += kLine) __builtin_prefetch(x[r] + f, 0, 2);
+  }
+}
+
 template <class L>
 void gram_chunk(const GramTask<typename L::T>& task) {
   using D = typename L::Wide;
@@ -52,6 +62,9 @@ void gram_chunk(const GramTask<typename L::T>& task) {
   const std::int64_t columns = task.n_features + 2, size = gram_size(task.n_features, kPanel), n_panels = size / kPanel;
   double* const packed = task.scratch;
   double* const weighted = task.weight != nullptr ? task.scratch + kGramRows * size : packed;
+  std::int64_t n_tiles = 0;
+  for (std::int64_t k = 0; k < n_panels; ++k) n_tiles += ((k + 1 < n_panels ? (k + 1) * kPanel : columns) + kRows - 1) / kRows;
+  const std::int64_t fetched = kGramRows / n_tiles + 1;  // rows for each tile
   for (std::int64_t begin = 0; begin < task.n_rows; begin += kGramRows) {
     const std::int64_t n = task.n_rows - begin < kGramRows ? task.n_rows - begin : kGramRows;
     for (std::int64_t r = 0; r < n; ++r)
@@ -61,6 +74,9 @@ void gram_chunk(const GramTask<typename L::T>& task) {
         const std::int64_t at = (k * kGramRows + r) * kPanel;
         for (int c = 0; c < kPanel; ++c) weighted[at + c] = task.weight[begin + r] * packed[at + c];
       }
+    // Rows of a fold lie apart, where no hardware foresees them: those of the next block are asked for while this one is multiplied.
+    std::int64_t ahead = begin + n;
+    const std::int64_t last = ahead + kGramRows < task.n_rows ? ahead + kGramRows : task.n_rows;
     for (std::int64_t k = 0; k < n_panels; ++k) {
       const double* right = packed + k * kGramRows * kPanel;
       const std::int64_t j = k * kPanel, left_of = j + kPanel < columns ? j + kPanel : columns;
@@ -68,6 +84,11 @@ void gram_chunk(const GramTask<typename L::T>& task) {
       for (std::int64_t i = 0; i < left_of; i += kRows) {
         const double* left = weighted + i / kPanel * kGramRows * kPanel + i % kPanel;
         double* gram = task.gram + i * size + j;
+        if (ahead < last) {
+          const std::int64_t end = ahead + fetched < last ? ahead + fetched : last;
+          fetch_rows(task.x, ahead, end, task.n_features);
+          ahead = end;
+        }
         if (n_vectors == 3)
           gram_tile<D, 3>(left, right, n, begin == 0, gram, size);
         else if (n_vectors == 2)

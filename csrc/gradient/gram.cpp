@@ -1,6 +1,7 @@
 #include "gradient/gram.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -15,6 +16,9 @@ namespace gradfold {
 GRADFOLD_DISPATCH(GramKernels, gram_kernels, gram)
 
 namespace {
+
+// Values of X below which another thread costs more than it saves of their sums.
+constexpr std::int64_t kThreadValues = 1 << 17;
 
 bool stopped(const int* stop) { return stop != nullptr && __atomic_load_n(stop, __ATOMIC_RELAXED) != 0; }
 
@@ -90,40 +94,57 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
   };
   std::vector<Cell> cells(n_cells);
   std::vector<Item> list;
-  ChunkRows<T> first;
   for (std::int64_t c = 0; c < n_cells; ++c) {
     const std::int64_t rows = offset[c + 1] - offset[c];
-    std::fill_n(out.mean + c * one, one, 0.0);
-    std::fill_n(out.comoment + c * one * one, one * one, 0.0);
-    out.weight[c] = 0;
-    if (rows == 0) continue;
+    if (rows == 0) {
+      std::fill_n(out.mean + c * one, one, 0.0);
+      std::fill_n(out.comoment + c * one * one, one * one, 0.0);
+      out.weight[c] = 0;
+      continue;
+    }
     for (std::int64_t at = 0; at < rows; at += kRowChunk) list.push_back({c, offset[c] + at, std::min(kRowChunk, rows - at)});
     cells[c] = {AlignedArray<double>(one), AlignedArray<double>(size * size)};
-    const std::int64_t n = std::min(kRowChunk, rows);
-    first.read(X, y, weight, order + offset[c], n);
-    double* shift = cells[c].shift.get();
-    moments.sums(first.x.data(), first.weight.data(), n, p, nullptr, shift);
-    double sum = 0, sum_y = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      sum += first.weight[i];
-      sum_y = __builtin_fma(first.weight[i], first.y[i], sum_y);
-    }
-    shift[p] = sum_y;
-    for (std::int64_t f = 0; f < one; ++f) shift[f] /= sum;
   }
+  const std::int64_t values = std::min(n_cells * kRowChunk, offset[n_cells]) * p;
+  const int cell_threads = values < kThreadValues ? 1 : static_cast<int>(std::min<std::int64_t>(n_threads, n_cells));
+  std::atomic<std::int64_t> to_shift{0}, to_finish{0};
+  run_team(cell_threads, [&](int) {
+    ChunkRows<T> first;
+    for (std::int64_t c = to_shift++; c < n_cells; c = to_shift++) {
+      const std::int64_t n = std::min(kRowChunk, offset[c + 1] - offset[c]);
+      if (n == 0) continue;
+      first.read(X, y, weight, order + offset[c], n);
+      double* shift = cells[c].shift.get();
+      moments.sums(first.x.data(), first.weight.data(), n, p, nullptr, shift);
+      double sum = 0, sum_y = 0;
+      for (std::int64_t i = 0; i < n; ++i) {
+        sum += first.weight[i];
+        sum_y = __builtin_fma(first.weight[i], first.y[i], sum_y);
+      }
+      shift[p] = sum_y;
+      for (std::int64_t f = 0; f < one; ++f) shift[f] /= sum;
+    }
+  });
 
   const std::int64_t n_items = static_cast<std::int64_t>(list.size());
   OrderedItems items;
   run_team(static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(n_threads, n_items))), [&](int) {
     ChunkRows<T> rows;
     AlignedArray<double> gram(size * size), scratch(gram_scratch(size));
-    for (std::int64_t at = items.take(); at < n_items; at = items.take()) {
+    for (std::int64_t at = items.take(), following; at < n_items; at = following) {
       const Item& item = list[at];
       Cell& cell = cells[item.cell];
       if (!stopped(stop)) {
         rows.read(X, y, weight, order + item.begin, item.n);
         kernels.chunk({item.n, rows.x.data(), rows.y.data(), weight != nullptr ? rows.weight.data() : nullptr, p, cell.shift.get(),
                        gram.get(), scratch.get()});
+      }
+      // The first block of a chunk has no block before it that would ask for its rows.
+      following = items.take();
+      for (std::int64_t i = 0; following < n_items && i < std::min(kGramRows, list[following].n); ++i) {
+        const T* const row = X.row(order[list[following].begin + i]);
+#pragma GCC unroll 4
+        for (std::int64_t f = 0; f < p; f += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(row + f, 0, 2);
       }
       items.turn(at);
       for (std::int64_t i = 0; i < p + 2; ++i)
@@ -132,10 +153,12 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
     }
   }, poll);
 
-  for (std::int64_t c = 0; c < n_cells && !stopped(stop); ++c) {
-    if (offset[c + 1] == offset[c]) continue;
-    finish_moments(cells[c].total.get(), size, p, cells[c].shift.get(), out.weight + c, out.mean + c * one, out.comoment + c * one * one);
-  }
+  run_team(cell_threads, [&](int) {
+    for (std::int64_t c = to_finish++; c < n_cells && !stopped(stop); c = to_finish++) {
+      if (offset[c + 1] == offset[c]) continue;
+      finish_moments(cells[c].total.get(), size, p, cells[c].shift.get(), out.weight + c, out.mean + c * one, out.comoment + c * one * one);
+    }
+  });
 }
 
 #define GRADFOLD_INSTANTIATE(T)                                                                                              \

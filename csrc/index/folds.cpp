@@ -214,6 +214,19 @@ std::int64_t folds_indices(const FoldsView& folds, std::int64_t split, Role role
   return found;
 }
 
+void rows_by_id(const std::uint8_t* ids, std::int64_t n_rows, std::int64_t* order, std::int64_t* offset) {
+  constexpr int kIds = 256, kCounts = 4;  // several counts of each id: to count the same one twice in a row would wait for the store
+  std::vector<std::int64_t> count(kIds * kCounts), to(kIds);
+  for (std::int64_t i = 0; i < n_rows; ++i) ++count[ids[i] * kCounts + i % kCounts];
+  offset[0] = 0;
+  for (int c = 0; c < kIds; ++c) {
+    to[c] = offset[c];
+    offset[c + 1] = offset[c];
+    for (int k = 0; k < kCounts; ++k) offset[c + 1] += count[c * kCounts + k];
+  }
+  for (std::int64_t i = 0; i < n_rows; ++i) order[to[ids[i]]++] = i;
+}
+
 SplitFault split_roles(std::int64_t n_rows, const std::int64_t* train, std::int64_t n_train, const std::int64_t* test,
                        std::int64_t n_test, std::int8_t* role) {
   std::memset(role, static_cast<int>(Role::skip), static_cast<std::size_t>(n_rows));

@@ -38,6 +38,9 @@ void folds_sizes(const FoldsView& folds, std::int64_t* sizes);
 // The rows of one role, ascending, into `out` of `room`; returns how many there are. Nothing is written past `room`.
 std::int64_t folds_indices(const FoldsView& folds, std::int64_t split, Role role, std::int64_t room, std::int64_t* out);
 
+// Rows by their ids: those of id c are order[offset[c]] to order[offset[c + 1] - 1], ascending; offset is [257].
+void rows_by_id(const std::uint8_t* ids, std::int64_t n_rows, std::int64_t* order, std::int64_t* offset);
+
 // The rows train[..] and test[..] as roles (n_rows); what is wrong with them, if anything.
 struct SplitFault {
   enum Kind : int { none = 0, out_of_range = 1, repeated = 2, on_both_sides = 3 };

@@ -165,21 +165,22 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     }
     for (std::int64_t m = 0; m < m_; ++m)
       if (this->overflows(sums(m))) arrivals_.how[m] = Arrival::diverged;
-    std::vector<AlignedArray<double>> scratch(a_.n_threads);
+    std::vector<AlignedArray<double>> scratch(a_.n_threads), residuals(a_.n_threads);
     for (std::int64_t m = 0; m < m_ && sampling_; ++m)
       if (!(a_.sample_weight[a_.split_of_model[m]] > 0)) lanes_[m].sampled = true;
-    // The packed lower triangle of every split in use.
+    // The packed lower triangle of every split in use; its last row is that of y.
     std::vector<AlignedArray<double>> packed(a_.sums.size());
     if (curvature) {
       std::vector<std::int64_t> used = a_.split_of_model;
       std::sort(used.begin(), used.end());
       used.erase(std::unique(used.begin(), used.end()), used.end());
-      for (std::int64_t s : used) {
-        packed[s] = AlignedArray<double>(triangle(p_));
-        for (std::int64_t i = 0; i < p_; ++i)
+      for (const std::int64_t s : used) packed[s] = AlignedArray<double>(triangle(p_ + 1));
+      constexpr double kDivides = 100;  // an element's divisions, in multiply-adds
+      this->each_group(static_cast<std::int64_t>(used.size()), kDivides * static_cast<double>(triangle(p_)), [&](std::int64_t u, int) {
+        const std::int64_t s = used[u];
+        for (std::int64_t i = 0; i <= p_; ++i)
           for (std::int64_t j = 0; j <= i; ++j) packed[s][triangle(i) + j] = c * gram(a_.sums[s], i, j);
-        if (poll) poll();
-      }
+      }, poll);
     }
     this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int thread) {
       Group& group = groups_[g];
@@ -205,8 +206,12 @@ class Lbfgs final : public ModelsAtOptimum<T> {
             l2[l] = l2[0];
           }
         double* to = factor;
-        for (std::int64_t e = 0; e < triangle(p_); ++e)
-          for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = from[l][e];
+        if (std::all_of(from, from + kGroup, [&](const double* own) { return own == from[0]; })) {  // as most often: of one split
+          for (std::int64_t e = 0; e < triangle(p_); ++e) std::fill_n(to + e * kGroup, kGroup, from[0][e]);
+        } else {
+          for (std::int64_t e = 0; e < triangle(p_); ++e)
+            for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = from[l][e];
+        }
         for (std::int64_t i = 0; i < p_; ++i)
           for (int l = 0; l < kGroup; ++l) to[(triangle(i) + i) * kGroup + l] += l2[l];
         kernels_.factor(to, p_, drop_limit(p_), smallest, dropped);
@@ -216,7 +221,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         });
       }
       if (a_.exact) {
-        solve_exactly(g, from, factor);
+        if (!residuals[thread]) residuals[thread] = AlignedArray<double>(p_ * kGroup);
+        solve_exactly(g, from, factor, residuals[thread].get());
         bool runs = false;
         each_lane(g, [&](int, std::int64_t m) { runs = runs || arrivals_.how[m] == Arrival::running; });
         if (runs) group.factor = std::move(scratch[thread]);
@@ -257,11 +263,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     });
   }
 
-  // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices.
-  void solve_exactly(std::int64_t g, const double* const* from, const double* factor) {
+  // v = (gram + l2)^-1 (comoment with y), and the mean of y; `from` are the lanes' Gram matrices, `residuals` scratch, [p][kGroup].
+  void solve_exactly(std::int64_t g, const double* const* from, const double* factor, double* residuals) {
     Group& group = groups_[g];
     each_lane(g, [&](int l, std::int64_t m) {
-      for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = gram(sums(m), f, p_);
+      for (std::int64_t f = 0; f < p_; ++f) group.at[f * kGroup + l] = from[l][triangle(p_) + f];
       if (a_.fit_intercept) group.at[p_ * kGroup + l] = sums(m).mean[p_];
     });
     kernels_.solve(factor, p_, group.at.get());
@@ -286,23 +292,18 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     // What the normal equations say of the solutions: the residual of each, and the objective. Reports: no weight depends on them.
     double norm[kGroup] = {}, product[kGroup] = {};
     const double* v = group.at.get();
-    for (std::int64_t i = 0; i < p_; ++i) {
-      double residual[kGroup] = {}, y[kGroup] = {};
-      for (std::int64_t j = 0; j < p_; ++j) {
-        const std::int64_t at = i > j ? triangle(i) + j : triangle(j) + i;
-        for (int l = 0; l < kGroup; ++l) residual[l] += from[l][at] * v[j * kGroup + l];
-      }
+    kernels_.product(from, p_, v, residuals);
+    for (std::int64_t i = 0; i < p_; ++i)
       each_lane(g, [&](int l, std::int64_t m) {
-        y[l] = gram(sums(m), i, p_);
-        residual[l] += a_.l2[m] * v[i * kGroup + l] - y[l];
-        norm[l] = std::max(norm[l], std::abs(residual[l]));
-        product[l] += v[i * kGroup + l] * (residual[l] - y[l]);  // v'(G + l2)v - 2 v'y
+        const double y = from[l][triangle(p_) + i];
+        const double residual = residuals[i * kGroup + l] + (a_.l2[m] * v[i * kGroup + l] - y);
+        norm[l] = std::max(norm[l], std::abs(residual));
+        product[l] += v[i * kGroup + l] * (residual - y);  // v'(G + l2)v - 2 v'y
       });
-    }
     each_lane(g, [&](int l, std::int64_t m) {
       if (arrivals_.how[m] != Arrival::converged) return;
       arrivals_.gradient_norm[m] = norm[l];
-      arrivals_.objective[m] = std::max(0.0, 0.5 * (gram(sums(m), p_, p_) + product[l]));
+      arrivals_.objective[m] = std::max(0.0, 0.5 * (from[l][triangle(p_) + p_] + product[l]));
     });
   }
 

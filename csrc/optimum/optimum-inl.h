@@ -197,6 +197,45 @@ void group_solve(const double* factor, std::int64_t n, double* b) {
   }
 }
 
+// Lanes' matrices one beside the other: element e.
+template <bool SHARED>
+Lanes::V matrix_element(const double* const* matrices, std::int64_t e) {
+  if constexpr (SHARED) {
+    return Lanes::set1(matrices[0][e]);
+  } else {
+    double own[Lanes::N];
+    for (int l = 0; l < Lanes::N; ++l) own[l] = matrices[l][e];
+    return Lanes::load(own);
+  }
+}
+
+template <bool SHARED>
+void product_of(const double* const* matrices, std::int64_t n, const double* v, double* out) {
+  for (int part = 0; part < kParts; ++part) {
+    const double* const* own = matrices + part * Lanes::N;
+    const std::int64_t lane = part * Lanes::N;
+    // Each element serves both triangles. A row's own columns come before those that later rows bring it.
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto x = Lanes::load(v + i * kGroup + lane);
+      auto sum = Lanes::zero();
+      std::int64_t e = triangle(i);
+      for (std::int64_t j = 0; j < i; ++j, ++e) {
+        const auto a = matrix_element<SHARED>(own, e);
+        sum = Lanes::add(sum, Lanes::mul(a, Lanes::load(v + j * kGroup + lane)));
+        double* const to = out + j * kGroup + lane;
+        Lanes::store(to, Lanes::add(Lanes::load(to), Lanes::mul(a, x)));
+      }
+      Lanes::store(out + i * kGroup + lane, Lanes::add(sum, Lanes::mul(matrix_element<SHARED>(own, e), x)));
+    }
+  }
+}
+
+inline void group_product(const double* const* matrices, std::int64_t n, const double* v, double* out) {
+  bool shared = true;
+  for (int l = 1; l < kGroup; ++l) shared = shared && matrices[l] == matrices[0];
+  (shared ? product_of<true> : product_of<false>)(matrices, n, v, out);
+}
+
 inline void group_sweep(const SweepTask& task) {
   const std::int64_t n = task.n;
   for (int part = 0; part < kParts; ++part) {
@@ -413,6 +452,7 @@ inline void model_solve(const double* factor, std::int64_t n, std::int64_t strid
   namespace gradfold {                                                                                                       \
   extern const OptimumKernels optimum_##level;                                                                               \
   const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor,                   \
-                                          &group_solve<false>, &group_solve<true>, &group_sweep, &group_residual, &products, &row_products, \
-                                          &model_sweep, &subtract_product, &model_factor, &model_forward, &model_solve};     \
+                                          &group_solve<false>, &group_solve<true>, &group_product, &group_sweep,             \
+                                          &group_residual, &products, &row_products, &model_sweep, &subtract_product,        \
+                                          &model_factor, &model_forward, &model_solve};                                      \
   }

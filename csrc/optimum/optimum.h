@@ -58,6 +58,9 @@ struct OptimumKernels {
   void (*solve)(const double* factor, std::int64_t n, double* b);
   // The same with one factor, [triangle(n)], for the right sides of all lanes: the bits are those of `solve`.
   void (*solve_shared)(const double* factor, std::int64_t n, double* b);
+  // out[i] = sum of element (i, j) * v[j], j ascending from +0, products and sums rounded one by one. matrices[l] is the packed lower
+  // triangle of lane l's symmetric matrix, [triangle(n)]; lanes may share one.
+  void (*product)(const double* const* matrices, std::int64_t n, const double* v, double* out);
   // Coordinates in order: v = soft(q + gram v, l1) / (gram + l2), and what moved is taken from q, one FMA each.
   void (*sweep)(const SweepTask&);
   // q[j] = c[j] less gram[list[k]][j] * v[k] for k = 0 to n - 1 in order, for all j below `size`; gram is [size][size].

@@ -182,10 +182,9 @@ def fold_noise(run: Run, candidate: int) -> tuple[Array, Array, Array]:
         if len(rows) == 0:
             groups.append(np.empty(0))
             continue
-        m = candidate * run.n_splits + split
-        coef, intercept = run.coef[m].astype(np.float64), np.asarray(run.intercept[m], np.float64)
+        z = run._raw_of_rows(X, rows, candidate * run.n_splits + split)
         with np.errstate(all="ignore"):  # of a diverged model
-            values = loss.loss(y[rows].astype(np.float64), run._rows(X, rows, split).astype(np.float64) @ coef.T + intercept)
+            values = loss.loss(y[rows].astype(np.float64), z)
         groups.append(values if np.isfinite(values).all() else np.empty(0))
     return standardized_ranks(groups)
 
@@ -197,8 +196,15 @@ def standardized_ranks(groups: Sequence[Array]) -> tuple[Array, Array, Array]:
     rank = np.full(len(groups), np.nan)
     values = np.concatenate([*groups, np.empty(0)])
     if len(values) > 1:
-        _, place, times = np.unique(values, return_inverse=True, return_counts=True)
-        ranks = (np.cumsum(times) - (times - 1) / 2)[place.reshape(-1)]
+        order = np.argsort(values)
+        ascending = values[order]
+        ranks = np.empty(len(values))
+        ranks[order] = np.arange(1, len(values) + 1)
+        apart = ascending[1:] != ascending[:-1]
+        if not apart.all():
+            first = np.flatnonzero(np.concatenate([[True], apart]))  # of those that are tied
+            times = np.diff(first, append=len(values))
+            ranks[order] = np.repeat(np.cumsum(times) - (times - 1) / 2, times)
         spread = ranks.std(ddof=1)
         ranks = (ranks - ranks.mean()) / (spread if spread > 0 else 1.0)
         ends = np.cumsum(count).astype(np.int64)

@@ -32,6 +32,11 @@ class gradient:
     def raw_prediction(X: _Array, W: _Array, intercept: _Array | None, out: _Array, n_threads: int) -> None:
         """X (n, p) @ W (p, m) + intercept (m,) into out (n, m). Several outputs are that many models here."""
     @staticmethod
+    def raw_prediction_of_rows(
+        X: _Array, rows: _Array, W: _Array, intercept: _Array | None, out: _Array, n_threads: int
+    ) -> None:
+        """X[rows] @ W (p, m) + intercept (m,) into out (len(rows), m), in float64 whatever X is; rows are int64."""
+    @staticmethod
     def loss_gradient(
         X: _Array,
         y: _Array,

@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 
 # More ids than this on an id row are not read as cells, whose comoments would all have to be held at once.
 _MOST_CELLS = 64
+_SKIP = np.iinfo(np.uint8).max  # of the ids as they are sorted
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,30 @@ class Moments:
         self._cells: dict[int, list[Sums] | None] = {}
         self._last: tuple[int, Sums] | None = None
 
+    def of_splits(self, conditions: Array) -> Moments:
+        """Of other splits of the same rows under the same ids, whose cells are not read anew."""
+        out = Moments(self.X, self.y, self.weight, self.ids, conditions, self.n_threads)
+        out._cells = self._cells
+        return out
+
+    def is_of(self, weight: Array | None, ids: Array) -> bool:
+        """Whether these are the sums of rows with such weights under such ids."""
+        return _same(self.ids, ids) and _same(self.weight, weight)
+
+    def tell_finite(self) -> bool:
+        """Whether the cells of the first split say that no value of X is NaN or infinite; they are read for it.
+
+        They do if each row is in one of them with a weight above 0, and all their means are finite. Otherwise it remains
+        open: there may be rows that no cell holds, and sums of finite values overflow.
+        """
+        if self.conditions.shape[1] != 1 or not (self.weight is None or self.weight.all()):
+            return False
+        id_row = int(self.conditions[0, 0, 0])
+        if self.ids[id_row].max() >= _MOST_CELLS:  # too many, or "skip"
+            return False
+        cells = self._of_row(id_row)
+        return cells is not None and all(np.isfinite(cell.mean).all() for cell in cells)
+
     def of(self, split: int) -> Sums:
         """Of the rows of positive weight that a split trains on."""
         if self._last is None or self._last[0] != split:
@@ -98,13 +123,14 @@ class Moments:
             self._cells.clear()  # splits come in order, and those of an id row side by side
             # The ids alone decide, so that it does not matter which of the splits train.
             ids = self.ids[id_row]
-            used = ids != np.iinfo(ids.dtype).max  # which means "skip"
-            top = int(ids.max(where=used, initial=0)) + 1
+            if ids.dtype != np.uint8:
+                ids = np.where(ids == np.iinfo(ids.dtype).max, _SKIP, np.minimum(ids, _SKIP - 1)).astype(np.uint8)
+            order, offset = np.empty(len(ids), np.int64), np.empty(_SKIP + 2, np.int64)
+            _core.index.rows_by_id(ids, order, offset)
+            top = int(np.flatnonzero(np.diff(offset[: _SKIP + 1])).max(initial=0)) + 1
             self._cells[id_row] = None
             if top <= _MOST_CELLS:
-                order = np.argsort(ids, kind="stable")[: int(used.sum())]
-                ends = np.cumsum(np.bincount(ids[order], minlength=top))
-                self._cells[id_row] = self._read(order, np.concatenate([[0], ends]))
+                self._cells[id_row] = self._read(order[: offset[top]], offset[: top + 1])
         return self._cells[id_row]
 
     def _read(self, order: Array, offset: Array) -> list[Sums]:
@@ -128,8 +154,8 @@ def _checked(X: Array, sample_weight: object, n_threads: int) -> Array | None:
         raise ValueError(f"X: got {len(X)} rows, wanted at least two")
     if sample_weight is None:
         return None
-    weight = _check.per_row("sample_weight", sample_weight, len(X), X.dtype)
-    weight = _check.weights("sample_weight", weight, n_threads, check_finite=True)
+    given = _check.per_row("sample_weight", sample_weight, len(X), X.dtype)
+    weight: Array = _check.weights("sample_weight", given, n_threads, check_finite=True)
     if not (weight > 0).any():
         raise ValueError("sample_weight: got no weight above 0, wanted at least one")
     return weight
@@ -166,6 +192,10 @@ def with_target(X: Array, y: Array, sample_weight: object, n_threads: int) -> tu
     for row in np.flatnonzero(pull).tolist():
         out += pull[row] * (X[row] - means[0])
     return out, np.append(means[0], mean_y), scales[0]
+
+
+def _same(a: Array | None, b: Array | None) -> bool:
+    return a is b or (a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b))
 
 
 def trains(ids: Array, conditions: Array) -> npt.NDArray[np.bool_]:

@@ -34,6 +34,7 @@ _MOST_COLUMNS = 5000  # csrc/optimum/proximal_newton.cpp: kMostColumns
 _PASSES = 60
 # Up to here the moments of each row are kept as a cell, and a split's own sums cost little (_moments.py).
 _FEW_ROWS = 64
+_ROWS = 1 << 14  # that are looked at together
 _REPORT_BYTES = 200  # what a model takes beside its weights, in a trainer and in the `Run`
 
 
@@ -45,6 +46,13 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
     result depends on who else trains.
     """
     return n_features <= _MOST_FEATURES and n_features**2 <= _PASSES * n_rows
+
+
+def uses_moments(solver: str, loss: str, n_rows: int, n_features: int) -> bool:
+    """Whether a solver asks for the weights, means and comoments of its splits' training rows."""
+    if solver == "lbfgs":
+        return uses_curvature(n_rows, n_features)
+    return solver == "newton-cholesky" or from_gram(solver, loss, n_rows, n_features)
 
 
 def without_passes(solver: str, loss: str) -> bool:
@@ -264,18 +272,11 @@ class Trainer:
     # -- the way there ------------------------------------------------------------------------------------------------
 
     def _moments(self) -> Moments:
-        problem, own = self.problem, self.own
-        assert problem.target is not None
-        return Moments(
-            self.X, problem.target.y, own.sample_weight, self.ids, self.conditions, self.settings.n_threads
-        )
+        return self.problem.moments_of(self.own, self.ids, self.conditions, self.settings.n_threads)
 
     @property
     def _curvature(self) -> bool:
-        solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
-        if solver == "coordinate-descent":
-            return from_gram(solver, loss, *self.problem.data.shape)
-        return solver != "lbfgs" or uses_curvature(*self.problem.data.shape)
+        return uses_moments(self.rows[0]["solver"], self.rows[0]["loss"], *self.problem.data.shape)
 
     @property
     def _scores_by_moments(self) -> bool:
@@ -303,7 +304,10 @@ class Trainer:
         out: list[list[int]] = [[]]
         n_splits, last = 0, -1
         left = np.flatnonzero(~self.arrivals["closed_form"])
-        for m in left[np.argsort(self.splits[left], kind="stable")].tolist():
+        left = left[np.argsort(self.splits[left], kind="stable")]
+        if -(-len(left) // _GROUP) * _GROUP * doubles + len(np.unique(self.splits[left])) * square <= budget:
+            return [left] if len(left) else []
+        for m in left.tolist():
             split = int(self.splits[m])
             n_splits += split != last
             groups = len(out[-1]) // _GROUP + 1
@@ -526,13 +530,16 @@ class Trainer:
         """Whether a split's training rows lack one of the classes."""
         target = self.problem.target
         assert target is not None
-        rows = trains(self.ids, self.conditions[split])
-        if self.own.sample_weight is not None:
-            rows &= self.own.sample_weight != 0
-        y = target.y[rows]
-        if target.n_outputs == 1:
-            return bool((y > 0).all() or not (y > 0).any())
-        return bool((np.bincount(y.astype(np.int64), minlength=target.n_outputs)[: target.n_outputs] == 0).any())
+        seen = np.zeros(max(2, target.n_outputs), np.bool_)
+        for a in range(0, len(target.y), _ROWS):  # the first of them nearly always hold all
+            rows = trains(self.ids[:, a : a + _ROWS], self.conditions[split])
+            if self.own.sample_weight is not None:
+                rows &= self.own.sample_weight[a : a + _ROWS] != 0
+            y = target.y[a : a + _ROWS][rows]
+            seen[(y > 0 if target.n_outputs == 1 else y).astype(np.int64)] = True
+            if seen.all():
+                return False
+        return True
 
     def _collect(self, models: Array, optimizer: Any, weight_sum: Array) -> None:
         for name, values in optimizer.arrivals().items():

@@ -78,8 +78,11 @@ def check(params: list[dict[str, Any]], given: dict[str, Any]) -> bool:
         )
     asked = f"solver={mine[0]!r}"
     for name, default in OF_EPOCHS.items():
-        for row in params:
-            value = row.get(name, given.get(name))
+        known: Any = default  # most candidates share a keyword's value
+        for value in [row[name] for row in params] if name in params[0] else [given.get(name)]:
+            if value is known:
+                continue
+            known = value
             if given_for_epochs(name, value, default):
                 raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
     if len({row["batch_size"] for row in params}) > 1:

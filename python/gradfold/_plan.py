@@ -134,15 +134,28 @@ def of_refit(problem: Problem, settings: Settings, candidate: int, rate: float) 
     assert problem.X is not None
     row = settings.params[candidate]
     own = problem.rows([REFIT])
+    ids, conditions = _rows_of_refit(problem, row["solver"])
     # Starting weights for a single model serve the refit; those with a row for each model of the splits do not.
     coef_init, intercept_init = problem.start([row], np.zeros(1, np.int64), 1)
     problem.enter(own)
     trainer = make_trainer(
         problem, settings, [row], np.array([rate]), own,
-        ids=_splits.refit_ids(problem.folds, len(problem.X)), conditions=np.array([[[0, 0, 0, 0, 1]]], np.int64),
-        splits=np.zeros(1, np.int64), coef_init=coef_init, intercept_init=intercept_init,
+        ids=ids, conditions=conditions, splits=np.zeros(1, np.int64), coef_init=coef_init, intercept_init=intercept_init,
     )  # fmt: skip
     return Plan(problem, [Part(np.zeros(1, np.int64), own, trainer, steps_per_epoch(problem, row))], 1)
+
+
+def _rows_of_refit(problem: Problem, solver: str) -> tuple[Array, Array]:
+    """Ids and conditions of the refit's one split.
+
+    Solvers of the optimum have it under the folds' own ids where they can: its moments are then those of cells that have been read.
+    """
+    assert problem.X is not None
+    if solver in _optimum.SOLVERS and problem.folds is not None:
+        conditions = _splits.refit_condition(problem.folds)
+        if conditions is not None:
+            return problem.folds.ids, conditions
+    return _splits.refit_ids(problem.folds, len(problem.X)), np.array([[[0, 0, 0, 0, 1]]], np.int64)
 
 
 def learning_rates(

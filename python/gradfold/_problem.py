@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradfold import _check, _class_weight, _device, _missing, _splits, _start, _target
+from gradfold._moments import Moments
 
 if TYPE_CHECKING:
     from gradfold.index import Folds
@@ -66,6 +67,7 @@ class Problem:
     _rows: dict[tuple[int, ...], Rows] = field(default_factory=dict)
     _fills: dict[int, Array] = field(default_factory=dict)
     _codes: Array | None = None
+    _moments: Moments | None = None
     _on_gpu: Any = None
     _on_host: Array | None = None
 
@@ -184,6 +186,27 @@ class Problem:
             return None
         return np.stack([self.fill(s) for s in range(self.n_splits)])
 
+    def moments_of(self, rows: Rows, ids: Array, conditions: Array, n_threads: int) -> Moments:
+        """Those of splits that share a trainer; cells that another one has read are kept until the fit ends, and not read again."""
+        assert self.target is not None
+        if self.filled is not None and self.filled.any:  # each trainer's X has other values
+            return Moments(self.data_on_host(), self.target.y, rows.sample_weight, ids, conditions, n_threads)
+        if self._moments is None or not self._moments.is_of(rows.sample_weight, ids):
+            self._moments = Moments(self.data_on_host(), self.target.y, rows.sample_weight, ids, conditions, n_threads)
+        return self._moments.of_splits(conditions)
+
+    def check_finite_by_moments(self, n_threads: int) -> None:
+        """Raise a ValueError that names the first cell of X that is NaN or infinite; for solvers that ask for moments anyway.
+
+        Where these say that all is finite, X is not gone through once more.
+        """
+        ids, conditions = _splits.of_all_rows(len(self.data))
+        if self.folds is not None:
+            ids, conditions = self.folds.ids, self.folds.conditions
+        moments = self.moments_of(Rows(self.sample_weight, None, None), ids, conditions, n_threads)
+        if not moments.tell_finite():
+            _check.finite("X", self.data, n_threads)
+
     def enter(self, rows: Rows) -> None:
         """Fill the missing cells as a trainer wants them."""
         if self.filled is not None and rows.fill is not None:
@@ -245,8 +268,9 @@ def read(
     check_finite: bool,
     n_threads: int,
     device: str = "cpu",
+    search_X: bool = True,
 ) -> None:
-    """Read, convert and check the data, and make the splits.
+    """Read, convert and check the data, and make the splits; without `search_X` all but that X is finite.
 
     With device="cuda" X stays where it lies, and what else lies on the GPU is copied to the host.
     """
@@ -279,7 +303,7 @@ def read(
             raise ValueError("sample_weight: got no weight above 0, wanted at least one")
     if missing == "mean":
         problem.filled = _missing.Filled(problem.X)
-    if check_finite:
+    if check_finite and search_X:
         _check.finite("X", problem.data, n_threads)
     problem.target, problem.loss = target, target.loss
     _check_constant(target, stacklevel=4)

@@ -67,11 +67,16 @@ def read(folds: object, X: Any, y: Any, target: _target.Target, n_candidates: in
     )
 
 
+def of_all_rows(n_rows: int) -> tuple[Array, Array]:
+    """Ids and conditions of one split that trains on every row and scores none."""
+    return np.zeros((1, n_rows), np.uint8), np.array([[[0, 0, 0, 0, 1]]], np.int64)
+
+
 def train_on_all(n_rows: int) -> Folds:
-    """One split that trains on every row and scores none: the rows to score come from elsewhere."""
+    """That split; the rows to score come from elsewhere."""
     from gradfold import index
 
-    return index.Folds(np.zeros((1, n_rows), np.uint8), np.array([[[0, 0, 0, 0, 1]]], np.int64))
+    return index.Folds(*of_all_rows(n_rows))
 
 
 def check_every_split_trains(folds: Folds, sample_weight: Array | None) -> None:
@@ -86,10 +91,29 @@ def check_every_split_trains(folds: Folds, sample_weight: Array | None) -> None:
         )
 
 
+def refit_condition(folds: Folds) -> Array | None:
+    """The rows of the refit as a split of the folds' own ids, (1, 1, 5) like `Folds.conditions`, that scores no row.
+
+    Its ids are those of the last split's id row. None where no range of ids holds just the rows that some split trains or
+    scores.
+    """
+    if folds.conditions.shape[1] > 1:
+        return None
+    id_row = int(folds.conditions[-1, 0, 0])
+    mine = folds.conditions[folds.conditions[:, 0, 0] == id_row, 0]
+    used = np.flatnonzero(_used_ids(mine))
+    low, high = int(used[0]), int(used[-1]) + 1
+    if len(used) < high - low:
+        return None
+    if len(mine) < folds.n_splits and (folds.ids[id_row].min() < low or folds.ids[id_row].max() >= high):
+        return None  # another id row may hold rows of its own
+    return np.array([[[id_row, high, high, low, high]]], np.int64)
+
+
 def refit_ids(folds: Folds | None, n_rows: int) -> Array:
     """Ids of shape (1, n_rows): 0 for a row that some split trains or scores, `SKIP` for the rest."""
     if folds is None:
-        return np.zeros((1, n_rows), np.uint8)
+        return of_all_rows(n_rows)[0]
     ids = np.full((1, n_rows), SKIP, np.uint8)
     if folds.conditions.shape[1] > 1:
         for s in range(folds.n_splits):
@@ -97,18 +121,27 @@ def refit_ids(folds: Folds | None, n_rows: int) -> Array:
         return ids
     conditions = folds.conditions[:, 0]
     for row in np.unique(conditions[:, 0]):
-        # Which ids some split of this id row trains or scores: +1 where a range begins, -1 behind its end.
-        mine = conditions[conditions[:, 0] == row]
-        top = int(mine[:, [2, 4]].max())
-        steps = np.zeros(top + 1, np.int64)
-        for low, high in ((1, 2), (3, 4)):
-            some = mine[:, low] < mine[:, high]
-            np.add.at(steps, mine[some, low], 1)
-            np.add.at(steps, mine[some, high], -1)
-        used = np.cumsum(steps) > 0  # used[top] is False: every range ends there or before
+        used = _used_ids(conditions[conditions[:, 0] == row])
         for a, b in _blocks(n_rows):
-            ids[0, a:b][used[np.minimum(folds.ids[row, a:b], top)]] = 0
+            ids[0, a:b][used[np.minimum(folds.ids[row, a:b], len(used) - 1)]] = 0
     return ids
+
+
+def _used_ids(conditions: Array) -> Array:
+    """Which ids of an id row some split of it trains or scores, bool; the last one is False, as are all beyond.
+
+    Parameters
+    ----------
+    conditions : ndarray of shape (n, 5)
+        Those of the id row's splits.
+    """
+    # +1 where a range begins, -1 behind its end.
+    steps = np.zeros(int(conditions[:, [2, 4]].max()) + 1, np.int64)
+    for low, high in ((1, 2), (3, 4)):
+        some = conditions[:, low] < conditions[:, high]
+        np.add.at(steps, conditions[some, low], 1)
+        np.add.at(steps, conditions[some, high], -1)
+    return np.cumsum(steps) > 0
 
 
 def _training_counts(folds: Folds, sample_weight: Array) -> Array:

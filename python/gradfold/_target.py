@@ -27,7 +27,7 @@ from gradfold import loss as _loss
 Array = npt.NDArray[Any]
 
 # Rows looked at between two chances for a signal handler to run; sorting this many labels takes some 50 ms.
-_STEP = 1 << 19
+_STEP, _FIRST = 1 << 19, 1 << 10
 
 MOST_CLASSES = 1000  # of the multinomial loss
 
@@ -166,6 +166,8 @@ def _distinct(y: Array, most: int) -> list[Any]:
             if y.dtype.kind == "f" and not np.isfinite(block).all():
                 row = a + int((~np.isfinite(block)).argmax())
                 raise ValueError(f"y: got {y[row]} at row {row}, wanted finite labels")
+            if 0 < len(found) <= 2:  # most often there are no others
+                block = block[np.logical_and.reduce([block != label for label in found])]
             found.update(np.unique(block).tolist())
         if len(found) > most:
             break
@@ -190,5 +192,7 @@ def _first_outside(y: Array, low: int) -> int | None:
 
 
 def _blocks(n: int) -> Iterator[tuple[int, int]]:
-    for a in range(0, n, _STEP):
+    """Consecutive (first, last + 1) rows; the first block is small, since most searches end there."""
+    yield 0, min(_FIRST, n)
+    for a in range(_FIRST, n, _STEP):
         yield a, min(a + _STEP, n)

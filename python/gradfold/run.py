@@ -638,6 +638,18 @@ class Run:
             return data
         return np.ascontiguousarray(_missing.filled_rows(data, self._split_fill[split]))
 
+    def _raw_of_rows(self, X: Any, rows: Array, m: int) -> Array:
+        """Raw predictions of some rows by model m, in float64 whatever X's type: (n_rows,), or (n_rows, n_outputs)."""
+        if _device.is_device_array(X) or self._split_fill is not None:
+            X, rows = self._rows(X, rows, m % self.n_splits), np.arange(len(rows))
+        coef = self.coef[m].astype(np.float64).reshape(-1, self.n_features)
+        intercept = np.asarray(self.intercept[m], np.float64).reshape(-1)
+        out = np.empty((len(rows), len(coef)))
+        _core.gradient.raw_prediction_of_rows(
+            X, rows, np.ascontiguousarray(coef.T), intercept, out, self.settings["n_threads"]
+        )
+        return out if self.coef.ndim > 2 else out[:, 0]
+
     def _held_out(self) -> tuple[Any, Array, Array | None, Folds | Validation]:
         if self._data is None:
             raise RuntimeError(

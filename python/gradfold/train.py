@@ -37,6 +37,7 @@ from gradfold._plan import Plan, Settings
 from gradfold._problem import REFIT, Problem
 from gradfold._stopping import REASONS, EarlyStopping, Halving
 from gradfold.candidates import DEFAULTS, Candidates
+from gradfold.index import Folds
 from gradfold.run import Run
 
 Array = npt.NDArray[Any]
@@ -352,6 +353,10 @@ def fit(
     wanted = None if dtype is None else _check.float_dtype("dtype", dtype)
     if where == "cuda":
         _device.require_cuda()
+    # Whether solvers may sum all rows, which says that X is finite, and nobody looks at X before.
+    known = folds is None or isinstance(folds, (int, np.integer, Folds))
+    plain = known and where == "cpu" and missing == "error" and class_weight is None
+    later = settings.check_finite and plain and any(row["solver"] in ("auto", *_optimum.SOLVERS) for row in params)
 
     with Interrupt() as interrupt:
         problem = Problem(loss=_first_loss(params))
@@ -362,17 +367,19 @@ def fit(
                 problem, X=X, y=y, sample_weight=sample_weight, folds=folds, validation_data=validation_data,
                 class_weight=class_weight, missing=missing, dtype=wanted, seed=settings.seed,
                 n_candidates=len(params), check_finite=settings.check_finite, n_threads=settings.n_threads,
-                device=where,
+                device=where, search_X=not later,
             )  # fmt: skip
             _settle_losses(params, problem, control)
-            fitter.solver_reason = _auto.settle(
-                params, given, set() if table is None else set(table.names), *problem.data.shape
-            )
+            n_rows, n_features = problem.data.shape
+            asked = set() if table is None else set(table.names)
+            fitter.solver_reason = _auto.settle(params, given, asked, n_rows, n_features)
             _settle_rates(params)
             if _optimum_check.check(params, given):
                 settings.epochs = 1
             if params[0]["solver"] in _optimum.SOLVERS:
-                _optimum_check.check_losses(params, *problem.data.shape, where)
+                _optimum_check.check_losses(params, n_rows, n_features, where)
+            if later:
+                _check_X(problem, settings)
             problem.read_start(coef_init, intercept_init, len(params), settings.fit_intercept)
             if problem.folds is None and not control.refit:
                 raise ValueError(
@@ -387,6 +394,14 @@ def fit(
     if interrupt.pressed and not run.interrupted:
         run.stop_reason = "interrupted"
     return run
+
+
+def _check_X(problem: Problem, settings: Settings) -> None:
+    """Refuse an X that is not finite, of a problem without class weights and fills."""
+    if any(_optimum.uses_moments(row["solver"], row["loss"], *problem.data.shape) for row in settings.params):
+        problem.check_finite_by_moments(settings.n_threads)
+    else:
+        _check.finite("X", problem.data, settings.n_threads)
 
 
 @dataclass
@@ -723,7 +738,7 @@ class _Fitter:
         rates = self.rates if self.rates is not None and self.rates.shape == shape else np.full(shape, np.nan)
         return Run(
             candidates=self.table,
-            params=[_shown(row, self.table) for row in settings.params],
+            params=_shown(settings.params, self.table),
             loss=problem.loss,
             solver=first["solver"],
             solver_reason=self._solver_reason(plan),
@@ -829,18 +844,19 @@ def _settle_losses(params: list[dict[str, Any]], problem: Problem, control: _Con
         )
 
 
-def _shown(row: dict[str, Any], table: Candidates | None) -> dict[str, Any]:
-    """What `Run.params` says of a candidate: what it may differ in, and what is not as by default."""
+def _shown(params: list[dict[str, Any]], table: Candidates | None) -> list[dict[str, Any]]:
+    """What `Run.params` says of each candidate: what it may differ in, and what is not as by default."""
     own = () if table is None else table.names
-    always: tuple[str, ...] = ("l1", "l2", "learning_rate", "schedule")
+    always = ("l1", "l2", "learning_rate", "schedule")
     elsewhere = ("batch_size", "solver", "loss")  # in Run.settings, Run.solver and Run.loss
-    if row["loss"] in _plan.USE_LOSS_EPSILON:
-        always += ("loss_epsilon",)
-    return {
-        name: row[name]
+    # What the table does not name is the same for all.
+    names = [
+        name
         for name in DEFAULTS
-        if name in always or name in own or (name not in elsewhere and row[name] != DEFAULTS[name])
-    }
+        if name in always or name in own or (name not in elsewhere and params[0][name] != DEFAULTS[name])
+    ]
+    widened = [name for name in DEFAULTS if name in names or name == "loss_epsilon"]
+    return [{name: row[name] for name in (widened if row["loss"] in _plan.USE_LOSS_EPSILON else names)} for row in params]
 
 
 def _optional(value: Any, read: Callable[[Any], Any]) -> Any:
