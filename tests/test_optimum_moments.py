@@ -300,6 +300,7 @@ def test_the_refit_is_of_the_folds_sums(solver, loss, weighted):
     problem = Problem(loss=loss, X=X, target=Target(loss, y.astype(X.dtype), None))
     settings = type("", (), {
         "n_threads": 1, "standardize": False, "fit_intercept": True, "tol": 1e-4, "max_iter": 1000, "check_finite": True,
+        "device": "cpu",
     })  # fmt: skip
     trainer = _optimum.Trainer(
         problem, settings, [{"solver": solver, "loss": loss, "l1": 0.0, "l2": 0.1, "loss_epsilon": 0.1}], Rows(weight, None, None),
