@@ -4,8 +4,8 @@
 // normal equations of the support are solved, or followed to the first weight that they would turn around: it becomes 0, and so on.
 //
 // Each model goes its own way: it starts from 0 and lowers its own l1 in steps from where the first weight appears, so that few
-// coordinates move at a time. To start from the neighbour with the next larger l1 is several times faster where there are many more
-// features than rows, and would make a model depend on its neighbours.
+// coordinates move at a time. To start from the neighbour with the next larger l1 would make a model depend on it; where there are more
+// features than rows that matters, and elastic_net_path.cpp has another way.
 #include <chrono>
 
 #include "optimum/models.h"
