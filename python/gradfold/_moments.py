@@ -128,9 +128,8 @@ class Moments:
             order, offset = np.empty(len(ids), np.int64), np.empty(_SKIP + 2, np.int64)
             _core.index.rows_by_id(ids, order, offset)
             top = int(np.flatnonzero(np.diff(offset[: _SKIP + 1])).max(initial=0)) + 1
-            self._cells[id_row] = None
-            if top <= _MOST_CELLS:
-                self._cells[id_row] = self._read(order[: offset[top]], offset[: top + 1])
+            few = top <= _MOST_CELLS
+            self._cells[id_row] = self._read(order[: offset[top]], offset[: top + 1]) if few else None
         return self._cells[id_row]
 
     def _read(self, order: Array, offset: Array) -> list[Sums]:

@@ -353,7 +353,7 @@ def _roles(
     return folds.ids, folds.conditions, _ids("split_of_model", split_of_model, n_models, folds.n_splits, "n_splits")
 
 
-@lru_cache(4)
+@lru_cache(1)
 def _in_turn(n_models: int, n_splits: int) -> Array:
     """m mod n_splits for each model, read-only."""
     out = np.arange(n_models, dtype=np.int64) % n_splits

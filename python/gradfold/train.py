@@ -355,7 +355,7 @@ def fit(
         _device.require_cuda()
     # Whether solvers may sum all rows, which says that X is finite, and nobody looks at X before.
     known = folds is None or isinstance(folds, (int, np.integer, Folds))
-    plain = known and where == "cpu" and missing == "error" and class_weight is None
+    plain = known and where == "cpu" and missing == "error" and class_weight is None and validation_data is None and max_seconds is None
     later = settings.check_finite and plain and any(row["solver"] in ("auto", *_optimum.SOLVERS) for row in params)
 
     with Interrupt() as interrupt:

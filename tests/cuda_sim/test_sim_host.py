@@ -276,18 +276,18 @@ def test_memory_that_is_held_is_nobody_elses(hold: Any) -> None:
 
 
 def test_memory_that_another_stream_reads_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    grad = call(moved(problem()))[1]
-    place = grad.pointer
+    _, grad, grad_intercept = call(moved(problem()))
+    places = {grad.pointer, grad_intercept.pointer}
     event = SimpleNamespace(record=lambda stream: None, wait=lambda stream: None)
     with monkeypatch.context() as patch:
         patch.setattr(arrays, "SIMULATED", False)
         patch.setattr(arrays, "cuda", SimpleNamespace(event=lambda timing: event))
         patch.setattr(arrays, "_handle", int)
-        arrays.join(0, [grad])
-        assert not grad.owner.lent
-        arrays.join(7, [grad, None])
-    del grad
-    assert place not in overwrite_spare()
+        arrays.join(0, [grad, grad_intercept])
+        assert not grad.owner.lent and not grad_intercept.owner.lent
+        arrays.join(7, [grad, None, grad_intercept])
+    del grad, grad_intercept
+    assert not places & set(overwrite_spare())
 
 
 def block(size: int, stream: Any = 0) -> Any:

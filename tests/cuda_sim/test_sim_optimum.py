@@ -75,7 +75,7 @@ def test_same_bits_as_the_cpu(passes: list[Any], data: dict[str, Any], solver: s
     assert_same(found.bytes(), optima.solve(q, solver, **how).bytes(), solver)
     scores = [call["mean"] for call in passes]
     if q.loss == "squared_error":  # whose held-out losses moments may tell
-        assert _optimum.from_gram(solver, q.loss) == (not passes)
+        assert _optimum.without_passes(solver, q.loss) == (not passes)
     else:
         assert scores == [False] * found.arrivals["n_passes"].max() + [True]
 

@@ -285,10 +285,13 @@ def join(stream: Any, arrays: Iterable[DeviceArray | None]) -> None:
     """Let `stream` wait for what is queued on the arrays' own streams."""
     if SIMULATED:
         return
-    seen = {_handle(stream)}
+    own = _handle(stream)
+    seen = {own}
     for array in arrays:
-        if array is not None and _handle(array.stream) not in seen:
-            array.lend()
+        if array is None or _handle(array.stream) == own:
+            continue
+        array.lend()
+        if _handle(array.stream) not in seen:
             seen.add(_handle(array.stream))
             event = cuda.event(timing=False)
             event.record(array.stream)
