@@ -27,10 +27,10 @@ constexpr double kRung = 0.8;                  // l1 of a rung, as a share of th
 constexpr double kLowest = 1e-9;               // of the first l1: where the ladder ends
 constexpr int kNoLadder = std::numeric_limits<int>::max();
 constexpr int kWithoutL2 = std::numeric_limits<int>::min();
-constexpr std::size_t kAtOnce = 4;              // models that look at all columns together
-constexpr double kBeyond = 1e-10;              // rounding of the conditions of optimality
+constexpr std::size_t kTogether = 4;            // models that look at all columns together
+constexpr double kBeyond = kSettled;           // rounding of the conditions of optimality, as a share of l1 and of the columns' own sizes
+constexpr double kArrived = 1e-6;              // of l1: a violation that an optimum may have
 constexpr std::size_t kSplitFrom = 16;          // models of a ladder
-constexpr std::int64_t kMostColumns = 5000;    // that come in: their products with each other take 200 MB
 constexpr double kNear = 0.05;                 // the duality gap that is enough, as a share of tol and the mean square of y
 
 // The training rows of one split, their columns as they are needed, and the products of those that have come in. Everything is in the
@@ -147,7 +147,7 @@ class Columns {
     return out;
   }
   void grow() {
-    const std::int64_t wider = whole_groups(std::max<std::int64_t>(32, stride_ + stride_ / 2));
+    const std::int64_t wider = whole_groups(std::min(std::max<std::int64_t>(32, stride_ + stride_ / 2), kMostColumns));
     AlignedArray<double> gram(wider * wider);
     for (std::int64_t a = 0; a < stride_; ++a) std::copy_n(gram_.get() + a * stride_, stride_, gram.get() + a * wider);
     gram_ = std::move(gram);
@@ -270,22 +270,23 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     Point rung;
     rung.l1 = first;
     rung.view = columns.start();
-    auto below = [&](std::int64_t m) { return ladder.kind != kNoLadder && rung.l1 * kRung >= std::max(a_.l1[m], kLowest * first); };
+    const double lowest = std::max(kLowest * first, std::numeric_limits<double>::min());  // a subnormal number can be its own 0.8
+    auto below = [&](std::int64_t m) { return ladder.kind != kNoLadder && rung.l1 * kRung >= std::max(a_.l1[m], lowest); };
     for (std::size_t i = 0; i < models.size() && (i == 0 || !late());) {
-      for (; below(models[i]) && !cancelled(); admit(columns, rung, rung.l1 * kRung)) {  // what the models below it may need, once for all
+      while (below(models[i]) && !cancelled()) {
         rung.l1 *= kRung;
         rung.l2 = ladder.kind == kWithoutL2 ? 0.0 : std::min(std::ldexp(rung.l1, ladder.kind), std::numeric_limits<double>::max());
         factor.forget();
         const bool more = settle(columns, factor, rung, false);
         columns.look({rung.v.get()}, rung.n, {&rung.view});
-        if (more) go_on(columns, factor, rung);
+        if (more && go_on(columns, factor, rung)) admit(columns, rung, rung.l1 * kRung);  // what the models below may need, once for all
       }
       if (cancelled()) return;
       std::vector<Point> points;
       std::vector<const double*> v;
       std::vector<View*> views;
       const std::size_t begin = i;
-      for (; i < models.size() && i - begin < kAtOnce && !below(models[i]); ++i) {
+      for (; i < models.size() && i - begin < kTogether && !below(models[i]); ++i) {
         points.push_back(copied(rung));
         points.back().l1 = a_.l1[models[i]];
         points.back().l2 = a_.l2[models[i]];
@@ -346,7 +347,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     for (std::int64_t f = 0; f < static_cast<std::int64_t>(q.size()); ++f) {
       const double own = std::abs(q[f]) - l1;
       if (!(own > kBeyond * l1 + columns.rounding(f)) || columns.is_in(f)) continue;
-      beyond.push_back({-(own * own / (columns.square(f) + at.l2)), f});
+      beyond.push_back({-(own * (own / (columns.square(f) + at.l2))), f});
     }
     if (!beyond.empty() && at.n == kMostColumns) return -1;
     const std::size_t most = std::min(beyond.size(), static_cast<std::size_t>(std::min(std::max<std::int64_t>(8, at.n / 2), kMostColumns - at.n)));
@@ -374,6 +375,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     v_[m] = AlignedArray<double>(size_);
     for (std::int64_t a = 0; a < at.n; ++a) v_[m][columns.feature(a)] = at.v[a];
     if (a_.fit_intercept) v_[m][p_] = columns.mean_y();
+    bool at_optimum = true;
     double norm1 = 0, norm2 = 0, products = 0, most = 0, worst = 0;
     for (std::int64_t f = 0; f < p_; ++f) {
       const double v = v_[m][f], own = at.view.q[f] - l2 * v;
@@ -382,6 +384,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
       norm2 += v * v;
       most = std::max(most, std::abs(own));
       worst = std::max(worst, violation(v, own, l1));
+      at_optimum = at_optimum && violation(v, own, l1) <= kArrived * l1 + 10 * columns.rounding(f);
     }
     const double all = at.view.square + l2 * norm2, by = most > l1 ? l1 / most : 1.0;
     const double objective = 0.5 * at.view.square + l1 * norm1 + 0.5 * l2 * norm2;
@@ -390,7 +393,8 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     arrivals_.gradient_norm[m] = worst;
     arrivals_.gap[m] = gap;
     arrivals_.n_iter[m] = at.solutions;
-    arrivals_.how[m] = solved || gap <= kNear * a_.tol * square ? Arrival::converged : Arrival::max_iter;
+    const bool arrived = (solved && at_optimum) || gap <= kNear * a_.tol * square;
+    arrivals_.how[m] = arrived ? Arrival::converged : solved ? Arrival::precision : Arrival::max_iter;
     this->refuse_overflow(m, v_[m].get());
   }
 

@@ -37,7 +37,6 @@ constexpr double kFloor = 1e-2;
 constexpr double kLog2 = 0.6931471805599453;
 
 constexpr std::int64_t kStart = 32;           // columns of the first working set, at most
-constexpr std::int64_t kMostColumns = 5000;   // of any: a Hessian of 200 MB
 constexpr double kNear = 0.8;                 // of l1: gradients of columns that fill what is left of a working set
 constexpr double kKeep = 0.2;                 // a Hessian serves again where the violation has fallen to this share
 

@@ -19,9 +19,11 @@ constexpr int kSweeps = 8;            // before the equations of the support are
 constexpr int kSolutions = 25;        // of supports, before they are sought from 0, and there at each l1 but the last
 constexpr int kMostSolutions = 200;
 constexpr std::int64_t kAtOnce = 8;   // an eighth of a support's columns join it at once
+constexpr std::int64_t kMostColumns = 5000;  // whose products with each other are held: 200 MB
 constexpr double kLower = 3;          // the factor between two l1 of the way from 0
 constexpr double kTrace = 1e-10;      // of the largest diagonal element, where the equations of a support have no one solution
-constexpr double kLeastL2 = 1e-8;     // of the largest diagonal element, below which the equations are not turned into those of rows
+constexpr double kLeastL2 = 1e-4;     // of the largest diagonal element, below which the equations are not turned into those of rows
+constexpr double kSettled = 1e-10;    // of l1: a violation that is none
 constexpr double kNoise = 16 * std::numeric_limits<double>::epsilon();
 
 inline std::int64_t whole_groups(std::int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
@@ -112,7 +114,7 @@ class SupportFactor {
   }
   void grow(std::int64_t size, std::int64_t kept) {
     if (size <= stride_) return;
-    const std::int64_t wider = whole_groups(size + size / 4);
+    const std::int64_t wider = whole_groups(std::max(size, std::min(size + size / 4, kMostColumns)));
     AlignedArray<double> factor(wider * wider);
     for (std::int64_t i = 0; i < kept; ++i) std::copy_n(factor_.get() + i * stride_, kept, factor.get() + i * wider);
     factor_ = std::move(factor);
@@ -129,7 +131,7 @@ class SupportFactor {
     }
     return kernels_.model_factor(factor_.get(), n, stride_, drop_limit(n), diagonal.get());
   }
-  // Column k, with the bits that `make` gives it; false where its pivot is rounding.
+  // Column k, in the order of sums of `make`; false where its pivot is rounding.
   bool append(const double* matrix, std::int64_t stride, std::int64_t k) {
     const double* from = matrix + own_[k] * stride;
     AlignedArray<double> u(whole_groups(k + 1));
@@ -184,7 +186,10 @@ class Quadratic {
   // v = 0.
   template <class Stop>
   void settle(double* v, double* q, const double* c, std::int64_t most, Stop&& stopped) {
-    const double target = noise(v, q);
+    double target = noise(v, q);
+    // Copies of columns leave more than that to rounding.
+    for (std::int64_t a = 0; a < n_; ++a)
+      if (divisor(a) > 0) target = std::max(target, kSettled * l1_ * (kSettled * l1_ / divisor(a)));
     const bool done = supports(v, q, c, target, static_cast<int>(std::min<std::int64_t>(kSolutions, most)), stopped);
     if (!done && solutions_ < most) from_zero(v, q, c, target, stopped);
   }
@@ -195,7 +200,7 @@ class Quadratic {
     for (std::int64_t a = 0; a < n_; ++a)
       if (v[a] == 0 && divisor(a) > 0 && std::abs(q[a]) > l1_) {
         const double own = std::abs(q[a]) - l1_;
-        wanting.push_back({-(own * own / divisor(a)), a});
+        wanting.push_back({-(own * (own / divisor(a))), a});
       }
     std::sort(wanting.begin(), wanting.end());
     const std::size_t most = static_cast<std::size_t>(1 + support(v) / kAtOnce);
@@ -274,7 +279,7 @@ class Quadratic {
     for (std::int64_t a = 0; a < n_; ++a) {
       if (!(divisor(a) > 0)) continue;
       const double own = violation(v[a], q[a] - l2_ * v[a], l1_);
-      const double decrease = own * own / divisor(a);
+      const double decrease = own * (own / divisor(a));
       if (!(decrease <= most)) most = decrease;
     }
     return most;
@@ -285,7 +290,7 @@ class Quadratic {
     for (std::int64_t a = 0; a < n_; ++a) {
       if (!(divisor(a) > 0)) continue;
       const double own = kNoise * (std::abs(q[a]) + l1_ + divisor(a) * std::abs(v[a]));
-      most = std::max(most, own * own / divisor(a));
+      most = std::max(most, own * (own / divisor(a)));
     }
     return most;
   }

@@ -71,7 +71,10 @@ def warnings_of(arrivals: dict[str, Array], n_splits: int, settings: Any, dtype:
         return out
     reasons = []
     scaled = "" if settings.standardize else " or standardize=True"
-    if (how == MAX_ITER).any():
+    crowded = (how == MAX_ITER) & (arrivals["n_iter"] < settings.max_iter)
+    if crowded.any():
+        reasons.append("more columns want a weight than may have one, 5,000 (raise l1)")
+    if ((how == MAX_ITER) & ~crowded).any():
         reasons.append(f"max_iter was reached (raise max_iter or l2{scaled})")
     if (how == PRECISION).any():
         wider = "dtype=np.float64 or " if dtype == np.float32 else ""

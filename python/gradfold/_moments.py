@@ -7,6 +7,7 @@ held-out row touches nothing. All in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -185,7 +186,7 @@ def with_target(X: Array, y: Array, sample_weight: object, n_threads: int) -> tu
     total, means, scales = _core.optimum.split_moments(X, weight, ids, _EVERYTHING, np.zeros(1, np.int64), n_threads)
     share = (np.ones(len(X)) if weight is None else weight.astype(np.float64)) / total[0]
     target = y.astype(np.float64)
-    mean_y = float(share @ target)
+    mean_y = math.fsum((share * target).tolist())  # in no order of BLAS's own
     pull = share * (target - mean_y)
     out = np.zeros(X.shape[1])
     for row in np.flatnonzero(pull).tolist():

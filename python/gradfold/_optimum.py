@@ -30,7 +30,7 @@ _HISTORY = 10  # pairs that L-BFGS remembers
 _SAMPLE_SHARE, _SAMPLE_ROWS, _SAMPLE_PER_PARAMETER, _SAMPLE_STREAM = 16, 4096, 20, 2**31 + 7
 _GROUP = 8  # models whose parameters lie side by side
 _MOST_FEATURES = 1000
-_MOST_COLUMNS = 5000  # csrc/optimum/proximal_newton.cpp: kMostColumns
+_MOST_COLUMNS = 5000  # csrc/optimum/quadratic.h: kMostColumns
 _PASSES = 60
 # Up to here the moments of each row are kept as a cell, and a split's own sums cost little (_moments.py).
 _FEW_ROWS = 64
@@ -292,7 +292,7 @@ class Trainer:
         doubles = (8 + 2 * _HISTORY) * (n_features + 1) * outputs
         solver, loss = self.rows[0]["solver"], self.rows[0]["loss"]
         if without_passes(solver, loss):  # what else they need is made for a few models at a time
-            doubles = 2 * (n_features + 1)
+            doubles = (2 if self._curvature else 1) * (n_features + 1)
         elif solver == "coordinate-descent":
             # The Hessian of a working set: twice a support, which with l1 has no more columns than there are rows.
             doubles = 8 * (n_features + 1) + min(n_features, 2 * len(X), _MOST_COLUMNS) ** 2
