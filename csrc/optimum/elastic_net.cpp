@@ -8,6 +8,7 @@
 // features than rows that matters, and elastic_net_path.cpp has another way.
 #include <chrono>
 
+#include "optimum/elastic_net.h"
 #include "optimum/models.h"
 #include "simd/fpenv.h"
 
@@ -21,7 +22,6 @@ constexpr double kFine = 1e-4;      // and the last one, at first
 constexpr int kSweeps = 10;         // between two looks at the coordinates that rest
 constexpr int kPatience = 2;        // looks after which a step before the last counts as done
 constexpr int kSolutions = 200;     // supports that are solved at most; then the descent alone goes on
-constexpr double kNear = 0.05;      // the duality gap that is enough, as a share of tol and the mean square of y
 constexpr double kTrace = 1e-10;    // of the largest diagonal element, where the equations of a support have no one solution
 constexpr double kBoundary = 1e-9;  // rounding of the conditions of optimality, as a share of l1
 
@@ -252,7 +252,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
     }
     if (grows && lane.stage == Stage::lowering) lane.looks = 0;
     if (lane.stage != Stage::last || (grows && lane.looks <= patience)) return;
-    if (gap_of(d, l, m, size * size).gap <= kNear * a_.tol * size * size) {
+    if (gap_of(d, l, m, size * size).gap <= kNearOptimum * a_.tol * size * size) {
       lane.stage = Stage::done;
       return;
     }
@@ -380,10 +380,8 @@ class ElasticNet final : public ModelsAtOptimum<T> {
     for (std::int64_t a = 0; a < n; ++a) std::copy_n(d.own_v.get() + a * kGroup, kGroup, d.v.get() + d.list[a] * kGroup);
   }
 
-  // Objective and duality gap. With r = y - Xv, and l2 as further rows of X, any scaled residual is a dual point:
-  // the gap is that of the one that fits the constraint (as in scikit-learn's coordinate descent).
-  struct Gap {
-    double objective, gap, violation;
+  struct Gap : NetGap {
+    double violation;
   };
   Gap gap_of(const Descent& d, int l, std::int64_t m, double square) const {
     const double l1 = a_.l1[m], l2 = a_.l2[m];
@@ -398,11 +396,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
       violation = std::max(violation, v == 0 ? std::abs(own) - l1 : std::abs(own - std::copysign(l1, v)));
     }
     const double rest = std::max(0.0, square - products - fitted);  // the mean square of r
-    const double all = rest + l2 * norm2;
-    const double by = most > l1 ? (most > 0 ? l1 / most : 0.0) : 1.0;
-    const double objective = 0.5 * rest + l1 * norm1 + 0.5 * l2 * norm2;
-    const double dual = by * (square - products) - 0.5 * by * by * all;
-    return {objective, std::max(0.0, objective - dual), std::max(0.0, violation)};
+    return {net_gap(square, rest, products, norm1, norm2, most, l1, l2), std::max(0.0, violation)};
   }
 
   void report(const Descent& d, int l, std::int64_t m, double square) {
@@ -412,7 +406,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
     arrivals_.gap[m] = found.gap;
     if (cancelled() && d.lanes[l].stage != Stage::done) return;
     const bool solved = d.lanes[l].stage == Stage::done && !d.lanes[l].exhausted;
-    arrivals_.how[m] = solved || found.gap <= kNear * a_.tol * square ? Arrival::converged : Arrival::max_iter;
+    arrivals_.how[m] = solved || found.gap <= kNearOptimum * a_.tol * square ? Arrival::converged : Arrival::max_iter;
   }
 
   std::vector<Home> home_;

@@ -16,6 +16,7 @@
 #include <map>
 #include <utility>
 
+#include "optimum/elastic_net.h"
 #include "optimum/quadratic.h"
 #include "train/moments.h"
 
@@ -31,7 +32,6 @@ constexpr std::size_t kTogether = 4;            // models that look at all colum
 constexpr double kBeyond = kSettled;           // rounding of the conditions of optimality, as a share of l1 and of the columns' own sizes
 constexpr double kArrived = 1e-6;              // of l1: a violation that an optimum may have
 constexpr std::size_t kSplitFrom = 16;          // models of a ladder
-constexpr double kNear = 0.05;                 // the duality gap that is enough, as a share of tol and the mean square of y
 
 // The training rows of one split, their columns as they are needed, and the products of those that have come in. Everything is in the
 // parameters of the models, each row times the root of its share of the weight.
@@ -369,7 +369,6 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     }
   }
 
-  // Objective and duality gap as in elastic_net.cpp.
   void report(const Columns<T>& columns, std::int64_t m, const Point& at, bool solved) {
     const double l1 = a_.l1[m], l2 = a_.l2[m], square = columns.square();
     v_[m] = AlignedArray<double>(size_);
@@ -386,14 +385,12 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
       worst = std::max(worst, violation(v, own, l1));
       at_optimum = at_optimum && violation(v, own, l1) <= kArrived * l1 + 10 * columns.rounding(f);
     }
-    const double all = at.view.square + l2 * norm2, by = most > l1 ? l1 / most : 1.0;
-    const double objective = 0.5 * at.view.square + l1 * norm1 + 0.5 * l2 * norm2;
-    const double gap = std::max(0.0, objective - (by * (square - products) - 0.5 * by * by * all));
-    arrivals_.objective[m] = objective;
+    const NetGap found = net_gap(square, at.view.square, products, norm1, norm2, most, l1, l2);
+    arrivals_.objective[m] = found.objective;
     arrivals_.gradient_norm[m] = worst;
-    arrivals_.gap[m] = gap;
+    arrivals_.gap[m] = found.gap;
     arrivals_.n_iter[m] = at.solutions;
-    const bool arrived = (solved && at_optimum) || gap <= kNear * a_.tol * square;
+    const bool arrived = (solved && at_optimum) || found.gap <= kNearOptimum * a_.tol * square;
     arrivals_.how[m] = arrived ? Arrival::converged : solved ? Arrival::precision : Arrival::max_iter;
     this->refuse_overflow(m, v_[m].get());
   }
