@@ -6,7 +6,6 @@
 // Each model goes its own way: it starts from 0 and lowers its own l1 in steps from where the first weight appears, so that few
 // coordinates move at a time. To start from the neighbour with the next larger l1 would make a model depend on it; where there are more
 // features than rows that matters, and elastic_net_path.cpp has another way.
-#include <chrono>
 
 #include "optimum/elastic_net.h"
 #include "optimum/models.h"
@@ -51,9 +50,7 @@ class ElasticNet final : public ModelsAtOptimum<T> {
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
     FloatingPointGuard guard;
-    using clock = std::chrono::steady_clock;
-    const auto start = clock::now();
-    auto late = [&] { return seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds; };
+    const Deadline late(seconds);
     if (cancelled()) return Status::interrupted;
     if (max_passes == 0 || late()) return Status::paused;
     const std::int64_t n = static_cast<std::int64_t>(groups_.size());

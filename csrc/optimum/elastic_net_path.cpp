@@ -11,7 +11,6 @@
 #include "optimum/models.h"
 
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <utility>
@@ -199,9 +198,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
     FloatingPointGuard guard;
-    using clock = std::chrono::steady_clock;
-    const auto start = clock::now();
-    auto late = [&] { return seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds; };
+    const Deadline late(seconds);
     if (cancelled()) return Status::interrupted;
     if (max_passes == 0 || late()) return Status::paused;
     const std::int64_t n = static_cast<std::int64_t>(ladders_.size());
@@ -240,8 +237,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     return ratio > 0 ? std::ilogb(ratio) : kWithoutL2;  // of a subnormal or infinite ratio, too
   }
 
-  template <class Late>
-  void descend(const Ladder& ladder, Late&& late) {
+  void descend(const Ladder& ladder, const Deadline& late) {
     std::vector<std::int64_t> models;
     for (const std::int64_t m : ladder.models)
       if (arrivals_.how[m] == Arrival::running) models.push_back(m);

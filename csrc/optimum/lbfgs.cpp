@@ -10,7 +10,6 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -94,10 +93,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
     FloatingPointGuard guard;
-    using clock = std::chrono::steady_clock;
-    const auto start = clock::now();
+    const Deadline late(seconds);
     if (cancelled()) return Status::interrupted;
-    const auto late = [&] { return seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds; };
     if (max_passes == 0 || late()) return Status::paused;
     if (!prepared_) {
       if (!prepare(late, poll)) return cancelled() ? Status::interrupted : Status::paused;
@@ -153,7 +150,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   // ---- the start ----
 
   // Matrices, factors and exact solutions. False when there was no time, or it was cancelled: then nothing has happened.
-  bool prepare(const std::function<bool()>& late, const std::function<void()>& poll) {
+  bool prepare(const Deadline& late, const std::function<void()>& poll) {
     std::atomic<bool> leaves{false};
     const bool curvature = knows_curvature();
     const double c = curvature_at_zero(a_.loss, a_.n_outputs);

@@ -15,7 +15,6 @@
 #include "optimum/models.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -47,9 +46,7 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
     FloatingPointGuard guard;
-    using clock = std::chrono::steady_clock;
-    const auto start = clock::now();
-    const auto late = [&] { return seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds; };
+    const Deadline late(seconds);
     if (cancelled()) return Status::interrupted;
     if (max_passes == 0 || late()) return Status::paused;
     if (keys_.empty() && !unclear_) prepare();
@@ -168,7 +165,7 @@ class LeaveOneOut final : public ModelsAtOptimum<T> {
   double rounding(double size) const { return static_cast<double>(a_.X.n_rows) * std::numeric_limits<double>::epsilon() * size; }
 
   // Factors and solutions of keys [begin, end), then their models. False when there was no time, or it was cancelled.
-  bool solve_wave(std::int64_t begin, std::int64_t end, const std::function<bool()>& late, const std::function<void()>& poll) {
+  bool solve_wave(std::int64_t begin, std::int64_t end, const Deadline& late, const std::function<void()>& poll) {
     const std::int64_t n = end - begin, groups = (n + kGroup - 1) / kGroup, size = triangle(p_);
     const double square = static_cast<double>(p_) * static_cast<double>(p_);
     std::vector<AlignedArray<double>> factors(groups), solutions(groups);  // of the keys that have many models

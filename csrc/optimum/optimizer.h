@@ -1,5 +1,6 @@
 // Many models at their own optima, in lock-step: each pass over X evaluates one trial point of every model that has not arrived.
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +12,17 @@
 #include "train/train.h"
 
 namespace gradfold {
+
+// The end of the time that advance() may take: `seconds` from now, or never where they are below 0.
+class Deadline {
+ public:
+  explicit Deadline(double seconds) : seconds_(seconds) {}
+  bool operator()() const { return seconds_ >= 0 && std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count() >= seconds_; }
+
+ private:
+  const double seconds_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 // How a model stands. `precision`: no step along a direction of descent lowers the objective any more, short of `tol`.
 enum class Arrival : std::uint8_t { running, converged, max_iter, precision, diverged };

@@ -11,7 +11,6 @@
 // Each model starts from 0 and the best intercept: to start from the neighbour with the next larger l1 would make it depend on it.
 #include "optimum/models.h"
 
-#include <chrono>
 #include <cmath>
 #include <utility>
 
@@ -58,15 +57,14 @@ class ProximalNewton final : public ModelsAtOptimum<T> {
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
     FloatingPointGuard guard;
-    using clock = std::chrono::steady_clock;
-    const auto start = clock::now();
+    const Deadline late(seconds);
     if (cancelled()) return Status::interrupted;
     for (;;) {
       std::vector<std::int64_t> active;
       for (std::int64_t m = 0; m < m_; ++m)
         if (arrivals_.how[m] == Arrival::running) active.push_back(m);
       if (active.empty()) break;
-      if (max_passes == 0 || (seconds >= 0 && std::chrono::duration<double>(clock::now() - start).count() >= seconds)) return Status::paused;
+      if (max_passes == 0 || late()) return Status::paused;
       if (max_passes > 0) --max_passes;
       if (!pass(active, poll)) return Status::interrupted;
     }
