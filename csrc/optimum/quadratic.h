@@ -13,18 +13,8 @@
 
 namespace gradfold {
 
-// The quadratic is solved to this share of the violation at its start.
-constexpr double kInner = 1e-2;
-constexpr int kSweeps = 8;            // before the equations of the support are solved, and a sixth of its columns
-constexpr int kSolutions = 25;        // of supports, before they are sought from 0, and there at each l1 but the last
-constexpr int kMostSolutions = 200;
-constexpr std::int64_t kAtOnce = 8;   // an eighth of a support's columns join it at once
 constexpr std::int64_t kMostColumns = 5000;  // whose products with each other are held: 200 MB
-constexpr double kLower = 3;          // the factor between two l1 of the way from 0
-constexpr double kTrace = 1e-10;      // of the largest diagonal element, where the equations of a support have no one solution
-constexpr double kLeastL2 = 1e-4;     // of the largest diagonal element, below which the equations are not turned into those of rows
-constexpr double kSettled = 1e-10;    // of l1: a violation that is none
-constexpr double kNoise = 16 * std::numeric_limits<double>::epsilon();
+constexpr double kSettled = 1e-10;           // of l1: a violation that is none
 
 inline std::int64_t whole_groups(std::int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
 
@@ -147,6 +137,9 @@ class SupportFactor {
     factor_[k * stride_ + k] = 1 / std::sqrt(pivot);
     return true;
   }
+
+  static constexpr double kTrace = 1e-10;   // of the largest diagonal element, where the equations of a support have no one solution
+  static constexpr double kLeastL2 = 1e-4;  // of the largest diagonal element, below which the equations are not turned into those of rows
 
   const OptimumKernels& kernels_;
   std::vector<std::int64_t> own_;
@@ -359,6 +352,14 @@ class Quadratic {
     return way == 1;
   }
   bool crosses(double before, double after) const { return l1_ > 0 && (before > 0 ? after <= 0 : after >= 0); }
+
+  static constexpr double kInner = 1e-2;  // minimize() goes to this share of the violation at its start
+  static constexpr int kSweeps = 8;       // before the equations of the support are solved, and a sixth of its columns
+  static constexpr int kSolutions = 25;   // of supports, before they are sought from 0, and there at each l1 but the last
+  static constexpr int kMostSolutions = 200;
+  static constexpr std::int64_t kAtOnce = 8;  // an eighth of a support's columns join it at once
+  static constexpr double kLower = 3;         // the factor between two l1 of the way from 0
+  static constexpr double kNoise = 16 * std::numeric_limits<double>::epsilon();
 
   const OptimumKernels& kernels_;
   const double* const matrix_;
