@@ -1,4 +1,4 @@
-"""Runs a file of ``tests/cuda_sim`` with Numba's CUDA simulator, in a process of its own."""
+"""Runs a file of ``tests/cuda_sim`` with Numba's CUDA simulator, in a process of its own; or is there a GPU?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from gradfold import _device
+
+on_gpu = pytest.mark.skipif(not isinstance(_device.gpu(), dict), reason="there is no GPU")
 
 TESTS = Path(__file__).resolve().parent
 

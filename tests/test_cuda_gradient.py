@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 import calls
 import simulator
 import test_promises
-from gradfold import _device
-
-HAS_GPU = isinstance(_device.gpu(), dict)
-on_gpu = pytest.mark.skipif(not HAS_GPU, reason="there is no GPU")
+from simulator import on_gpu
 
 
 def test_same_bits_in_the_simulator():

@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 
 import optima
 import simulator
-from gradfold import _device
+from simulator import on_gpu
 from test_optimum import drawn
 from test_promises import POISONS, assert_same, poison, same_split
-
-on_gpu = pytest.mark.skipif(not isinstance(_device.gpu(), dict), reason="there is no GPU")
 
 
 def test_same_bits_in_the_simulator():
