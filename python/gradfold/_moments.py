@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _core
+from gradfold import _check, _core, _splits
 
 Array = npt.NDArray[Any]
 
@@ -144,9 +144,6 @@ class Moments:
         return [Sums(float(w), m, c) for w, m, c in zip(weight, mean, comoment, strict=True)]
 
 
-_EVERYTHING = np.array([[[0, 0, 0, 0, 1]]], np.int64)  # the one condition of a split that trains on all rows, whose ids are 0
-
-
 def _checked(X: Array, sample_weight: object, n_threads: int) -> Array | None:
     """The weights; both are checked."""
     _check.finite("X", X, n_threads)
@@ -170,7 +167,7 @@ def of_all(X: Array, y: Array, sample_weight: object, n_threads: int) -> Sums:
         Values that are not finite, fewer than two rows, or no weight above 0.
     """
     weight = _checked(X, sample_weight, n_threads)
-    return Moments(X, y, weight, np.zeros((1, len(X)), np.uint8), _EVERYTHING, n_threads).of(0)
+    return Moments(X, y, weight, *_splits.of_all_rows(len(X)), n_threads).of(0)
 
 
 def with_target(X: Array, y: Array, sample_weight: object, n_threads: int) -> tuple[Array, Array, Array]:
@@ -182,8 +179,8 @@ def with_target(X: Array, y: Array, sample_weight: object, n_threads: int) -> tu
         sums = of_all(X, y, sample_weight, n_threads)
         return sums.comoment[:-1, -1] / sums.weight, sums.mean, sums.scales(len(X))
     weight = _checked(X, sample_weight, n_threads)
-    ids = np.zeros((1, len(X)), np.uint8)
-    total, means, scales = _core.optimum.split_moments(X, weight, ids, _EVERYTHING, np.zeros(1, np.int64), n_threads)
+    everything = _splits.of_all_rows(len(X))
+    total, means, scales = _core.optimum.split_moments(X, weight, *everything, np.zeros(1, np.int64), n_threads)
     share = (np.ones(len(X)) if weight is None else weight.astype(np.float64)) / total[0]
     target = y.astype(np.float64)
     mean_y = math.fsum((share * target).tolist())  # in no order of BLAS's own

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core, _device, _missing
+from gradfold import _core, _device, _missing, _splits
 from gradfold._limits import told_memory
 from gradfold._moments import Moments, Sums, trains
 from gradfold._problem import Problem, Rows
@@ -369,13 +369,13 @@ class Trainer:
         if self._of_all_rows is None:
             self._of_all_rows = moments.of_all_rows()
         sums = self._of_all_rows
-        everything = np.zeros((1, len(X)), np.uint8), np.array([[[0, 0, 0, 0, 1]]], np.int64)
+        ids, conditions = _splits.of_all_rows(len(X))
         optimizer = _core.optimum.Optimizer(
             X=X,
             y=target.y,
             sample_weight=own.sample_weight,
-            ids=everything[0],
-            conditions=everything[1],
+            ids=ids,
+            conditions=conditions,
             split_of_model=np.zeros(len(models), np.int64),
             loss="squared_error",
             loss_epsilon=None,

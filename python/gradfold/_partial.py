@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _check, _class_weight, _missing, _optimum, _plan, _problem, _target
+from gradfold import _check, _class_weight, _missing, _optimum, _plan, _problem, _splits, _target
 from gradfold._interrupt import Interrupt
 from gradfold._plan import Settings
 from gradfold._problem import Problem, Rows
@@ -83,9 +83,10 @@ def partial_fit(
     if restarts:
         state["updates"] = np.zeros_like(state["updates"])
     with Interrupt() as interrupt:
+        ids, conditions = _splits.of_all_rows(len(data))
         trainer = _plan.make_trainer(
             problem, settings, [row], np.array([run.settings["refit_learning_rate"]], np.float64), Rows(weight, None, None),
-            ids=np.zeros((1, len(data)), np.uint8), conditions=np.array([[[0, 0, 0, 0, 1]]], np.int64),
+            ids=ids, conditions=conditions,
             splits=np.zeros(1, np.int64), coef_init=None, intercept_init=None,
             first_epoch=run.best_epochs, state=state,
         )  # fmt: skip

@@ -155,7 +155,7 @@ def _rows_of_refit(problem: Problem, solver: str) -> tuple[Array, Array]:
         conditions = _splits.refit_condition(problem.folds)
         if conditions is not None:
             return problem.folds.ids, conditions
-    return _splits.refit_ids(problem.folds, len(problem.X)), np.array([[[0, 0, 0, 0, 1]]], np.int64)
+    return _splits.refit_ids(problem.folds, len(problem.X)), _splits.TRAINS_ON_0
 
 
 def learning_rates(
@@ -203,7 +203,7 @@ def _range_test(
     own = problem.rows(group)
     if group == [REFIT]:
         ids = _splits.refit_ids(problem.folds, len(problem.X))
-        conditions = np.array([[[0, 0, 0, 0, 1]]], np.int64)
+        conditions = _splits.TRAINS_ON_0
     else:
         assert problem.folds is not None
         ids, conditions = problem.folds.ids, np.ascontiguousarray(problem.folds.conditions[group])

@@ -67,9 +67,13 @@ def read(folds: object, X: Any, y: Any, target: _target.Target, n_candidates: in
     )
 
 
+# Conditions of one split that trains on the rows of id 0 and scores none.
+TRAINS_ON_0 = np.array([[[0, 0, 0, 0, 1]]], np.int64)
+
+
 def of_all_rows(n_rows: int) -> tuple[Array, Array]:
     """Ids and conditions of one split that trains on every row and scores none."""
-    return np.zeros((1, n_rows), np.uint8), np.array([[[0, 0, 0, 0, 1]]], np.int64)
+    return np.zeros((1, n_rows), np.uint8), TRAINS_ON_0
 
 
 def train_on_all(n_rows: int) -> Folds:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gradfold import _splits
 from gradfold.cuda import _driver, bad_values, tiles
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import roles as _roles
@@ -560,8 +561,7 @@ def loss_gradient(
         used, splits[:n_models] = work.slots(split_of_model)
         roles = work.training(ids, np.ascontiguousarray(conditions[used]), weight, dtype)
     elif weight is not None:
-        whole = np.array([[[0, 0, 0, 0, 1]]], np.int64)
-        roles = work.training(np.zeros((1, n_rows), np.uint8), whole, weight, dtype)
+        roles = work.training(*_splits.of_all_rows(n_rows), weight, dtype)
     else:
         roles = work.no_roles, 0
     words, n_words = roles

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradfold import _core, _device
+from gradfold import _core, _device, _splits
 from gradfold.cuda import _driver, arrays, gradient, index, tiles, update
 from gradfold.cuda import loss as _loss
 from gradfold.cuda import roles as _roles
@@ -808,9 +808,9 @@ class _Data:
             self.score_roles, self.score_words = _roles.everybody(stream)
             if weight is not None:
                 # Rows of weight 0 are nobody's; the others are everybody's, whatever split a model is of.
-                whole = np.repeat(np.array([[[0, 0, 0, 0, 1]]], np.int64), len(t._splits), axis=0)
+                ids, whole = _splits.of_all_rows(len(y))
                 self.score_roles, self.score_words = _roles.words(
-                    np.zeros((1, len(y)), np.uint8), whole, self.score_weight, dtype, scores=False, stream=stream
+                    ids, np.repeat(whole, len(t._splits), axis=0), self.score_weight, dtype, scores=False, stream=stream
                 )
         moments = np.zeros(1)
         if t._standardize:
