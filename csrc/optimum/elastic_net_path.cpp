@@ -30,7 +30,8 @@ constexpr int kWithoutL2 = std::numeric_limits<int>::min();
 constexpr std::size_t kTogether = 4;            // models that look at all columns together
 constexpr double kBeyond = kSettled;           // rounding of the conditions of optimality, as a share of l1 and of the columns' own sizes
 constexpr double kArrived = 1e-6;              // of l1: a violation that an optimum may have
-constexpr std::size_t kSplitFrom = 16;          // models of a ladder
+constexpr std::size_t kFewLadders = 4;          // for a thread
+constexpr std::size_t kSplitFrom = 16;          // models of a part of a ladder
 
 // The training rows of one split, their columns as they are needed, and the products of those that have come in. Everything is in the
 // parameters of the models, each row times the root of its share of the weight.
@@ -94,26 +95,30 @@ class Columns {
   double rounding(std::int64_t f) const { return rounding_[f]; }
   void leave_out(std::int64_t f) { rounding_[f] = std::numeric_limits<double>::infinity(); }
 
-  void add(std::int64_t f) {
-    const std::int64_t n = size();
-    if (n == stride_) grow();
-    place_[f] = n;
-    features_.push_back(f);
-    values_.emplace_back(padded_);
-    double* const own = values_.back().get();
-    for (std::int64_t i = 0; i < n_; ++i) own[i] = (static_cast<double>(x_[i][f]) - centre_[f]) / scale_[f] * root_[i];
-    columns_.push_back(own);
-    own_product_[n] = start_.q[f];
-    double* const row = gram_.get() + n * stride_;
-    kernels_.products(own, columns_.data(), n + 1, padded_, row);
-    for (std::int64_t a = 0; a < n; ++a) gram_[a * stride_ + n] = row[a];
+  void add(const std::vector<std::int64_t>& features) {
+    const std::int64_t n = size(), more = static_cast<std::int64_t>(features.size());
+    while (n + more > stride_) grow();
+    for (std::int64_t k = 0; k < more; ++k) {
+      place_[features[k]] = n + k;
+      features_.push_back(features[k]);
+      if (static_cast<std::int64_t>(values_.size()) == n + k) values_.emplace_back(padded_);
+      columns_.push_back(values_[n + k].get());
+      own_product_[n + k] = start_.q[features[k]];
+    }
+    for (std::int64_t i = 0; i < n_; ++i)
+      for (std::int64_t k = 0; k < more; ++k) {
+        const std::int64_t f = features[k];
+        values_[n + k][i] = (static_cast<double>(x_[i][f]) - centre_[f]) / scale_[f] * root_[i];
+      }
+    kernels_.products(columns_.data() + n, more, columns_.data(), n + more, padded_, gram_.get() + n * stride_, stride_);
+    for (std::int64_t a = 0; a < n; ++a)
+      for (std::int64_t k = n; k < n + more; ++k) gram_[a * stride_ + k] = gram_[k * stride_ + a];
   }
   // Only the first n stay.
   void keep(std::int64_t n) {
     while (size() > n) {
       place_[features_.back()] = -1;
       features_.pop_back();
-      values_.pop_back();
       columns_.pop_back();
     }
   }
@@ -122,12 +127,19 @@ class Columns {
   void look(const std::vector<const double*>& v, std::int64_t n, const std::vector<View*>& views) {
     const std::size_t many = v.size();
     by_.resize(many * n_);
-    std::vector<const double*> by;
+    std::vector<double> factors;
+    std::vector<const double*> by, support;
     std::vector<double*> out;
     for (std::size_t k = 0; k < many; ++k) {
+      factors.clear();
+      support.clear();
+      for (std::int64_t a = 0; a < n; ++a) {
+        if (v[k][a] == 0) continue;
+        factors.push_back(v[k][a]);
+        support.push_back(columns_[a]);
+      }
       std::copy_n(target_.get(), padded_, residual_.get());
-      for (std::int64_t a = 0; a < n; ++a)
-        if (v[k][a] != 0) kernels_.subtract_product(v[k][a], columns_[a], padded_, residual_.get());
+      kernels_.subtract_products(factors.data(), support.data(), static_cast<std::int64_t>(support.size()), padded_, residual_.get());
       for (std::int64_t i = 0; i < n_; ++i) by_[k * n_ + i] = residual_[i] * root_[i];
       views[k]->square = dot(residual_.get(), residual_.get());
       views[k]->q.resize(X_.n_features);
@@ -142,7 +154,7 @@ class Columns {
  private:
   double dot(const double* a, const double* b) const {
     double out;
-    kernels_.products(a, &b, 1, padded_, &out);
+    kernels_.products(&a, 1, &b, 1, padded_, &out, 1);
     return out;
   }
   void grow() {
@@ -168,7 +180,7 @@ class Columns {
   std::vector<double> square_, rounding_, by_;
   View start_;  // from weights of 0
   std::vector<std::int64_t> features_, place_;  // of the columns that are in, in the order in which they came; where a feature is, or -1
-  std::vector<AlignedArray<double>> values_;
+  std::vector<AlignedArray<double>> values_;  // and of some that went
   std::vector<const double*> columns_;
 };
 
@@ -181,19 +193,11 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
   explicit ElasticNetPath(OptimumArgs<T> args) : Models(std::move(args), 1), v_(m_) {
     std::map<std::pair<std::int64_t, int>, std::vector<std::int64_t>> ladders;
     for (std::int64_t m = 0; m < m_; ++m) ladders[{a_.split_of_model[m], kind(m)}].push_back(m);
-    const bool few = static_cast<std::int64_t>(ladders.size()) < 4 * a_.n_threads;
-    std::vector<Ladder> upper;
     for (auto& [key, models] : ladders) {
       std::stable_sort(models.begin(), models.end(), [&](std::int64_t a, std::int64_t b) { return a_.l1[a] > a_.l1[b]; });
-      // So that threads are done at the same time, those of large l1, which take little, walk their part of the ladder on their own.
-      if (few && models.size() >= kSplitFrom) {
-        const auto half = models.begin() + models.size() / 2;
-        upper.push_back({key.first, key.second, {models.begin(), half}});
-        models.erase(models.begin(), half);
-      }
       ladders_.push_back({key.first, key.second, std::move(models)});
     }
-    std::move(upper.begin(), upper.end(), std::back_inserter(ladders_));
+    cut(static_cast<std::size_t>(a_.n_threads));
   }
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
@@ -237,6 +241,27 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     return ratio > 0 ? std::ilogb(ratio) : kWithoutL2;  // of a subnormal or infinite ratio, too
   }
 
+  // Where whole ladders leave threads without work at the end, those left over are cut. Each part walks down on its own, so the lower a
+  // part is, the fewer models it gets.
+  void cut(std::size_t threads) {
+    const std::size_t rest = ladders_.size() % threads, parts = rest > 0 ? threads / rest : 1;
+    if (parts < 2 || ladders_.size() >= kFewLadders * threads) return;
+    std::vector<Ladder> pieces;
+    for (std::size_t i = 0; i < rest; ++i) {
+      const Ladder whole = std::move(ladders_.back());
+      ladders_.pop_back();
+      const std::size_t n = whole.models.size(), most = std::min(parts, 1 + n / kSplitFrom);
+      std::size_t end = n;
+      for (std::size_t part = most; part-- > 0;) {
+        const double below = 1 - static_cast<double>(part) / static_cast<double>(most);
+        const std::size_t begin = n - static_cast<std::size_t>(std::round(static_cast<double>(n) * below * below));
+        pieces.push_back({whole.split, whole.kind, {whole.models.begin() + static_cast<std::ptrdiff_t>(begin), whole.models.begin() + static_cast<std::ptrdiff_t>(end)}});
+        end = begin;
+      }
+    }
+    std::move(pieces.begin(), pieces.end(), std::back_inserter(ladders_));
+  }
+
   void descend(const Ladder& ladder, const Deadline& late) {
     std::vector<std::int64_t> models;
     for (const std::int64_t m : ladder.models)
@@ -249,7 +274,6 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
       scale[f] = this->scale(s, f);
     }
     Columns<T> columns(a_, ladder.split, centre.data(), scale.data(), kernels_);
-    SupportFactor factor(kernels_, columns.n_padded(), [&columns](std::int64_t a) { return columns.values(a); });
     double first = 0, finite = columns.start().square;
     for (std::int64_t f = 0; f < p_; ++f) {
       if (this->constant(s, f)) {
@@ -267,56 +291,59 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     rung.l1 = first;
     rung.view = columns.start();
     const double lowest = std::max(kLowest * first, std::numeric_limits<double>::min());  // a subnormal number can be its own 0.8
-    auto below = [&](std::int64_t m) { return ladder.kind != kNoLadder && rung.l1 * kRung >= std::max(a_.l1[m], lowest); };
+    auto below = [&](std::size_t i) { return ladder.kind != kNoLadder && rung.l1 * kRung >= std::max(a_.l1[models[i]], lowest); };
+    const auto values = [&columns](std::int64_t a) { return columns.values(a); };
+    auto factor = [&] { return std::make_unique<SupportFactor>(kernels_, columns.n_padded(), values); };
+    auto of_rung = factor(), of_next = factor(), of_model = factor();
     for (std::size_t i = 0; i < models.size() && (i == 0 || !late());) {
-      while (below(models[i]) && !cancelled()) {
-        rung.l1 *= kRung;
-        rung.l2 = ladder.kind == kWithoutL2 ? 0.0 : std::min(std::ldexp(rung.l1, ladder.kind), std::numeric_limits<double>::max());
-        factor.forget();
-        const bool more = settle(columns, factor, rung, false);
-        columns.look({rung.v.get()}, rung.n, {&rung.view});
-        if (more && go_on(columns, factor, rung)) admit(columns, rung, rung.l1 * kRung);  // what the models below may need, once for all
-      }
-      if (cancelled()) return;
-      std::vector<Point> points;
-      std::vector<const double*> v;
-      std::vector<View*> views;
+      if (ladder.kind != kNoLadder) admit(columns, rung, rung.l1 * kRung);  // what may come in before the next rung, once for all
       const std::size_t begin = i;
-      for (; i < models.size() && i - begin < kTogether && !below(models[i]); ++i) {
-        points.push_back(copied(rung));
-        points.back().l1 = a_.l1[models[i]];
-        points.back().l2 = a_.l2[models[i]];
+      std::vector<Point> points;
+      for (; i < models.size() && i - begin < kTogether && !below(i); ++i) points.push_back(from(rung, a_.l1[models[i]], a_.l2[models[i]]));
+      const bool down = i < models.size() && below(i);
+      if (down) {
+        const double l1 = rung.l1 * kRung;
+        points.push_back(from(rung, l1, ladder.kind == kWithoutL2 ? 0.0 : std::min(std::ldexp(l1, ladder.kind), std::numeric_limits<double>::max())));
       }
       std::vector<char> solved;
+      std::vector<const double*> v;
+      std::vector<View*> views;
       for (Point& at : points) {
-        factor.forget();  // a model must not see what another one has made of it
-        solved.push_back(settle(columns, factor, at, false));
+        SupportFactor& own = down && &at == &points.back() ? *of_next : *of_model;
+        solved.push_back(settle(columns, *of_rung, own, at, false));
         v.push_back(at.v.get());
         views.push_back(&at.view);
       }
       columns.look(v, rung.n, views);
-      for (std::size_t k = 0; k < points.size(); ++k) {
-        if (solved[k]) solved[k] = go_on(columns, factor, points[k]);
+      for (std::size_t k = 0; k < i - begin; ++k) {
+        if (solved[k]) solved[k] = go_on(columns, *of_rung, *of_model, points[k]);
         if (cancelled()) return;
         report(columns, models[begin + k], points[k], solved[k]);
         columns.keep(rung.n);
       }
+      if (cancelled()) return;
+      if (!down) continue;
+      rung = std::move(points.back());
+      std::swap(of_rung, of_next);
     }
   }
 
-  static Point copied(const Point& from) {
-    Point to{0, 0, AlignedArray<double>(from.v.size()), AlignedArray<double>(from.q.size()), from.n, from.solutions, {}};
-    std::copy_n(from.v.get(), from.n, to.v.get());
-    std::copy_n(from.q.get(), from.n, to.q.get());
+  static Point from(const Point& rung, double l1, double l2) {
+    Point to{l1, l2, AlignedArray<double>(rung.v.size()), AlignedArray<double>(rung.q.size()), rung.n, rung.solutions, {}};
+    std::copy_n(rung.v.get(), rung.n, to.v.get());
+    std::copy_n(rung.q.get(), rung.n, to.q.get());
     return to;
   }
 
-  // To the optimum on the columns that are in; false where it may take no more solutions. `entered`: with columns that have just come in.
-  bool settle(Columns<T>& columns, SupportFactor& factor, Point& at, bool entered) const {
+  // To the optimum on the columns that are in, from a rung whose factor is `start`, with one of its own; false where it may take no more
+  // solutions. `entered`: with columns that have just come in.
+  bool settle(Columns<T>& columns, const SupportFactor& start, SupportFactor& own, Point& at, bool entered) const {
     if (at.n == 0) return true;
     if (at.solutions >= a_.max_iter) return false;
     room(at, columns.stride());  // another point may have brought more columns
-    Quadratic quadratic(kernels_, columns.gram(), at.n, columns.stride(), at.l1, at.l2, factor);
+    own.forget();  // a point must not see what another one has made of it
+    if (start.l2() == at.l2) own.become(start);
+    Quadratic quadratic(kernels_, columns.gram(), at.n, columns.stride(), at.l1, at.l2, own);
     if (entered) quadratic.enter(at.v.get(), at.q.get());  // else those that are there come first
     quadratic.settle(at.v.get(), at.q.get(), columns.products(), a_.max_iter - at.solutions, [this] { return cancelled(); });
     at.solutions += quadratic.solutions();
@@ -324,11 +351,10 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
   }
 
   // From there, and what is seen there, to the optimum on all columns; whether it got there.
-  bool go_on(Columns<T>& columns, SupportFactor& factor, Point& at) const {
-    factor.forget();  // that of another point
+  bool go_on(Columns<T>& columns, const SupportFactor& start, SupportFactor& own, Point& at) const {
     std::int64_t more;
     while ((more = admit(columns, at, at.l1)) > 0) {
-      const bool settled = settle(columns, factor, at, true);
+      const bool settled = settle(columns, start, own, at, true);
       columns.look({at.v.get()}, at.n, {&at.view});
       if (!settled) return false;
     }
@@ -349,7 +375,9 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     const std::size_t most = std::min(beyond.size(), static_cast<std::size_t>(std::min(std::max<std::int64_t>(8, at.n / 2), kMostColumns - at.n)));
     std::partial_sort(beyond.begin(), beyond.begin() + most, beyond.end());
     beyond.resize(most);
-    for (const auto& [decrease, f] : beyond) columns.add(f);
+    std::vector<std::int64_t> features;
+    for (const auto& [decrease, f] : beyond) features.push_back(f);
+    columns.add(features);
     room(at, columns.stride());
     for (const auto& [decrease, f] : beyond) at.q[at.n++] = q[f];
     return static_cast<std::int64_t>(most);
@@ -374,10 +402,11 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     double norm1 = 0, norm2 = 0, products = 0, most = 0, worst = 0;
     for (std::int64_t f = 0; f < p_; ++f) {
       const double v = v_[m][f], own = at.view.q[f] - l2 * v;
+      most = std::max(most, std::abs(own));
+      if (v == 0 && std::abs(own) <= l1) continue;
       products += v * columns.product(f);
       norm1 += std::abs(v);
       norm2 += v * v;
-      most = std::max(most, std::abs(own));
       worst = std::max(worst, violation(v, own, l1));
       at_optimum = at_optimum && violation(v, own, l1) <= kArrived * l1 + 10 * columns.rounding(f);
     }

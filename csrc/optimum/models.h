@@ -104,8 +104,9 @@ class ModelsAtOptimum : public Optimizer {
     for (std::int64_t k = 0; k < a_.n_outputs; ++k) {
       double shift = 0;
       for (std::int64_t f = 0; f < p_; ++f) {
-        const T own = w[k * p_ + f] = static_cast<T>(v[(k * p_ + f) * stride_] / scale(s, f));
-        shift = std::fma(static_cast<double>(own), centre(s, f), shift);
+        const double of_it = v[(k * p_ + f) * stride_];
+        const T own = w[k * p_ + f] = static_cast<T>(of_it == 0 ? of_it : of_it / scale(s, f));
+        if (own != 0) shift = std::fma(static_cast<double>(own), centre(s, f), shift);  // a call, and many weights are 0
       }
       b[k] = static_cast<T>((a_.fit_intercept ? v[(shape_.n_weights() + k) * stride_] : 0.0) - shift);
     }
@@ -169,25 +170,45 @@ class ModelsAtOptimum : public Optimizer {
   const OptimumKernels& kernels_;
 
  private:
-  void score_rows(const std::vector<std::int64_t>& models, const std::function<void()>& poll) {
+  const DenseRows<T>& rows_of_scores() const { return a_.validation_X.x != nullptr ? a_.validation_X : a_.X; }
+  // As many models at a time as have weights of a quarter of the rows' size.
+  void score_rows(std::vector<std::int64_t> models, const std::function<void()>& poll) {
+    constexpr double kLeast = 1 << 20;  // bytes
+    const double row = static_cast<double>(p_ * static_cast<std::int64_t>(sizeof(T))), n_rows = static_cast<double>(rows_of_scores().n_rows);
+    const std::int64_t together = 1 + static_cast<std::int64_t>(std::max(kLeast, 0.25 * n_rows * row) / (row * static_cast<double>(a_.n_outputs)));
+    // Panels of one split leave out the rows of all others.
+    std::stable_sort(models.begin(), models.end(), [&](std::int64_t a, std::int64_t b) { return a_.split_of_model[a] < a_.split_of_model[b]; });
+    AlignedArray<T> W(p_ * a_.n_outputs * std::min(together, static_cast<std::int64_t>(models.size())));
+    for (auto first = models.begin(); first != models.end() && !cancelled();) {
+      const auto last = models.end() - first > together ? first + together : models.end();
+      score_rows_of({first, last}, W.get(), poll);
+      first = last;
+    }
+  }
+  void score_rows_of(const std::vector<std::int64_t>& models, T* W, const std::function<void()>& poll) {
     const std::int64_t outputs = a_.n_outputs, n = static_cast<std::int64_t>(models.size());
-    AlignedArray<T> W(p_ * outputs * n), b(outputs * n);
-    std::vector<T> w(p_ * outputs), own_b(outputs);
+    constexpr std::int64_t kTogether = 64 / sizeof(T);  // of a cache line
+    std::vector<T> w(kTogether * p_ * outputs), own_b(kTogether * outputs);
+    AlignedArray<T> b(outputs * n);
     std::vector<std::int64_t> splits(n);
     std::vector<double> epsilon, losses(n);
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::int64_t m = models[i];
-      weights_at(m, w.data(), own_b.data());
-      for (std::int64_t k = 0; k < outputs; ++k) {
-        for (std::int64_t f = 0; f < p_; ++f) W[(f * outputs + k) * n + i] = w[k * p_ + f];
-        b[k * n + i] = own_b[k];
+    for (std::int64_t first = 0; first < n; first += kTogether) {
+      const std::int64_t last = std::min(n, first + kTogether);
+      for (std::int64_t i = first; i < last; ++i) {
+        const std::int64_t m = models[i];
+        weights_at(m, w.data() + (i - first) * p_ * outputs, own_b.data() + (i - first) * outputs);
+        splits[i] = a_.split_of_model[m];
+        if (!a_.loss_epsilon.empty()) epsilon.push_back(a_.loss_epsilon[m]);
       }
-      splits[i] = a_.split_of_model[m];
-      if (!a_.loss_epsilon.empty()) epsilon.push_back(a_.loss_epsilon[m]);
+      for (std::int64_t k = 0; k < outputs; ++k) {
+        for (std::int64_t f = 0; f < p_; ++f)
+          for (std::int64_t i = first; i < last; ++i) W[(f * outputs + k) * n + i] = w[((i - first) * outputs + k) * p_ + f];
+        for (std::int64_t i = first; i < last; ++i) b[k * n + i] = own_b[(i - first) * outputs + k];
+      }
     }
     const bool own_rows = a_.validation_X.x != nullptr;
     LossGradientArgs<T> call{};
-    call.X = own_rows ? a_.validation_X : a_.X;
+    call.X = rows_of_scores();
     call.y = own_rows ? a_.validation_y : a_.y;
     call.weight = own_rows ? a_.validation_weight : (a_.held_out_weight != nullptr ? a_.held_out_weight : a_.weight);
     call.n_positions = call.X.n_rows;
@@ -196,7 +217,7 @@ class ModelsAtOptimum : public Optimizer {
     call.use = Use::score;
     call.n_models = n;
     call.n_outputs = outputs;
-    call.W = W.get();
+    call.W = W;
     call.intercept = b.get();
     call.loss = a_.loss;
     call.loss_epsilon = epsilon.empty() ? nullptr : epsilon.data();

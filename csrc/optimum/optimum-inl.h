@@ -288,35 +288,55 @@ inline void group_residual(const double* gram, std::int64_t size, const std::int
 
 // ---- one model, lanes are rows ----
 
-template <int NC>
-void column_products(const double* x, const double* const* columns, std::int64_t n, double* out) {
-  Lanes::V sum[NC][kParts];
-#pragma GCC unroll 4
-  for (int c = 0; c < NC; ++c)
-    for (int v = 0; v < kParts; ++v) sum[c][v] = Lanes::zero();
+template <int NX, int NC>
+void column_products(const double* const* x, const double* const* columns, std::int64_t n, double* out, std::int64_t stride) {
+  Lanes::V sum[NX][NC][kParts];
+  for (auto& row : sum)
+    for (auto& column : row)
+      for (auto& s : column) s = Lanes::zero();
   for (std::int64_t i = 0; i < n; i += kGroup)
     for (int v = 0; v < kParts; ++v) {
-      const auto own = Lanes::load(x + i + v * Lanes::N);
+      const std::int64_t at = i + v * Lanes::N;
+      Lanes::V own[NC];
 #pragma GCC unroll 4
-      for (int c = 0; c < NC; ++c) sum[c][v] = Lanes::fma(own, Lanes::load(columns[c] + i + v * Lanes::N), sum[c][v]);
+      for (int c = 0; c < NC; ++c) own[c] = Lanes::load(columns[c] + at);
+#pragma GCC unroll 4
+      for (int r = 0; r < NX; ++r) {
+        const auto left = Lanes::load(x[r] + at);
+#pragma GCC unroll 4
+        for (int c = 0; c < NC; ++c) sum[r][c][v] = Lanes::fma(left, own[c], sum[r][c][v]);
+      }
     }
-  for (int c = 0; c < NC; ++c) {
-    alignas(64) double parts[kGroup];
-    for (int v = 0; v < kParts; ++v) Lanes::store(parts + v * Lanes::N, sum[c][v]);
-    double total = 0;
-    for (const double part : parts) total += part;
-    out[c] = total;
-  }
+  for (int r = 0; r < NX; ++r)
+    for (int c = 0; c < NC; ++c) {
+      alignas(64) double parts[kGroup];
+      for (int v = 0; v < kParts; ++v) Lanes::store(parts + v * Lanes::N, sum[r][c][v]);
+      double total = 0;
+      for (const double part : parts) total += part;
+      out[r * stride + c] = total;
+    }
 }
 
-inline void products(const double* x, const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out) {
+template <int NX>
+void rows_of_products(const double* const* x, const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out,
+                      std::int64_t stride) {
+  constexpr int kColumns = kParts == 1 || NX == 1 ? 4 : 2;  // as many sums as there are registers for
   std::int64_t c = 0;
-  for (; c + 4 <= n_columns; c += 4) column_products<4>(x, columns + c, n, out + c);
-  for (; c < n_columns; ++c) column_products<1>(x, columns + c, n, out + c);
+  for (; c + kColumns <= n_columns; c += kColumns) column_products<NX, kColumns>(x, columns + c, n, out + c, stride);
+  for (; c < n_columns; ++c) column_products<NX, 1>(x, columns + c, n, out + c, stride);
+}
+
+inline void products(const double* const* x, std::int64_t n_x, const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out,
+                     std::int64_t stride) {
+  constexpr int kTogether = kParts == 1 ? 4 : 2;
+  std::int64_t i = 0;
+  for (; i + kTogether <= n_x; i += kTogether) rows_of_products<kTogether>(x + i, columns, n_columns, n, out + i * stride, stride);
+  for (; i < n_x; ++i) rows_of_products<1>(x + i, columns, n_columns, n, out + i * stride, stride);
 }
 
 // Rows [i, i + 4) and kGroup columns from j on.
-inline void row_products_tile(const double* const* columns, std::int64_t n_columns, std::int64_t n, std::int64_t i, std::int64_t j, double* out) {
+inline void row_products_tile(const double* const* columns, std::int64_t n_columns, std::int64_t stride, std::int64_t i, std::int64_t j,
+                              double* out) {
   Lanes::V sum[4][kParts];
   for (auto& row : sum)
     for (auto& s : row) s = Lanes::zero();
@@ -331,12 +351,12 @@ inline void row_products_tile(const double* const* columns, std::int64_t n_colum
     }
   }
   for (int r = 0; r < 4; ++r)
-    for (int v = 0; v < kParts; ++v) Lanes::store(out + (i + r) * n + j + v * Lanes::N, sum[r][v]);
+    for (int v = 0; v < kParts; ++v) Lanes::store(out + (i + r) * stride + j + v * Lanes::N, sum[r][v]);
 }
 
-inline void row_products(const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out) {
+inline void row_products(const double* const* columns, std::int64_t n_columns, std::int64_t n, std::int64_t stride, double* out) {
   for (std::int64_t i = 0; i < n; i += 4)
-    for (std::int64_t j = i / kGroup * kGroup; j < n; j += kGroup) row_products_tile(columns, n_columns, n, i, j, out);
+    for (std::int64_t j = i / kGroup * kGroup; j < n; j += kGroup) row_products_tile(columns, n_columns, stride, i, j, out);
 }
 
 // ---- one model, lanes are coordinates ----
@@ -344,6 +364,25 @@ inline void row_products(const double* const* columns, std::int64_t n_columns, s
 inline void subtract_product(double factor, const double* x, std::int64_t n, double* y) {
   const auto f = Lanes::set1(factor);
   for (std::int64_t i = 0; i < n; i += Lanes::N) Lanes::store(y + i, Lanes::fnma(f, Lanes::load(x + i), Lanes::load(y + i)));
+}
+
+template <int NJ>
+void subtract_products_tile(const double* factor, const double* const* rows, std::int64_t n_rows, std::int64_t j, double* y) {
+  Lanes::V sum[NJ];
+  for (int v = 0; v < NJ; ++v) sum[v] = Lanes::load(y + j + v * Lanes::N);
+  for (std::int64_t r = 0; r < n_rows; ++r) {
+    const auto f = Lanes::set1(factor[r]);
+#pragma GCC unroll 8
+    for (int v = 0; v < NJ; ++v) sum[v] = Lanes::fnma(f, Lanes::load(rows[r] + j + v * Lanes::N), sum[v]);
+  }
+  for (int v = 0; v < NJ; ++v) Lanes::store(y + j + v * Lanes::N, sum[v]);
+}
+
+inline void subtract_products(const double* factor, const double* const* rows, std::int64_t n_rows, std::int64_t n, double* y) {
+  std::int64_t j = 0;
+  for (; j + 8 * Lanes::N <= n; j += 8 * Lanes::N) subtract_products_tile<8>(factor, rows, n_rows, j, y);
+  for (; j + 2 * Lanes::N <= n; j += 2 * Lanes::N) subtract_products_tile<2>(factor, rows, n_rows, j, y);
+  for (; j < n; j += Lanes::N) subtract_products_tile<1>(factor, rows, n_rows, j, y);
 }
 
 inline void model_sweep(const ModelSweep& task) {
@@ -364,84 +403,144 @@ inline void model_sweep(const ModelSweep& task) {
   }
 }
 
-// What `NK` finished rows from k on take from the rows below them, element by element in the order of k.
-template <int NK>
-void take_rows(double* a, std::int64_t k, std::int64_t first, std::int64_t last, std::int64_t n, std::int64_t stride) {
-  const std::int64_t end = (n + kGroup - 1) / kGroup * kGroup;
-  for (std::int64_t i = first; i < last; ++i) {
-    Lanes::V factor[NK];
-    const double* from[NK];
-#pragma GCC unroll 8
-    for (int r = 0; r < NK; ++r) {
-      from[r] = a + (k + r) * stride;
-      factor[r] = Lanes::set1(from[r][i]);
+// ---- one model, the factor of its matrix ----
+
+constexpr std::int64_t kRows = kGroup;  // that are finished together
+
+// Rows [k, last) on their own columns, of which those below `known` are finished; how many pivots are dropped.
+inline std::int64_t factor_corner(double* a, std::int64_t k, std::int64_t last, std::int64_t known, std::int64_t stride, double drop,
+                                  const double* diagonal) {
+  std::int64_t dropped = 0;
+  for (std::int64_t i = k; i < last; ++i) {
+    double* const row = a + i * stride;
+    if (i >= known) {
+      const bool stays = row[i] > drop * diagonal[i];  // false on NaN
+      dropped += stays ? 0 : 1;
+      row[i] = stays ? 1.0 / __builtin_sqrt(row[i]) : 0.0;
     }
-    double* to = a + i * stride;
-    for (std::int64_t j = i / kGroup * kGroup; j < end; j += Lanes::N) {
-      auto sum = Lanes::load(to + j);
-#pragma GCC unroll 8
-      for (int r = 0; r < NK; ++r) sum = Lanes::fnma(factor[r], Lanes::load(from[r] + j), sum);
-      Lanes::store(to + j, sum);
-    }
+    for (std::int64_t j = i + 1 > known ? i + 1 : known; j < last; ++j) row[j] *= row[i];
+    for (std::int64_t b = i + 1; b < last; ++b)
+      for (std::int64_t j = b > known ? b : known; j < last; ++j) a[b * stride + j] = __builtin_fma(-row[b], row[j], a[b * stride + j]);
   }
+  return dropped;
 }
 
-inline std::int64_t model_factor(double* a, std::int64_t n, std::int64_t stride, double drop, double* diagonal) {
-  constexpr std::int64_t kRows = 8;
-  const std::int64_t end = (n + kGroup - 1) / kGroup * kGroup;
-  std::int64_t dropped = 0;
-  for (std::int64_t i = 0; i < n; ++i) diagonal[i] = a[i * stride + i];
-  for (std::int64_t k = 0; k < n; k += kRows) {
-    const std::int64_t rows = n - k < kRows ? n - k : kRows;
-    for (std::int64_t i = k; i < k + rows; ++i) {
-      double* row = a + i * stride;
-      const double pivot = row[i];
-      const bool stays = pivot > drop * diagonal[i];  // false on NaN
-      dropped += stays ? 0 : 1;
-      const double inverse = stays ? 1.0 / __builtin_sqrt(pivot) : 0.0;
-      const auto by = Lanes::set1(inverse);
-      for (std::int64_t j = i / kGroup * kGroup; j < end; j += Lanes::N) Lanes::store(row + j, Lanes::mul(Lanes::load(row + j), by));
-      row[i] = inverse;
-      take_rows<1>(a, i, i + 1, k + rows, n, stride);
+// The rows [k, k + kRows) whose corner is finished, on the columns of a vector from j on.
+inline void finish_rows(double* a, std::int64_t k, std::int64_t j, std::int64_t stride) {
+  const double* const corner = a + k * stride + k;
+  Lanes::V x[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) x[r] = Lanes::load(a + (k + r) * stride + j);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    x[r] = Lanes::mul(x[r], Lanes::set1(corner[r * stride + r]));
+#pragma GCC unroll 8
+    for (int b = r + 1; b < kRows; ++b) x[b] = Lanes::fnma(Lanes::set1(corner[r * stride + b]), x[r], x[b]);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) Lanes::store(a + (k + r) * stride + j, x[r]);
+}
+
+// What the finished rows above k take from NI rows from i on, on the columns of NJ vectors from j on.
+template <int NI, int NJ>
+void take_rows(double* a, std::int64_t k, std::int64_t i, std::int64_t j, std::int64_t stride) {
+  Lanes::V sum[NI][NJ];
+  for (int r = 0; r < NI; ++r)
+    for (int v = 0; v < NJ; ++v) sum[r][v] = Lanes::load(a + (i + r) * stride + j + v * Lanes::N);
+  for (std::int64_t s = 0; s < k; ++s) {
+    const double* const from = a + s * stride;
+    Lanes::V right[NJ];
+    for (int v = 0; v < NJ; ++v) right[v] = Lanes::load(from + j + v * Lanes::N);
+#pragma GCC unroll 8
+    for (int r = 0; r < NI; ++r) {
+      const auto left = Lanes::set1(from[i + r]);
+      for (int v = 0; v < NJ; ++v) sum[r][v] = Lanes::fnma(left, right[v], sum[r][v]);
     }
-    if (rows == kRows) take_rows<kRows>(a, k, k + kRows, n, n, stride);
+  }
+  for (int r = 0; r < NI; ++r)
+    for (int v = 0; v < NJ; ++v) Lanes::store(a + (i + r) * stride + j + v * Lanes::N, sum[r][v]);
+}
+
+// Row by row, so that what is not finished is read and written once.
+inline std::int64_t model_factor(double* a, std::int64_t known, std::int64_t n, std::int64_t stride, double drop, double* diagonal) {
+  constexpr int kTile = kParts == 1 ? 8 : 4, kVectors = kParts == 1 ? 3 : 2;  // as many sums as there are registers for
+  std::int64_t dropped = 0;
+  for (std::int64_t i = known; i < n; ++i) diagonal[i] = a[i * stride + i];
+  for (std::int64_t k = 0; k < n; k += kRows) {
+    for (std::int64_t i = k; i < k + kRows; i += kTile) {
+      std::int64_t j = k > known ? k : known;
+      for (; j + (kVectors - 1) * Lanes::N < n; j += kVectors * Lanes::N) take_rows<kTile, kVectors>(a, k, i, j, stride);
+      for (; j + Lanes::N < n; j += 2 * Lanes::N) take_rows<kTile, 2>(a, k, i, j, stride);
+      for (; j < n; j += Lanes::N) take_rows<kTile, 1>(a, k, i, j, stride);
+    }
+    const std::int64_t last = k + kRows < n ? k + kRows : n;
+    dropped += factor_corner(a, k, last, known, stride, drop, diagonal);
+    for (std::int64_t j = last > known ? last : known; j < n; j += Lanes::N) finish_rows(a, k, j, stride);
   }
   return dropped;
 }
 
 inline void model_forward(const double* factor, std::int64_t n, std::int64_t stride, double* b) {
-  const std::int64_t end = (n + kGroup - 1) / kGroup * kGroup;
-  for (std::int64_t k = 0; k < n; ++k) {
-    const double* row = factor + k * stride;
-    b[k] *= row[k];
-    const std::int64_t begin = k / kGroup * kGroup;
-    double known[kGroup];  // whole vectors go below the diagonal, too
-    for (std::int64_t i = begin; i <= k; ++i) known[i - begin] = b[i];
-    subtract_product(b[k], row + begin, end - begin, b + begin);
-    for (std::int64_t i = begin; i <= k; ++i) b[i] = known[i - begin];
+  for (std::int64_t k = 0; k < n; k += kRows) {
+    const std::int64_t rows = n - k < kRows ? n - k : kRows;
+    const double* const corner = factor + k * stride + k;
+    double x[kRows];
+    for (std::int64_t r = 0; r < rows; ++r) x[r] = b[k + r];
+    for (std::int64_t r = 0; r < rows; ++r) {
+      x[r] *= corner[r * stride + r];
+      for (std::int64_t s = r + 1; s < rows; ++s) x[s] = __builtin_fma(-corner[r * stride + s], x[r], x[s]);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) b[k + r] = x[r];
+    for (std::int64_t j = k + kRows; j < n; j += Lanes::N) {  // of whole rows only, since otherwise there is none
+      auto sum = Lanes::load(b + j);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum = Lanes::fnma(Lanes::set1(x[r]), Lanes::load(factor + (k + r) * stride + j), sum);
+      Lanes::store(b + j, sum);
+    }
+  }
+}
+
+// parts[r] are the sums of row k + r over the columns from k + kRows on.
+inline void sums_of_rows(const double* factor, std::int64_t k, std::int64_t n, std::int64_t stride, const double* b, double (*parts)[kGroup]) {
+  Lanes::V sum[kRows];
+  for (int v = 0; v < kParts; ++v) {
+    for (auto& s : sum) s = Lanes::zero();
+    std::int64_t j = (n - 1) / kGroup * kGroup;
+    auto add = [&](auto&& kept) {
+      const std::int64_t at = j + v * Lanes::N;
+      const auto own = kept(Lanes::load(b + at));
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum[r] = Lanes::fma(kept(Lanes::load(factor + (k + r) * stride + at)), own, sum[r]);
+    };
+    const std::int64_t more = n - j - v * Lanes::N;  // of the last group, what is from n on is anything
+    const auto valid = Lanes::from_bits(more <= 0 ? 0 : more >= Lanes::N ? (std::uint64_t{1} << Lanes::N) - 1 : (std::uint64_t{1} << more) - 1);
+    add([&](Lanes::V x) { return Lanes::select(valid, x, Lanes::zero()); });
+    for (j -= kGroup; j > k; j -= kGroup) add([](Lanes::V x) { return x; });
+    for (int r = 0; r < kRows; ++r) Lanes::store(parts[r] + v * Lanes::N, sum[r]);
   }
 }
 
 inline void model_solve(const double* factor, std::int64_t n, std::int64_t stride, double* b) {
   model_forward(factor, n, stride, b);
-  const std::int64_t whole = n / kGroup * kGroup;
-  for (std::int64_t k = n - 1; k >= 0; --k) {
-    const double* row = factor + k * stride;
-    const std::int64_t begin = (k + kGroup) / kGroup * kGroup;  // of the first whole group
-    alignas(64) double parts[kGroup] = {};
-    auto add = [&](std::int64_t j, std::int64_t last) {
-      for (; j < last; ++j) parts[j % kGroup] = __builtin_fma(row[j], b[j], parts[j % kGroup]);
-    };
-    add(k + 1, begin < n ? begin : n);
-    for (int v = 0; v < kParts && begin < whole; ++v) {
-      auto sum = Lanes::load(parts + v * Lanes::N);
-      for (std::int64_t j = begin + v * Lanes::N; j < whole; j += kGroup) sum = Lanes::fma(Lanes::load(row + j), Lanes::load(b + j), sum);
-      Lanes::store(parts + v * Lanes::N, sum);
+  for (std::int64_t k = (n - 1) / kRows * kRows; k >= 0; k -= kRows) {
+    const std::int64_t rows = n - k < kRows ? n - k : kRows;
+    const double* const corner = factor + k * stride + k;
+    double x[kRows];
+    for (std::int64_t r = 0; r < rows; ++r) x[r] = b[k + r];
+    if (k + kRows < n) {
+      alignas(64) double parts[kRows][kGroup];
+      sums_of_rows(factor, k, n, stride, b, parts);
+      for (int r = 0; r < kRows; ++r) {
+        double sum = 0;
+        for (const double part : parts[r]) sum += part;
+        x[r] -= sum;
+      }
     }
-    if (begin <= whole) add(whole, n);
-    double sum = 0;
-    for (const double part : parts) sum += part;
-    b[k] = (b[k] - sum) * row[k];
+    for (std::int64_t r = rows - 1; r >= 0; --r) {
+      x[r] *= corner[r * stride + r];
+      for (std::int64_t s = r - 1; s >= 0; --s) x[s] = __builtin_fma(-corner[s * stride + r], x[r], x[s]);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) b[k + r] = x[r];
   }
 }
 
@@ -454,5 +553,5 @@ inline void model_solve(const double* factor, std::int64_t n, std::int64_t strid
   const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor,                   \
                                           &group_solve<false>, &group_solve<true>, &group_product, &group_sweep,             \
                                           &group_residual, &products, &row_products, &model_sweep, &subtract_product,        \
-                                          &model_factor, &model_forward, &model_solve};                                      \
+                                          &subtract_products, &model_factor, &model_solve};                                  \
   }

@@ -36,6 +36,22 @@ class SupportFactor {
       : kernels_(kernels), n_rows_(n_rows), values_(std::move(values)) {}
 
   void forget() { own_.clear(); }
+  void become(const SupportFactor& other) {
+    own_ = other.own_;
+    l2_ = other.l2_;
+    trace_ = other.trace_;
+    of_rows_ = other.of_rows_;
+    if (of_rows_) {
+      columns_ = other.columns_;
+      if (!rows_) rows_ = AlignedArray<double>(n_rows_ * rows_stride());
+      std::copy_n(other.rows_.get(), n_rows_ * rows_stride(), rows_.get());
+      return;
+    }
+    const std::int64_t n = static_cast<std::int64_t>(own_.size());
+    grow(n, 0);
+    for (std::int64_t i = 0; i < n; ++i) std::copy_n(other.factor_.get() + i * other.stride_ + i, n - i, factor_.get() + i * stride_ + i);
+  }
+  double l2() const { return l2_; }
   std::int64_t stride() const { return std::max(stride_, whole_groups(static_cast<std::int64_t>(own_.size()))); }
   double trace() const { return trace_; }
 
@@ -58,17 +74,9 @@ class SupportFactor {
       make_of_rows();
       return own_;
     }
-    grow(size, static_cast<std::int64_t>(kept));
-    // A column more costs 3 / size of the factor.
-    if (3 * (size - static_cast<std::int64_t>(kept)) < size) {
-      bool whole = true;
-      for (std::int64_t k = static_cast<std::int64_t>(kept); k < size && whole; ++k) whole = append(matrix, stride, k);
-      if (whole) return own_;
-    } else if (make(matrix, stride) == 0) {
-      return own_;
-    }
+    if (make(matrix, stride, static_cast<std::int64_t>(kept)) == 0) return own_;
     for (const std::int64_t a : own_) trace_ = std::max(trace_, kTrace * matrix[a * stride + a]);
-    make(matrix, stride);
+    make(matrix, stride, 0);
     return own_;
   }
   // b [stride()] becomes the solution.
@@ -79,9 +87,11 @@ class SupportFactor {
       return;
     }
     AlignedArray<double> u(n_rows_), product(n);
-    for (std::int64_t i = 0; i < n; ++i) kernels_.subtract_product(-b[i], columns_[i], n_rows_, u.get());
-    kernels_.model_solve(rows_.get(), n_rows_, n_rows_, u.get());
-    kernels_.products(u.get(), columns_.data(), n, n_rows_, product.get());
+    for (std::int64_t i = 0; i < n; ++i) product[i] = -b[i];
+    kernels_.subtract_products(product.get(), columns_.data(), n, n_rows_, u.get());
+    kernels_.model_solve(rows_.get(), n_rows_, rows_stride(), u.get());
+    const double* const only = u.get();
+    kernels_.products(&only, 1, columns_.data(), n, n_rows_, product.get(), n);
     for (std::int64_t i = 0; i < n; ++i) b[i] = (b[i] - product[i]) / l2_;
   }
 
@@ -96,46 +106,33 @@ class SupportFactor {
   void make_of_rows() {
     columns_.clear();
     for (const std::int64_t a : own_) columns_.push_back(values_(a));
-    if (!rows_) rows_ = AlignedArray<double>(n_rows_ * n_rows_);
-    kernels_.row_products(columns_.data(), static_cast<std::int64_t>(columns_.size()), n_rows_, rows_.get());
-    for (std::int64_t i = 0; i < n_rows_; ++i) rows_[i * n_rows_ + i] += l2_;
+    if (!rows_) rows_ = AlignedArray<double>(n_rows_ * rows_stride());
+    kernels_.row_products(columns_.data(), static_cast<std::int64_t>(columns_.size()), n_rows_, rows_stride(), rows_.get());
+    for (std::int64_t i = 0; i < n_rows_; ++i) rows_[i * rows_stride() + i] += l2_;
     AlignedArray<double> diagonal(n_rows_);
-    kernels_.model_factor(rows_.get(), n_rows_, n_rows_, drop_limit(n_rows_), diagonal.get());
+    kernels_.model_factor(rows_.get(), 0, n_rows_, rows_stride(), drop_limit(n_rows_), diagonal.get());
   }
+  std::int64_t rows_stride() const { return n_rows_ + kGroup; }
   void grow(std::int64_t size, std::int64_t kept) {
-    if (size <= stride_) return;
-    const std::int64_t wider = whole_groups(std::max(size, std::min(size + size / 4, kMostColumns)));
+    if (size + kGroup <= stride_) return;
+    const std::int64_t wider = whole_groups(std::max(size, std::min(size + size / 4, kMostColumns))) + kGroup;
     AlignedArray<double> factor(wider * wider);
     for (std::int64_t i = 0; i < kept; ++i) std::copy_n(factor_.get() + i * stride_, kept, factor.get() + i * wider);
     factor_ = std::move(factor);
     stride_ = wider;
   }
-  std::int64_t make(const double* matrix, std::int64_t stride) {
+  // The first `kept` rows and columns stand.
+  std::int64_t make(const double* matrix, std::int64_t stride, std::int64_t kept) {
     const std::int64_t n = static_cast<std::int64_t>(own_.size());
-    AlignedArray<double> diagonal(n);
+    grow(n, kept);
     for (std::int64_t i = 0; i < n; ++i) {
       const double* from = matrix + own_[i] * stride;
       double* to = factor_.get() + i * stride_;
-      for (std::int64_t j = i; j < n; ++j) to[j] = from[own_[j]];
-      to[i] += l2_ + trace_;
+      for (std::int64_t j = std::max(i, kept); j < n; ++j) to[j] = from[own_[j]];
+      if (i >= kept) to[i] += l2_ + trace_;
     }
-    return kernels_.model_factor(factor_.get(), n, stride_, drop_limit(n), diagonal.get());
-  }
-  // Column k, in the order of sums of `make`; false where its pivot is rounding.
-  bool append(const double* matrix, std::int64_t stride, std::int64_t k) {
-    const double* from = matrix + own_[k] * stride;
-    AlignedArray<double> u(whole_groups(k + 1));
-    for (std::int64_t i = 0; i < k; ++i) u[i] = from[own_[i]];
-    kernels_.model_forward(factor_.get(), k, stride_, u.get());
-    const double diagonal = from[own_[k]] + l2_;
-    double pivot = diagonal;
-    for (std::int64_t i = 0; i < k; ++i) {
-      pivot = std::fma(-u[i], u[i], pivot);
-      factor_[i * stride_ + k] = u[i];
-    }
-    if (!(pivot > drop_limit(k + 1) * diagonal)) return false;
-    factor_[k * stride_ + k] = 1 / std::sqrt(pivot);
-    return true;
+    AlignedArray<double> diagonal(n);
+    return kernels_.model_factor(factor_.get(), kept, n, stride_, drop_limit(n), diagonal.get());
   }
 
   static constexpr double kTrace = 1e-10;   // of the largest diagonal element, where the equations of a support have no one solution
@@ -169,8 +166,7 @@ class Quadratic {
     if (!(start > target)) return;
     AlignedArray<double> c(stride_);  // q for v = 0
     std::copy_n(q, n_, c.get());
-    for (std::int64_t a = 0; a < n_; ++a)
-      if (v[a] != 0) kernels_.subtract_product(-v[a], matrix_ + a * stride_, stride_, c.get());
+    take(v, -1.0, c.get());
     if (sweeps(v, q, target, stopped) || supports(v, q, c.get(), target, kSolutions, stopped)) return;
     from_zero(v, q, c.get(), target, stopped);
   }
@@ -251,11 +247,22 @@ class Quadratic {
       if (solution == most || stopped()) return false;
       const bool whole = solve_support(v, q);
       std::copy_n(c, stride_, q);
-      for (std::int64_t a = 0; a < n_; ++a)
-        if (v[a] != 0) kernels_.subtract_product(v[a], matrix_ + a * stride_, stride_, q);
+      take(v, 1.0, q);
       if (whole && !enter(v, q)) return true;
     }
     return true;
+  }
+
+  // The matrix times v, with that sign, from q.
+  void take(const double* v, double sign, double* q) {
+    factors_.clear();
+    rows_.clear();
+    for (std::int64_t a = 0; a < n_; ++a) {
+      if (v[a] == 0) continue;
+      factors_.push_back(sign * v[a]);
+      rows_.push_back(matrix_ + a * stride_);
+    }
+    kernels_.subtract_products(factors_.data(), rows_.data(), static_cast<std::int64_t>(rows_.size()), whole_groups(n_), q);
   }
 
   // Of the quadratic with its penalties, less what it is at v = 0.
@@ -368,6 +375,8 @@ class Quadratic {
   const double l2_;
   SupportFactor& factor_;
   std::int64_t solutions_ = 0;
+  std::vector<double> factors_;
+  std::vector<const double*> rows_;
 };
 
 }  // namespace gradfold
