@@ -59,15 +59,15 @@ class SupportFactor {
   // columns than rows do not, of what a trace of l2 makes of it. Returns the columns.
   template <class Has>
   const std::vector<std::int64_t>& follow(const double* matrix, std::int64_t stride, std::int64_t n, double l2, Has&& has) {
-    std::vector<char> known(n, 0);
+    known_.assign(n, 0);
     std::size_t kept = 0;
     if (l2 == l2_ && trace_ == 0 && !of_rows_)
-      while (kept < own_.size() && own_[kept] < n && has(own_[kept])) known[own_[kept++]] = 1;
+      while (kept < own_.size() && own_[kept] < n && has(own_[kept])) known_[own_[kept++]] = 1;
     own_.resize(kept);
     l2_ = l2;
     trace_ = 0;
     for (std::int64_t a = 0; a < n; ++a)
-      if (!known[a] && has(a)) own_.push_back(a);
+      if (!known_[a] && has(a)) own_.push_back(a);
     const std::int64_t size = static_cast<std::int64_t>(own_.size());
     of_rows_ = suits_rows(matrix, stride, size);
     if (of_rows_) {
@@ -109,8 +109,8 @@ class SupportFactor {
     if (!rows_) rows_ = AlignedArray<double>(n_rows_ * rows_stride());
     kernels_.row_products(columns_.data(), static_cast<std::int64_t>(columns_.size()), n_rows_, rows_stride(), rows_.get());
     for (std::int64_t i = 0; i < n_rows_; ++i) rows_[i * rows_stride() + i] += l2_;
-    AlignedArray<double> diagonal(n_rows_);
-    kernels_.model_factor(rows_.get(), 0, n_rows_, rows_stride(), drop_limit(n_rows_), diagonal.get());
+    diagonal_.resize(n_rows_);
+    kernels_.model_factor(rows_.get(), 0, n_rows_, rows_stride(), drop_limit(n_rows_), diagonal_.data());
   }
   std::int64_t rows_stride() const { return n_rows_ + kGroup; }
   void grow(std::int64_t size, std::int64_t kept) {
@@ -131,8 +131,8 @@ class SupportFactor {
       for (std::int64_t j = std::max(i, kept); j < n; ++j) to[j] = from[own_[j]];
       if (i >= kept) to[i] += l2_ + trace_;
     }
-    AlignedArray<double> diagonal(n);
-    return kernels_.model_factor(factor_.get(), kept, n, stride_, drop_limit(n), diagonal.get());
+    diagonal_.resize(n);
+    return kernels_.model_factor(factor_.get(), kept, n, stride_, drop_limit(n), diagonal_.data());
   }
 
   static constexpr double kTrace = 1e-10;   // of the largest diagonal element, where the equations of a support have no one solution
@@ -140,6 +140,8 @@ class SupportFactor {
 
   const OptimumKernels& kernels_;
   std::vector<std::int64_t> own_;
+  std::vector<char> known_;
+  std::vector<double> diagonal_;
   AlignedArray<double> factor_;
   std::int64_t stride_ = 0;
   double l2_ = -1, trace_ = 0;
@@ -305,9 +307,12 @@ class Quadratic {
     ++solutions_;
     const std::vector<std::int64_t>& own = factor_.follow(matrix_, stride_, n_, l2_, [&](std::int64_t a) { return v[a] != 0 && divisor(a) > 0; });
     const std::int64_t n = static_cast<std::int64_t>(own.size());
-    AlignedArray<double> x(factor_.stride()), curved(n), step(n), first(n);
+    if (x_.size() < factor_.stride()) x_ = AlignedArray<double>(factor_.stride());
+    double* const x = x_.get();
+    for (auto* array : {&curved_, &step_, &first_}) array->resize(n);
+    double *const curved = curved_.data(), *const step = step_.data();
     for (std::int64_t i = 0; i < n; ++i) x[i] = curved[i] = q[own[i]] - l2_ * v[own[i]] - l1_ * sign_of(v[own[i]]);
-    factor_.solve(x.get());
+    factor_.solve(x);
     double way = 1;  // to the first weight that changes its sign
     for (std::int64_t i = 0; i < n; ++i) {
       const double before = v[own[i]];
@@ -323,16 +328,15 @@ class Quadratic {
       }
     };
     // What the quadratic loses by it.
-    std::vector<std::int64_t> turned;
     auto lost = [&](double share) {
-      turned.clear();
+      turned_.clear();
       for (std::int64_t i = 0; i < n; ++i)
-        if (step[i] != share * x[i]) turned.push_back(i);
+        if (step[i] != share * x[i]) turned_.push_back(i);
       double sum = 0;
       for (std::int64_t i = 0; i < n; ++i) {
         const double* from = matrix_ + own[i] * stride_;
         double product = share * curved[i];
-        for (const std::int64_t j : turned) product += from[own[j]] * (step[j] - share * x[j]);
+        for (const std::int64_t j : turned_) product += from[own[j]] * (step[j] - share * x[j]);
         const double before = v[own[i]], now = before + step[i];
         sum += step[i] * (q[own[i]] - 0.5 * product - l2_ * (before + 0.5 * step[i])) - l1_ * (std::abs(now) - std::abs(before));
       }
@@ -348,14 +352,14 @@ class Quadratic {
         step[i] = crosses(before, before + x[i]) && -before / x[i] <= way ? -before : way * x[i];
       }
       const double least = lost(way);
-      std::copy_n(step.get(), n, first.get());
+      std::copy_n(step, n, first_.data());
       for (double share = 1; share > way && !further; share /= 2) {
         go(share);
         further = lost(share) >= least;
       }
     }
-    if (!further) std::swap(step, first);
-    for (std::int64_t i = 0; i < n; ++i) v[own[i]] = step[i] == -v[own[i]] ? 0.0 : v[own[i]] + step[i];
+    const double* const taken = further ? step : first_.data();
+    for (std::int64_t i = 0; i < n; ++i) v[own[i]] = taken[i] == -v[own[i]] ? 0.0 : v[own[i]] + taken[i];
     return way == 1;
   }
   bool crosses(double before, double after) const { return l1_ > 0 && (before > 0 ? after <= 0 : after >= 0); }
@@ -375,7 +379,10 @@ class Quadratic {
   const double l2_;
   SupportFactor& factor_;
   std::int64_t solutions_ = 0;
-  std::vector<double> factors_;
+  // Reused from solution to solution.
+  AlignedArray<double> x_;
+  std::vector<double> curved_, step_, first_, factors_;
+  std::vector<std::int64_t> turned_;
   std::vector<const double*> rows_;
 };
 
