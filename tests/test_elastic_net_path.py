@@ -153,6 +153,21 @@ def test_ladders_shared_out_among_threads_have_the_same_bits():
         assert_same(optima.solve(q.of_models([k]), "coordinate-descent", max_iter=1000).bytes(), [want.of(k)])
 
 
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_many_models_between_two_rungs_start_from_the_same_columns(ratio):
+    """Far more columns want to come in at a rung than may, and more models start from it than look at all columns together."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((60, 1)) + 0.6 * rng.standard_normal((60, 400))
+    X = np.ascontiguousarray((X - X.mean(axis=0)) / X.std(axis=0))
+    y = X[:, :40].sum(axis=1) / 5 + rng.standard_normal(60)
+    rows = [{"l1": float(a), "l2": float(ratio * a)} for a in largest(X, y) * np.geomspace(0.999, 0.1, 100)]
+    want = fit(X, y, rows, n_threads=1)
+    assert_same([fit(X, y, rows, n_threads=7).coef.tobytes()], [want.coef.tobytes()])
+    for k in range(0, 100, 9):
+        alone = fit(X, y, rows[k : k + 1], n_threads=1)
+        assert_same([alone.coef.tobytes()], [want.coef[3 * k : 3 * k + 3].tobytes()])
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1e-10, 1e-8, 1e-6])
 def test_many_copies_of_few_columns(ratio):
     """Without l2, or nearly so, the equations of copies have no one solution: a few solutions are enough all the same."""

@@ -295,8 +295,12 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     const auto values = [&columns](std::int64_t a) { return columns.values(a); };
     auto factor = [&] { return std::make_unique<SupportFactor>(kernels_, columns.n_padded(), values); };
     auto of_rung = factor(), of_next = factor(), of_model = factor();
+    // What may come in before the next rung: once for each rung, however many models start from it.
+    auto foresee = [&] {
+      if (ladder.kind != kNoLadder) admit(columns, rung, rung.l1 * kRung);
+    };
+    foresee();
     for (std::size_t i = 0; i < models.size() && (i == 0 || !late());) {
-      if (ladder.kind != kNoLadder) admit(columns, rung, rung.l1 * kRung);  // what may come in before the next rung, once for all
       const std::size_t begin = i;
       std::vector<Point> points;
       for (; i < models.size() && i - begin < kTogether && !below(i); ++i) points.push_back(from(rung, a_.l1[models[i]], a_.l2[models[i]]));
@@ -325,6 +329,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
       if (!down) continue;
       rung = std::move(points.back());
       std::swap(of_rung, of_next);
+      foresee();
     }
   }
 
