@@ -233,6 +233,13 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
   using T = typename L::T;
   using V = typename L::V;
   V finite = L::zero();  // z * 0 is a zero or NaN, and a NaN stays in a sum
+  constexpr bool kInTwo = WANT_LOSS && Prepares<LossType, L>;  // as residual_lanes does, and for its reason
+  V prepared[kInTwo ? kNarrowModels * kScratchRows / L::N : 1];
+  if constexpr (kInTwo) {
+    for (int m = 0; m < n_models; ++m)
+      for (std::int64_t i = 0; i < n; i += L::N)
+        prepared[(m * kScratchRows + i) / L::N] = LossType::template prepare<L>(L::load(z + m * kScratchRows + i));
+  }
   for (int m = 0; m < n_models; ++m) {
     const V epsilon = L::set1(task.loss_epsilon != nullptr ? task.loss_epsilon[m] : static_cast<T>(kLossEpsilon));
     int used = 0;
@@ -253,7 +260,10 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
       }
       const V zv = L::load(at);
       V loss, gradient;
-      LossType::template evaluate<L>(zv, L::load(y), epsilon, &loss, &gradient);
+      if constexpr (kInTwo)
+        LossType::template finish<L>(zv, prepared[(m * kScratchRows + i) / L::N], L::load(y), &loss, &gradient);
+      else
+        LossType::template evaluate<L>(zv, L::load(y), epsilon, &loss, &gradient);
       if (w != nullptr) gradient = L::mul(L::load(w), gradient);
       const auto use = L::from_bits(bits);
       L::store(at, L::select(use, gradient, L::zero()));
