@@ -14,11 +14,11 @@ inline float scalar_fma(float a, float b, float c) { return __builtin_fmaf(a, b,
 inline double scalar_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
 // Fetches memory ahead of use, a few lines at a time between the arithmetic: a burst would fill the queues, and a hardware
-// prefetcher does not follow as many streams as a vector has rows. Rows that lie without gaps are fetched as one stream, others row by
-// row, into the second-level cache: the first level's queue of misses is too short to cover the latency of memory (measured: half the speed).
+// prefetcher does not follow as many streams as a vector has rows. Rows that lie without gaps are fetched as one stream, into the
+// second-level cache: the first level's queue of misses is too short to cover the latency of memory (measured: half the speed).
 class Ahead {
  public:
-  struct Rows {  // that are fetched one by one; apart, so that a copy of the rest stays in registers
+  struct Rows {  // that are fetched one after the other; apart, so that a copy of the rest stays in registers
     const void *const *first, *const *last;
     std::uint64_t bytes;  // of a row
   };
@@ -50,6 +50,8 @@ class Ahead {
       rows = task.x + wanted;
       const std::int64_t n_rows = wanted + step < task.n_rows ? step : task.n_rows - wanted;
       if (without_gaps(rows, n_rows)) return stream(rows[0], 0);
+      // Else they are found one by one, which costs more than it saves where X lies in a cache: only with task.next does it probably not.
+      if (task.next == nullptr) return;
       *rows_ = {reinterpret_cast<const void* const*>(rows), reinterpret_cast<const void* const*>(rows + n_rows), bytes};
     } else if (task.next != nullptr) {
       stream(task.next, wanted - (task.n_rows + step - 1) / step * step);
@@ -66,7 +68,7 @@ class Ahead {
     }
 #pragma GCC unroll 1
     for (int i = 0; i < LINES; ++i) {
-      if (at_ >= end_ && !next_row()) return;
+      if (at_ >= end_ && !next_rows()) return;
       fetch_line();
     }
   }
@@ -76,12 +78,14 @@ class Ahead {
     __builtin_prefetch(reinterpret_cast<const void*>(at_), 0, 2);
     at_ += kLine;
   }
-  bool next_row() {
+  bool next_rows() {  // one, and those that follow it without a gap
     do {
       if (rows_->first == rows_->last) return false;
-      const auto row = reinterpret_cast<std::uint64_t>(*rows_->first++), line = row / kLine * kLine;
-      if (line + kLine != at_) at_ = line;  // else the row before has fetched it
-      end_ = row + rows_->bytes;
+      end_ = reinterpret_cast<std::uint64_t>(*rows_->first);
+      const std::uint64_t line = end_ / kLine * kLine;
+      if (line + kLine != at_) at_ = line;  // else it has been fetched
+      do end_ += rows_->bytes;
+      while (++rows_->first != rows_->last && reinterpret_cast<std::uint64_t>(*rows_->first) == end_);
     } while (at_ >= end_);
     return true;
   }
