@@ -22,8 +22,6 @@ class Ahead {
     const void *const *first, *const *last;
     std::uint64_t bytes;  // of a row
   };
-  explicit Ahead(Rows& rows) : rows_(&rows) {}
-
   static constexpr std::uint64_t kLine = 64;
 #ifdef GRADFOLD_PLANT_STRIDE  // so far that lines are gone before they are used: for the proof of the performance gate alone
   static constexpr std::int64_t kBlocks = 1024;
@@ -33,10 +31,10 @@ class Ahead {
   // The block of `step` rows that comes kBlocks later than that of the n rows from r0 on. After the chunk's last block come those of
   // task.next, or of what follows in memory where the n rows lie without gaps; that may be past the data: fetching never faults.
   template <class T>
-  void aim(const ChunkTask<T>& task, std::int64_t r0, std::int64_t n, std::int64_t step) {
+  void aim(const ChunkTask<T>& task, std::int64_t r0, std::int64_t n, std::int64_t step, Rows& one_by_one) {
     const std::uint64_t bytes = static_cast<std::uint64_t>(task.n_features) * sizeof(T);
     at_ = end_ = 0;
-    *rows_ = {nullptr, nullptr, bytes};
+    rows_ = nullptr;
     const auto without_gaps = [&task](const T* const* rows, std::int64_t n_rows) {
       return rows[n_rows - 1] - rows[0] == (n_rows - 1) * task.n_features;
     };
@@ -52,7 +50,8 @@ class Ahead {
       if (without_gaps(rows, n_rows)) return stream(rows[0], 0);
       // Else they are found one by one, which costs more than it saves where X lies in a cache: only with task.next does it probably not.
       if (task.next == nullptr) return;
-      *rows_ = {reinterpret_cast<const void* const*>(rows), reinterpret_cast<const void* const*>(rows + n_rows), bytes};
+      one_by_one = {reinterpret_cast<const void* const*>(rows), reinterpret_cast<const void* const*>(rows + n_rows), bytes};
+      rows_ = &one_by_one;
     } else if (task.next != nullptr) {
       stream(task.next, wanted - (task.n_rows + step - 1) / step * step);
     } else if (without_gaps(rows, n)) {
@@ -79,8 +78,12 @@ class Ahead {
     at_ += kLine;
   }
   bool next_rows() {  // one, and those that follow it without a gap
+    if (rows_ == nullptr) return false;
     do {
-      if (rows_->first == rows_->last) return false;
+      if (rows_->first == rows_->last) {
+        rows_ = nullptr;
+        return false;
+      }
       end_ = reinterpret_cast<std::uint64_t>(*rows_->first);
       const std::uint64_t line = end_ / kLine * kLine;
       if (line + kLine != at_) at_ = line;  // else it has been fetched
@@ -91,7 +94,7 @@ class Ahead {
   }
 
   std::uint64_t at_ = 0, end_ = 0;  // what is fetched before the rows
-  Rows* rows_;
+  Rows* rows_ = nullptr;  // null where none are left
 };
 
 // z[m][i] for GROUPS * L::N rows, z being [n_models][kScratchRows].
@@ -150,9 +153,9 @@ void narrow_forward(const Rows (&rows)[GROUPS], Ahead& ahead_of, std::int64_t n_
 // Whether rows lie at one stride, as those of an array do.
 template <class T>
 bool evenly_spaced(const T* const* rows, std::int64_t n) {
-  const auto step = [rows](std::int64_t r) { return reinterpret_cast<std::uint64_t>(rows[r]) - reinterpret_cast<std::uint64_t>(rows[r - 1]); };
+  const auto at = [rows](std::int64_t r) { return reinterpret_cast<std::uint64_t>(rows[r]); };
   std::uint64_t differ = 0;
-  for (std::int64_t r = 2; r < n; ++r) differ |= step(r) ^ step(1);
+  for (std::int64_t r = 2; r < n; ++r) differ |= (at(r) - at(r - 1)) ^ (at(1) - at(0));
   return differ == 0;
 }
 
@@ -334,8 +337,8 @@ void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::in
   // the FMAs of many models need; from memory it costs a load alone.
   const T* spread = residual;
   if constexpr (M > 2) asm("" : "+r"(spread));
-  // The last vector's place, from f on; the others follow each other, at constants that the loads' addresses absorb: the empty asm keeps the
-  // compiler from holding a register for each.
+  // The last vector's place, from f on; the others follow each other, at constants that the loads' addresses absorb: the empty asm keeps
+  // the compiler from holding a register for each.
   const std::int64_t last = f + TILE * L::N > n_features ? n_features - L::N - f : (TILE - 1) * L::N;
   const auto at = [last](auto* first, int t) { return first + (t + 1 == TILE ? last : t * L::N); };
   const auto from = [f](auto* row) {
@@ -459,8 +462,8 @@ bool narrow_chunk_of(Loss loss, const ChunkTask<typename L::T>& task) {
   for (std::int64_t r0 = 0; r0 < task.n_rows; r0 += step) {
     if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
-    Ahead ahead(rows_ahead);
-    ahead.aim(task, r0, n, step);
+    Ahead ahead;
+    ahead.aim(task, r0, n, step, rows_ahead);
 #ifdef GRADFOLD_FREE
     if (p >= L::N)
       free_narrow_forward<L, M>(task, r0, n, W, tail, ahead);
