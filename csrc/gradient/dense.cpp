@@ -241,7 +241,9 @@ void loss_gradient(const LossGradientArgs<T>& args) {
         const Block<T>& block = panel.blocks[0];
         // Items are taken in turn, all panels of a chunk before the next chunk.
         const std::int64_t after = ids[0] + std::max<std::int64_t>(1, threads / n_panels) * kRowChunk;
-        const T* const next = args.rows == nullptr && !gathers && after < args.X.n_rows ? args.X.row(after) : nullptr;
+        // Where most rows are left out, most of what lies there would be fetched in vain.
+        const bool follows = args.rows == nullptr && n_used > n / 2 && after < args.X.n_rows;
+        const T* const next = follows ? args.X.row(after) : nullptr;
         kernels.chunk(args.loss, {n_used,
                                   used_x,
                                   used_y,

@@ -54,7 +54,7 @@ struct ChunkTask {
   const T* loss_epsilon = nullptr;  // [lanes] for the losses that have one; null means kLossEpsilon
   // n_rows rows that will be wanted later: brought into the L2 cache in passing, instead of the task's own, which lie close. May be null.
   const T* const* later = nullptr;
-  const T* next = nullptr;  // where the rows of this thread's next chunk probably lie, if those of this one lie without gaps. May be null.
+  const T* next = nullptr;  // where the rows of this thread's next chunk probably begin, in an array that is passed over once. May be null.
 #ifdef GRADFOLD_FREE
   bool goes_on = false;  // grad is added to
 #endif

@@ -18,37 +18,83 @@ inline double scalar_fma(double a, double b, double c) { return __builtin_fma(a,
 // second-level cache: the first level's queue of misses is too short to cover the latency of memory (measured: half the speed).
 class Ahead {
  public:
+  struct Rows {  // that are fetched one after the other; apart, so that a copy of the rest stays in registers
+    const void *const *first, *const *last;
+    std::uint64_t bytes;  // of a row
+  };
+  static constexpr std::uint64_t kLine = 64;
 #ifdef GRADFOLD_PLANT_STRIDE  // so far that lines are gone before they are used: for the proof of the performance gate alone
   static constexpr std::int64_t kBlocks = 1024;
 #else
   static constexpr std::int64_t kBlocks = 2;
 #endif
-  // The block of `step` rows that comes kBlocks later than that of the n rows from r0 on, if those lie without gaps. After the chunk's
-  // last block come those of task.next, or of what follows in memory; that may be past the data: fetching never faults.
+  // The block of `step` rows that comes kBlocks later than that of the n rows from r0 on. After the chunk's last block come those of
+  // task.next, or of what follows in memory where the n rows lie without gaps; that may be past the data: fetching never faults.
   template <class T>
-  void aim(const ChunkTask<T>& task, std::int64_t r0, std::int64_t n, std::int64_t step) {
+  void aim(const ChunkTask<T>& task, std::int64_t r0, std::int64_t n, std::int64_t step, Rows& one_by_one) {
+    const std::uint64_t bytes = static_cast<std::uint64_t>(task.n_features) * sizeof(T);
     at_ = end_ = 0;
+    rows_ = nullptr;
+    const auto without_gaps = [&task](const T* const* rows, std::int64_t n_rows) {
+      return rows[n_rows - 1] - rows[0] == (n_rows - 1) * task.n_features;
+    };
+    const auto stream = [&](const T* from, std::int64_t row) {
+      at_ = reinterpret_cast<std::uint64_t>(from) + static_cast<std::uint64_t>(row) * bytes;
+      end_ = at_ + static_cast<std::uint64_t>(step) * bytes;
+    };
     const T* const* rows = task.x + r0;
-    if (rows[n - 1] - rows[0] != (n - 1) * task.n_features) return;
-    const std::int64_t block = r0 / step + kBlocks, n_blocks = (task.n_rows + step - 1) / step;
-    const auto bytes = [&task](std::int64_t n_rows) { return static_cast<std::uint64_t>(n_rows * task.n_features) * sizeof(T); };
-    at_ = reinterpret_cast<std::uint64_t>(rows[0]);
-    if (block < n_blocks || task.next == nullptr)
-      at_ += bytes(block * step - r0);
-    else
-      at_ = reinterpret_cast<std::uint64_t>(task.next) + bytes((block - n_blocks) * step);
-    end_ = at_ + bytes(step);
+    const std::int64_t wanted = r0 + kBlocks * step;
+    if (wanted < task.n_rows) {
+      rows = task.x + wanted;
+      const std::int64_t n_rows = wanted + step < task.n_rows ? step : task.n_rows - wanted;
+      if (without_gaps(rows, n_rows)) return stream(rows[0], 0);
+      // Else they are found one by one, which costs more than it saves where X lies in a cache: only with task.next does it probably not.
+      if (task.next == nullptr) return;
+      one_by_one = {reinterpret_cast<const void* const*>(rows), reinterpret_cast<const void* const*>(rows + n_rows), bytes};
+      rows_ = &one_by_one;
+    } else if (task.next != nullptr) {
+      stream(task.next, wanted - (task.n_rows + step - 1) / step * step);
+    } else if (without_gaps(rows, n)) {
+      stream(rows[0], wanted - r0);
+    }
   }
   template <int LINES>
   void fetch() {
-    if (at_ >= end_) return;
+    if (__builtin_expect(at_ + kLine * LINES <= end_, true)) {
 #pragma GCC unroll 8
-    for (int i = 0; i < LINES; ++i) __builtin_prefetch(reinterpret_cast<const void*>(at_ + 64 * i), 0, 2);
-    at_ += 64 * LINES;
+      for (int i = 0; i < LINES; ++i) fetch_line();
+      return;
+    }
+#pragma GCC unroll 1
+    for (int i = 0; i < LINES; ++i) {
+      if (at_ >= end_ && !next_rows()) return;
+      fetch_line();
+    }
   }
 
  private:
-  std::uint64_t at_ = 0, end_ = 0;
+  void fetch_line() {
+    __builtin_prefetch(reinterpret_cast<const void*>(at_), 0, 2);
+    at_ += kLine;
+  }
+  bool next_rows() {  // one, and those that follow it without a gap
+    if (rows_ == nullptr) return false;
+    do {
+      if (rows_->first == rows_->last) {
+        rows_ = nullptr;
+        return false;
+      }
+      end_ = reinterpret_cast<std::uint64_t>(*rows_->first);
+      const std::uint64_t line = end_ / kLine * kLine;
+      if (line + kLine != at_) at_ = line;  // else it has been fetched
+      do end_ += rows_->bytes;
+      while (++rows_->first != rows_->last && reinterpret_cast<std::uint64_t>(*rows_->first) == end_);
+    } while (at_ >= end_);
+    return true;
+  }
+
+  std::uint64_t at_ = 0, end_ = 0;  // what is fetched before the rows
+  Rows* rows_ = nullptr;  // null where none are left
 };
 
 // z[m][i] for GROUPS * L::N rows, z being [n_models][kScratchRows].
@@ -104,9 +150,19 @@ void narrow_forward(const Rows (&rows)[GROUPS], Ahead& ahead_of, std::int64_t n_
   ahead_of = ahead;
 }
 
-// Forward of a block's rows [r0, r0 + n).
+// Whether rows lie at one stride, as those of an array do.
+template <class T>
+bool evenly_spaced(const T* const* rows, std::int64_t n) {
+  const auto at = [rows](std::int64_t r) { return reinterpret_cast<std::uint64_t>(rows[r]); };
+  std::uint64_t differ = 0;
+  for (std::int64_t r = 2; r < n; ++r) differ |= (at(r) - at(r - 1)) ^ (at(1) - at(0));
+  return differ == 0;
+}
+
+// Forward of a block's rows [r0, r0 + n); even: those of the chunk are evenly spaced.
 template <class L, int M>
-void narrow_forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, const typename L::T* W, Ahead& ahead) {
+void narrow_forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, bool even, const typename L::T* W,
+                          Ahead& ahead) {
   using T = typename L::T;
   constexpr int kGroups = M > 2 ? 1 : 2;  // each has a chain of FMAs for a model, and one or two chains would wait for themselves
   std::int64_t i = 0;
@@ -114,22 +170,19 @@ void narrow_forward_block(const ChunkTask<typename L::T>& task, std::int64_t r0,
     constexpr int kRows = GROUPS * L::N;
     static_assert(kScratchRows % kRows == 0);
     const T* const* rows = task.x + r0 + i;
-    const T* filled[kRows];
-    if (i + kRows > n) {  // the last rows of a block: their vector is filled up with the last row again
-      for (int k = 0; k < kRows; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
-      rows = filled;
-    }
-    const std::int64_t stride = rows[1] - rows[0];
-    bool even = true;
-    for (int k = 2; k < kRows; ++k) even &= rows[k] - rows[k - 1] == stride;
     const auto run = [&]<class Rows>(const Rows(&groups)[GROUPS]) {
       narrow_forward<L, M, GROUPS>(groups, ahead, task.n_features, W, task.intercept, task.scratch + i);
     };
-    if (even) {
+    if (even && i + kRows <= n) {
       RowStride<T> groups[GROUPS];
-      for (int g = 0; g < GROUPS; ++g) groups[g] = {rows[g * L::N], stride};
+      for (int g = 0; g < GROUPS; ++g) groups[g] = {rows[g * L::N], rows[1] - rows[0]};
       run(groups);
     } else {
+      const T* filled[kRows];
+      if (i + kRows > n) {  // the last rows of a block: their vector is filled up with the last row again
+        for (int k = 0; k < kRows; ++k) filled[k] = rows[k < n - i ? k : n - i - 1];
+        rows = filled;
+      }
       RowPointers<T> groups[GROUPS];
       for (int g = 0; g < GROUPS; ++g) groups[g] = {rows + g * L::N};
       run(groups);
@@ -146,6 +199,13 @@ template <class T, int M>
 struct NarrowSums {
   T residual[M] = {}, count[M] = {};
   double loss[M] = {}, weight[M] = {};
+};
+
+// The same without the number of models in its type, so that the residual passes need not have it in theirs.
+template <class T>
+struct NarrowSumsOf {
+  T *residual, *count;
+  double *loss, *weight;
 };
 
 // Bit k: whether the lane uses row k, of `n` <= L::N rows.
@@ -165,72 +225,84 @@ std::uint64_t use_of_rows(const std::uint64_t* roles, std::int64_t n, int lane) 
   return bits;
 }
 
-// Residuals of one model over `n` rows, in place of its z: +0 on a row that it does not use. So are its losses, where `losses` is not null;
-// with weights, which may be anything on such a row, the losses are summed here. Returns whether any z is not finite. The sum of the
-// residuals is the caller's, but of the kernels freed of the promises.
-template <class L, class LossType>
-bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, int lane, typename L::T* z,
-                     [[maybe_unused]] typename L::T* losses, [[maybe_unused]] typename L::T& residual_sum, typename L::T& count, double& loss_sum,
-                     double& weight_sum) {
+// Residuals of the models over `n` rows, in place of their z: +0 on a row that a model does not use. So are the losses (WANT_LOSS), where
+// `losses` is not null; with weights, which may be anything on such a row, they are summed here. Returns whether any z is not finite. The
+// sums of the residuals are the caller's, but of the kernels freed of the promises.
+template <class L, class LossType, bool WANT_LOSS>
+bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std::int64_t n, int n_models, typename L::T* z,
+                     [[maybe_unused]] typename L::T* losses, const NarrowSumsOf<typename L::T>& sums) {
 #ifdef GRADFOLD_FREE
-  if (task.loss != nullptr)
-    free_narrow_residual<L, LossType, true>(task, r0, n, lane, z, residual_sum, count, loss_sum, weight_sum);
-  else
-    free_narrow_residual<L, LossType, false>(task, r0, n, lane, z, residual_sum, count, loss_sum, weight_sum);
+  for (int m = 0; m < n_models; ++m)
+    free_narrow_residual<L, LossType, WANT_LOSS>(task, r0, n, m, z + m * kScratchRows, sums.residual[m], sums.count[m], sums.loss[m],
+                                                 sums.weight[m]);
   return false;
 #else
   using T = typename L::T;
   using V = typename L::V;
-  const V epsilon = L::set1(task.loss_epsilon != nullptr ? task.loss_epsilon[lane] : static_cast<T>(kLossEpsilon));
   V finite = L::zero();  // z * 0 is a zero or NaN, and a NaN stays in a sum
-  int used = 0;
-  for (std::int64_t i = 0; i < n; i += L::N) {
-    const std::int64_t left = n - i < L::N ? n - i : L::N;
-    const std::uint64_t bits = use_of_rows<L>(task.roles + r0 + i, left, lane);
-    T y_tail[L::N], w_tail[L::N], loss_of[L::N];
-    const T* y = task.y + r0 + i;
-    const T* w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
-    if (left < L::N) {
-      for (int k = 0; k < L::N; ++k) {
-        y_tail[k] = k < left ? y[k] : T(0);
-        w_tail[k] = w != nullptr && k < left ? w[k] : T(0);
-      }
-      y = y_tail;
-      if (w != nullptr) w = w_tail;
-    }
-    const V zv = L::load(z + i);
-    V loss, gradient;
-    LossType::template evaluate<L>(zv, L::load(y), epsilon, &loss, &gradient);
-    if (w != nullptr) gradient = L::mul(L::load(w), gradient);
-    const auto use = L::from_bits(bits);
-    L::store(z + i, L::select(use, gradient, L::zero()));
-    finite = L::fma(zv, L::zero(), finite);
-    used += __builtin_popcountll(bits);
-    if (losses != nullptr) L::store(losses + i, L::select(use, loss, L::zero()));
-    if (w != nullptr && task.loss != nullptr) {
-      L::store(loss_of, loss);
-      for (std::int64_t k = 0; k < left; ++k)
-        if (bits >> k & 1) loss_sum = scalar_fma(static_cast<double>(w[k]), static_cast<double>(loss_of[k]), loss_sum);
-    }
-    if (task.weight_sum != nullptr)
-      for (std::int64_t k = 0; k < left; ++k)
-        if (bits >> k & 1) weight_sum += w != nullptr ? static_cast<double>(w[k]) : 1.0;
+  constexpr bool kInTwo = WANT_LOSS && Prepares<LossType, L>;  // as residual_lanes does, and for its reason
+  V prepared[kInTwo ? kNarrowModels * kScratchRows / L::N : 1];
+  if constexpr (kInTwo) {
+    for (int m = 0; m < n_models; ++m)
+      for (std::int64_t i = 0; i < n; i += L::N)
+        prepared[(m * kScratchRows + i) / L::N] = LossType::template prepare<L>(L::load(z + m * kScratchRows + i));
   }
-  count += static_cast<T>(used);
+  for (int m = 0; m < n_models; ++m) {
+    const V epsilon = L::set1(task.loss_epsilon != nullptr ? task.loss_epsilon[m] : static_cast<T>(kLossEpsilon));
+    int used = 0;
+    for (std::int64_t i = 0; i < n; i += L::N) {
+      T* const at = z + m * kScratchRows + i;
+      const std::int64_t left = n - i < L::N ? n - i : L::N;
+      const std::uint64_t bits = use_of_rows<L>(task.roles + r0 + i, left, m);
+      T y_tail[L::N], w_tail[L::N], loss_of[L::N];
+      const T* y = task.y + r0 + i;
+      const T* w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
+      if (left < L::N) {
+        for (int k = 0; k < L::N; ++k) {
+          y_tail[k] = k < left ? y[k] : T(0);
+          w_tail[k] = w != nullptr && k < left ? w[k] : T(0);
+        }
+        y = y_tail;
+        if (w != nullptr) w = w_tail;
+      }
+      const V zv = L::load(at);
+      V loss, gradient;
+      if constexpr (kInTwo)
+        LossType::template finish<L>(zv, prepared[(m * kScratchRows + i) / L::N], L::load(y), &loss, &gradient);
+      else
+        LossType::template evaluate<L>(zv, L::load(y), epsilon, &loss, &gradient);
+      if (w != nullptr) gradient = L::mul(L::load(w), gradient);
+      const auto use = L::from_bits(bits);
+      L::store(at, L::select(use, gradient, L::zero()));
+      finite = L::fma(zv, L::zero(), finite);
+      used += __builtin_popcountll(bits);
+      if constexpr (WANT_LOSS) {
+        if (losses != nullptr) L::store(losses + m * kScratchRows + i, L::select(use, loss, L::zero()));
+        if (w != nullptr) {
+          L::store(loss_of, loss);
+          for (std::int64_t k = 0; k < left; ++k)
+            if (bits >> k & 1) sums.loss[m] = scalar_fma(static_cast<double>(w[k]), static_cast<double>(loss_of[k]), sums.loss[m]);
+        }
+      }
+      if (task.weight_sum != nullptr)
+        for (std::int64_t k = 0; k < left; ++k)
+          if (bits >> k & 1) sums.weight[m] += w != nullptr ? static_cast<double>(w[k]) : 1.0;
+    }
+    sums.count[m] += static_cast<T>(used);
+  }
   return L::bits(L::eq(finite, finite)) != L::bits(L::m_all());
 #endif
 }
 
 template <class L>
-using NarrowResidual = bool (*)(const ChunkTask<typename L::T>&, std::int64_t r0, std::int64_t n, int lane, typename L::T* z,
-                                typename L::T* losses, typename L::T& residual_sum, typename L::T& count, double& loss_sum,
-                                double& weight_sum);
+using NarrowResidual = bool (*)(const ChunkTask<typename L::T>&, std::int64_t r0, std::int64_t n, int n_models, typename L::T* z,
+                                typename L::T* losses, const NarrowSumsOf<typename L::T>& sums);
 
-template <class L>
+template <class L, bool WANT_LOSS>
 NarrowResidual<L> narrow_residual_pass(Loss loss) {
   switch (loss) {
 #define GRADFOLD_NARROW_CASE(name, type) \
-  case Loss::name: return &narrow_residual<L, type>;
+  case Loss::name: return &narrow_residual<L, type, WANT_LOSS>;
     GRADFOLD_LOSSES(GRADFOLD_NARROW_CASE)
 #undef GRADFOLD_NARROW_CASE
     default: return nullptr;
@@ -261,15 +333,26 @@ void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::in
   using T = typename L::T;
   using V = typename L::V;
   Ahead ahead = ahead_of;
-  std::int64_t at[TILE];
-#pragma GCC unroll 8
-  for (int t = 0; t < TILE; ++t) at[t] = f + t * L::N;
-  if (at[TILE - 1] > n_features - L::N) at[TILE - 1] = n_features - L::N;
+  // Another name for the same memory: what is summed as a scalar would be broadcast from its register, by the port of the shuffles, which
+  // the FMAs of many models need; from memory it costs a load alone.
+  const T* spread = residual;
+  if constexpr (M > 2) asm("" : "+r"(spread));
+  // The last vector's place, from f on; the others follow each other, at constants that the loads' addresses absorb: the empty asm keeps
+  // the compiler from holding a register for each.
+  const std::int64_t last = f + TILE * L::N > n_features ? n_features - L::N - f : (TILE - 1) * L::N;
+  const auto at = [last](auto* first, int t) { return first + (t + 1 == TILE ? last : t * L::N); };
+  const auto from = [f](auto* row) {
+    row += f;
+    asm("" : "+r"(row));
+    return row;
+  };
   V acc[M][TILE];
 #pragma GCC unroll 4
-  for (int m = 0; m < M; ++m)
+  for (int m = 0; m < M; ++m) {
+    const T* const sums = from(grad + m * n_features);
 #pragma GCC unroll 8
-    for (int t = 0; t < TILE; ++t) acc[m][t] = L::load(grad + m * n_features + at[t]);
+    for (int t = 0; t < TILE; ++t) acc[m][t] = L::load(at(sums, t));
+  }
   T residual_sum[M];
   double loss_sum[M];
   if constexpr (SUMS)
@@ -277,21 +360,24 @@ void narrow_gradient_tile(const typename L::T* const* x, std::int64_t n, std::in
     for (int m = 0; m < M; ++m) residual_sum[m] = sums_of->residual[m], loss_sum[m] = sums_of->loss[m];
   for (std::int64_t r = 0; r < n; ++r) {
     ahead.fetch<(TILE + 3) / 4>();
+    const T* const row = from(x[r]);
     V xv[TILE];
 #pragma GCC unroll 8
-    for (int t = 0; t < TILE; ++t) xv[t] = L::load(x[r] + at[t]);
+    for (int t = 0; t < TILE; ++t) xv[t] = L::load(at(row, t));
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
-      const V rv = L::set1(residual[m * kScratchRows + r]);
+      const V rv = L::set1(spread[m * kScratchRows + r]);
 #pragma GCC unroll 8
       for (int t = 0; t < TILE; ++t) acc[m][t] = L::fma(xv[t], rv, acc[m][t]);
     }
     if constexpr (SUMS) narrow_add<T, M>(residual, losses, r, residual_sum, loss_sum);
   }
 #pragma GCC unroll 4
-  for (int m = 0; m < M; ++m)
+  for (int m = 0; m < M; ++m) {
+    T* const sums = from(grad + m * n_features);
 #pragma GCC unroll 8
-    for (int t = 0; t < TILE; ++t) L::store(grad + m * n_features + at[t], acc[m][t]);
+    for (int t = 0; t < TILE; ++t) L::store(at(sums, t), acc[m][t]);
+  }
   if constexpr (SUMS)
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) sums_of->residual[m] = residual_sum[m], sums_of->loss[m] = loss_sum[m];
@@ -327,16 +413,17 @@ void narrow_gradient(const typename L::T* const* x, std::int64_t n, std::int64_t
         }
     return;
   }
-  for (std::int64_t f = 0; f < n_features;) {
-    const std::int64_t wanted = (n_features - f + L::N - 1) / L::N;
-    // A last vector that overlaps must not stand alone: the tile before it has stored what it would add to again.
-    const std::int64_t take = wanted <= kTile ? wanted : (wanted == kTile + 1 ? kTile - 1 : kTile);
-    const int tile = static_cast<int>(take);
-    if (f == 0 && sums != nullptr)
-      narrow_gradient_tiles<L, M, static_cast<int>(kTile), true>(tile, x, n, f, n_features, residual, grad, ahead, losses, sums);
+  // Backwards: where the first-level cache does not hold the block, it still holds what the forward pass has read last. And so the last
+  // vector, which may overlap, does not stand alone: a tile before it would have stored what it adds to again.
+  const std::int64_t n_vectors = (n_features + L::N - 1) / L::N;
+  for (std::int64_t left = n_vectors; left > 0;) {
+    const int tile = static_cast<int>(left < kTile ? left : kTile);
+    const bool first = left == n_vectors;
+    left -= tile;
+    if (first && sums != nullptr)
+      narrow_gradient_tiles<L, M, static_cast<int>(kTile), true>(tile, x, n, left * L::N, n_features, residual, grad, ahead, losses, sums);
     else
-      narrow_gradient_tiles<L, M, static_cast<int>(kTile), false>(tile, x, n, f, n_features, residual, grad, ahead, losses, sums);
-    f += take * L::N;
+      narrow_gradient_tiles<L, M, static_cast<int>(kTile), false>(tile, x, n, left * L::N, n_features, residual, grad, ahead, losses, sums);
   }
 }
 
@@ -349,8 +436,9 @@ std::int64_t narrow_block_rows(std::int64_t n_features) {
 }
 
 template <class L, int M>
-bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>& task) {
+bool narrow_chunk_of(Loss loss, const ChunkTask<typename L::T>& task) {
   using T = typename L::T;
+  const NarrowResidual<L> residual = task.loss != nullptr ? narrow_residual_pass<L, true>(loss) : narrow_residual_pass<L, false>(loss);
   const std::int64_t p = task.n_features;
   const int lanes = panel_lanes(task.n_vectors, L::N);
   T* W = task.narrow_scratch;
@@ -369,21 +457,20 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
   T losses_of_rows[M * kScratchRows];
   T* const losses = task.loss != nullptr && task.weight == nullptr ? losses_of_rows : nullptr;
   const std::int64_t step = narrow_block_rows<T>(p);
+  const bool even = evenly_spaced(task.x, task.n_rows);
+  Ahead::Rows rows_ahead;
   for (std::int64_t r0 = 0; r0 < task.n_rows; r0 += step) {
     if (task.stop != nullptr && __atomic_load_n(task.stop, __ATOMIC_RELAXED) != 0) return false;
     const std::int64_t n = r0 + step < task.n_rows ? step : task.n_rows - r0;
     Ahead ahead;
-    ahead.aim(task, r0, n, step);
+    ahead.aim(task, r0, n, step, rows_ahead);
 #ifdef GRADFOLD_FREE
     if (p >= L::N)
       free_narrow_forward<L, M>(task, r0, n, W, tail, ahead);
     else
 #endif
-    narrow_forward_block<L, M>(task, r0, n, W, ahead);
-    bool select = false;
-    for (int m = 0; m < M; ++m)
-      select |= residual(task, r0, n, m, task.scratch + m * kScratchRows, losses == nullptr ? nullptr : losses + m * kScratchRows,
-                         sums.residual[m], sums.count[m], sums.loss[m], sums.weight[m]);
+    narrow_forward_block<L, M>(task, r0, n, even, W, ahead);
+    const bool select = residual(task, r0, n, M, task.scratch, losses, {sums.residual, sums.count, sums.loss, sums.weight});
 #ifdef GRADFOLD_FREE
     NarrowSums<T, M>* const sums_of_rows = nullptr;
 #else
@@ -417,12 +504,11 @@ bool narrow_chunk_of(NarrowResidual<L> residual, const ChunkTask<typename L::T>&
 
 template <class L>
 bool narrow_chunk(Loss loss, const ChunkTask<typename L::T>& task) {
-  const NarrowResidual<L> residual = narrow_residual_pass<L>(loss);
   switch (task.n_narrow) {
-    case 1: return narrow_chunk_of<L, 1>(residual, task);
-    case 2: return narrow_chunk_of<L, 2>(residual, task);
-    case 3: return narrow_chunk_of<L, 3>(residual, task);
-    default: return narrow_chunk_of<L, 4>(residual, task);
+    case 1: return narrow_chunk_of<L, 1>(loss, task);
+    case 2: return narrow_chunk_of<L, 2>(loss, task);
+    case 3: return narrow_chunk_of<L, 3>(loss, task);
+    default: return narrow_chunk_of<L, 4>(loss, task);
   }
 }
 
