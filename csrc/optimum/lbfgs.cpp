@@ -39,7 +39,7 @@ constexpr double kGap = 1e-3;
 // knows nothing of, and a step without end.
 constexpr double kTrace = 1e-6;
 // On a sample of n rows the optimum lies about p / 2n of the objective beside that of all, so that more digits would be for nothing.
-constexpr double kSampleGap = 1e-4;
+constexpr double kSampleGap = 1e-3;
 constexpr std::int64_t kSamplePasses = 30;
 constexpr std::int64_t kBendShare = 4;  // of the sample's rows that many say how the loss bends
 constexpr double kLog2 = 0.6931471805599453;

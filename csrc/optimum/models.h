@@ -169,7 +169,22 @@ class ModelsAtOptimum : public Optimizer {
   const OptimumKernels& kernels_;
 
  private:
+  // Models whose splits have many go by themselves: their panels then leave out the rows that other splits score.
   void score_rows(const std::vector<std::int64_t>& models, const std::function<void()>& poll) {
+    constexpr std::int64_t kMany = 16;
+    std::vector<std::int64_t> rest;
+    for (auto at = models.begin(); at != models.end() && !cancelled();) {
+      const auto end = std::find_if(at, models.end(), [&](std::int64_t m) { return a_.split_of_model[m] != a_.split_of_model[*at]; });
+      if (a_.validation_X.x == nullptr && end - at >= kMany && end - at < m_)
+        score_together({at, end}, poll);
+      else
+        rest.insert(rest.end(), at, end);
+      at = end;
+    }
+    if (!rest.empty() && !cancelled()) score_together(rest, poll);
+  }
+
+  void score_together(const std::vector<std::int64_t>& models, const std::function<void()>& poll) {
     const std::int64_t outputs = a_.n_outputs, n = static_cast<std::int64_t>(models.size());
     AlignedArray<T> W(p_ * outputs * n), b(outputs * n);
     std::vector<T> w(p_ * outputs), own_b(outputs);
