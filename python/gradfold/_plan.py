@@ -254,8 +254,8 @@ def make_trainer(
 ) -> Any:
     """A trainer of models with the parameters `rows`, the learning rates `rates` and the splits `splits`.
 
-    All rows have the same solver, loss and batch size. `near` is for solvers of the optimum alone. `extra` are further arguments of the Trainer. It is that of
-    `settings.device`, and one that cannot be made raises.
+    All rows have the same solver, loss and batch size. `near` is for solvers of the optimum alone. `extra` are further
+    arguments of the Trainer. It is that of `settings.device`, and one that cannot be made raises.
     """
     assert problem.X is not None and problem.target is not None
     if rows[0]["solver"] in _optimum.SOLVERS:
