@@ -792,6 +792,47 @@ def test_a_start_on_a_sample_saves_passes():
     assert started.best_converged and started.refit_arrival["n_passes"] < whole.refit_arrival["n_passes"]
 
 
+def of_normal_columns(seed, size, intercept):
+    """70,000 rows of 20 normal columns of scales from 0.1 to 10, whose classes are told well: the loss bends little along the weights."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((70_000, 20))
+    z = X @ rng.standard_normal(20)
+    y = size * z / z.std() + intercept + rng.logistic(size=len(X)) > 0
+    return (X * np.logspace(-1, 1, 20)).astype(np.float32), y.astype(float)
+
+
+@pytest.mark.parametrize("size", [2.0, 3.0])
+def test_few_passes_from_the_curvature_where_the_sample_has_led(size):
+    """From that at 0, and the pairs of the sample, these took six and seven."""
+    X, y = of_normal_columns(31, size, 3.0)
+    folds = gf.index.stratified_kfold(y, 3)
+    run = gf.fit(X, y, gf.grid(l2=[1e-6, 1e-4]), folds=folds, solver="lbfgs", refit=False)
+    assert run.converged.all() and run.arrivals["n_passes"].max() <= 4 and not run.arrivals["n_hessians"].any()
+    train = folds.train_indices(0)
+    coef, b = reference.newton("log_loss", X[train], y[train], 1e-6)
+    want = reference.objective("log_loss", X[train], y[train], coef, b, 1e-6)
+    assert reference.objective("log_loss", X[train], y[train], run.coef[0], run.intercept[0], 1e-6) <= want * (1 + 1e-6)
+
+
+def test_the_refit_starts_from_its_own_splits():
+    """One pass, or two, whoever else trained; without splits that have arrived it starts as they did."""
+    X, y = of_normal_columns(32, 3.0, 1.0)
+    alone = gf.fit(X, y, gf.grid(l2=[1e-5]), folds=5, solver="lbfgs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gf.ChoiceWarning)
+        company = gf.fit(X, y, gf.grid(l2=[1.0, 1e-5, 10.0]), folds=5, solver="lbfgs", n_threads=1)
+    assert company.best_params["l2"] == 1e-5
+    assert alone.best_coef.tobytes() == company.best_coef.tobytes() and alone.best_intercept == company.best_intercept
+    assert alone.best_converged and 1 <= alone.refit_arrival["n_passes"] <= 2
+    whole = gf.fit(X, y, l2=1e-5, solver="lbfgs", tol=1e-7)
+    assert whole.refit_arrival["n_passes"] > 2
+    least = whole.refit_arrival["objective"]
+    assert abs(alone.refit_arrival["objective"] - least) <= 1e-6 * least
+    with pytest.warns(gf.ConvergenceWarning, match="did not converge"):
+        short = gf.fit(X, y, gf.grid(l2=[1e-5]), folds=5, solver="lbfgs", max_iter=1, tol=1e-9)
+    assert short.refit_arrival["n_iter"] == 1
+
+
 def test_a_models_own_hessian_takes_over():
     """Where the one at 0 says little, L-BFGS turns to that at hand; Newton's method has it from the start."""
     rng = np.random.default_rng(12)

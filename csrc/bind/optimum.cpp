@@ -186,8 +186,11 @@ class BoundOptimizer {
       a.n_sample = py::reinterpret_borrow<py::array>(sample).shape(0);
       for (std::int64_t i = 0; i < a.n_sample; ++i)
         if (a.sample[i] < 0 || a.sample[i] >= n) wrong_value("sample", std::to_string(a.sample[i]), "rows of X");
-      const double* sum = read_array<double>(sample_weight_sum, "sample_weight_sum", {n_splits});
-      a.sample_weight.assign(sum, sum + n_splits);
+      a.sample_weight.assign(n_splits, 0.0);
+      if (!sample_weight_sum.is_none()) {
+        const double* sum = read_array<double>(sample_weight_sum, "sample_weight_sum", {n_splits});
+        a.sample_weight.assign(sum, sum + n_splits);
+      }
     }
     if (!left_out.is_none()) {
       if (!exact || standardize || n_splits != 1) wrong_value("left_out", "an array", "None but for exact, without standardize, of one split");

@@ -102,9 +102,12 @@ void cell_moments(const DenseRows<T>& X, const T* y, const T* weight, const std:
       out.weight[c] = 0;
       continue;
     }
-    for (std::int64_t at = 0; at < rows; at += kRowChunk) list.push_back({c, offset[c] + at, std::min(kRowChunk, rows - at)});
+    for (std::int64_t at = 0; at < rows; at += kRowChunk) list.push_back({c, at, std::min(kRowChunk, rows - at)});
     cells[c] = {AlignedArray<double>(one), AlignedArray<double>(size * size)};
   }
+  // Chunks of all cells side by side: rows of different folds share cache lines and pages.
+  std::stable_sort(list.begin(), list.end(), [](const Item& a, const Item& b) { return a.begin < b.begin; });
+  for (Item& item : list) item.begin += offset[item.cell];
   const std::int64_t values = std::min(n_cells * kRowChunk, offset[n_cells]) * p;
   const int cell_threads = values < kThreadValues ? 1 : static_cast<int>(std::min<std::int64_t>(n_threads, n_cells));
   std::atomic<std::int64_t> to_shift{0}, to_finish{0};

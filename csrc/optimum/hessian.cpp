@@ -23,6 +23,78 @@ double curvature(Loss loss, double g, double epsilon) {
   }
 }
 
+// Panels of one vector: raw predictions are little beside the products of columns.
+template <class T>
+struct Panel {
+  std::int64_t first, n;
+  AlignedArray<T> W, intercept, epsilon;
+  LaneRoles roles;
+};
+
+template <class T, class Model>
+std::vector<Panel<T>> make_panels(const std::vector<Model>& models, std::int64_t p, int lanes, const FoldsView& folds) {
+  const std::int64_t m = static_cast<std::int64_t>(models.size());
+  std::vector<Panel<T>> panels;
+  for (std::int64_t first = 0; first < m; first += lanes) {
+    Panel<T> panel{first, std::min<std::int64_t>(lanes, m - first), AlignedArray<T>(p * lanes), AlignedArray<T>(lanes), AlignedArray<T>(lanes), {}};
+    std::vector<std::int64_t> splits(lanes, -1);
+    for (std::int64_t l = 0; l < panel.n; ++l) {
+      const Model& model = models[first + l];
+      for (std::int64_t f = 0; f < p; ++f) panel.W[f * lanes + l] = model.w[f];
+      panel.intercept[l] = model.intercept;
+      panel.epsilon[l] = static_cast<T>(model.epsilon);
+      splits[l] = model.split;
+    }
+    panel.roles = LaneRoles(&folds, splits, Use::train);
+    panels.push_back(std::move(panel));
+  }
+  return panels;
+}
+
+// One thread's chunk of rows under one panel.
+template <class T>
+class Chunk {
+ public:
+  Chunk(const GradientKernels<T>& kernels, Loss loss)
+      : x(kRowChunk), masks(kRowChunk), raw(kRowChunk * kernels.lanes), first(kRowChunk * kernels.lanes), kernels_(kernels), loss_(loss),
+        y_(kRowChunk), grad_intercept_(kernels.lanes), count_(kernels.lanes), scratch_(kScratchRows * kernels.lanes) {}
+
+  // Of the rows ids[0] to ids[n - 1], at most kRowChunk: addresses, masks, raw predictions and the first derivatives of the unweighted loss.
+  void evaluate(const DenseRows<T>& X, const T* y, const T* weight, const std::int64_t* ids, std::int64_t n, const Panel<T>& panel) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      x[i] = X.row(ids[i]);
+      y_[i] = y[ids[i]];
+    }
+    panel.roles.fill(ids, n, weight, masks.data());
+    ChunkTask<T> task{};
+    task.n_rows = n;
+    task.x = x.data();
+    task.y = y_.data();
+    task.roles = masks.data();
+    task.n_features = X.n_features;
+    task.n_vectors = 1;
+    task.W = panel.W.get();
+    task.intercept = panel.intercept.get();
+    task.grad_intercept = grad_intercept_.get();
+    task.count = count_.get();
+    task.scratch = scratch_.get();
+    task.loss_epsilon = panel.epsilon.get();
+    kernels_.forward(task, raw.get());
+    std::copy_n(raw.get(), n * kernels_.lanes, first.get());
+    kernels_.residual(loss_, task, first.get());
+  }
+
+  std::vector<const T*> x;
+  std::vector<std::uint64_t> masks;
+  AlignedArray<T> raw, first;  // [rows][lanes]
+
+ private:
+  const GradientKernels<T>& kernels_;
+  const Loss loss_;
+  std::vector<T> y_;
+  AlignedArray<T> grad_intercept_, count_, scratch_;
+};
+
 }  // namespace
 
 bool has_hessian(Loss loss) {
@@ -56,26 +128,7 @@ void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const F
   const int lanes = kernels.lanes;
   auto stopped = [stop] { return stop != nullptr && __atomic_load_n(stop, __ATOMIC_RELAXED) != 0; };
 
-  // Panels of one vector: their raw predictions are little beside the products of columns.
-  struct Panel {
-    std::int64_t first, n;
-    AlignedArray<T> W, intercept, epsilon;
-    LaneRoles roles;
-  };
-  std::vector<Panel> panels;
-  for (std::int64_t first = 0; first < m; first += lanes) {
-    Panel panel{first, std::min<std::int64_t>(lanes, m - first), AlignedArray<T>(p * lanes), AlignedArray<T>(lanes), AlignedArray<T>(lanes), {}};
-    std::vector<std::int64_t> splits(lanes, -1);
-    for (std::int64_t l = 0; l < panel.n; ++l) {
-      const HessianModel<T>& model = models[first + l];
-      for (std::int64_t f = 0; f < p; ++f) panel.W[f * lanes + l] = model.w[f];
-      panel.intercept[l] = model.intercept;
-      panel.epsilon[l] = static_cast<T>(model.epsilon);
-      splits[l] = model.split;
-    }
-    panel.roles = LaneRoles(&folds, splits, Use::train);
-    panels.push_back(std::move(panel));
-  }
+  const std::vector<Panel<T>> panels = make_panels<T>(models, p, lanes, folds);
   std::vector<AlignedArray<double>> total;
   for (const HessianModel<T>& model : models) total.emplace_back(size_of(model) * size_of(model));
 
@@ -84,51 +137,32 @@ void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const F
   OrderedItems items;
   run_team(static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(n_threads, n_items))), [&](int) {
     std::vector<std::int64_t> ids(kRowChunk);
-    std::vector<const T*> x(kRowChunk), kept(kRowChunk);
-    std::vector<std::uint64_t> masks(kRowChunk);
+    std::vector<const T*> kept(kRowChunk);
     std::vector<double> h(kRowChunk), nothing(kRowChunk, 0.0);
-    AlignedArray<T> z(kRowChunk * lanes), grad_intercept(lanes), count(lanes), scratch(kScratchRows * lanes);
+    Chunk<T> chunk(kernels, loss);
     AlignedArray<double> scratch_of_gram(gram_scratch(largest));
     AlignedArray<T> side_by_side(kRowChunk * gathered);
     std::vector<AlignedArray<double>> gram;
     for (int l = 0; l < lanes && l < m; ++l) gram.emplace_back(largest * largest);
     for (std::int64_t item = items.take(); item < n_items; item = items.take()) {
-      const Panel& panel = panels[item % panels.size()];
+      const Panel<T>& panel = panels[item % panels.size()];
       const std::int64_t begin = item / static_cast<std::int64_t>(panels.size()) * kRowChunk;
       const std::int64_t n = std::min(kRowChunk, X.n_rows - begin);
       std::int64_t used[64] = {};  // rows of each model
       if (!stopped()) {
-        for (std::int64_t i = 0; i < n; ++i) {
-          ids[i] = begin + i;
-          x[i] = X.row(begin + i);
-        }
-        panel.roles.fill(ids.data(), n, weight, masks.data());
-        ChunkTask<T> task{};
-        task.n_rows = n;
-        task.x = x.data();
-        task.y = y + begin;
-        task.roles = masks.data();
-        task.n_features = p;
-        task.n_vectors = 1;
-        task.W = panel.W.get();
-        task.intercept = panel.intercept.get();
-        task.grad_intercept = grad_intercept.get();
-        task.count = count.get();
-        task.scratch = scratch.get();
-        task.loss_epsilon = panel.epsilon.get();
-        kernels.forward(task, z.get());
-        kernels.residual(loss, task, z.get());
+        for (std::int64_t i = 0; i < n; ++i) ids[i] = begin + i;
+        chunk.evaluate(X, y, weight, ids.data(), n, panel);
         for (std::int64_t l = 0; l < panel.n; ++l) {
           const HessianModel<T>& model = models[panel.first + l];
           for (std::int64_t i = 0; i < n; ++i) {
-            if ((masks[i] >> l & 1) == 0) continue;
-            kept[used[l]] = x[i];
+            if ((chunk.masks[i] >> l & 1) == 0) continue;
+            kept[used[l]] = chunk.x[i];
             if (model.columns != nullptr) {
               T* const own = side_by_side.get() + used[l] * model.n_columns;
-              for (std::int64_t f = 0; f < model.n_columns; ++f) own[f] = x[i][model.columns[f]];
+              for (std::int64_t f = 0; f < model.n_columns; ++f) own[f] = chunk.x[i][model.columns[f]];
               kept[used[l]] = own;
             }
-            const double own = curvature(loss, static_cast<double>(z[i * lanes + l]), static_cast<double>(panel.epsilon[l]));
+            const double own = curvature(loss, static_cast<double>(chunk.first[i * lanes + l]), static_cast<double>(panel.epsilon[l]));
             h[used[l]++] = weight != nullptr ? static_cast<double>(weight[begin + i]) * own : own;
           }
           if (used[l] > 0)
@@ -150,9 +184,61 @@ void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const F
   }
 }
 
+template <class T>
+std::vector<CurvatureSums> curvature_sums(const DenseRows<T>& X, const T* y, const T* weight, const std::int64_t* rows, std::int64_t n_rows,
+                                          const FoldsView& folds, Loss loss, const std::vector<CurvatureModel<T>>& models, int n_threads,
+                                          const std::function<void()>& poll, const int* stop) {
+  FloatingPointGuard guard;
+  const GradientKernels<T>& kernels = gradient_kernels<T>(current_level());
+  const int lanes = kernels.lanes;
+  const std::vector<Panel<T>> panels = make_panels<T>(models, X.n_features, lanes, folds);
+  std::vector<CurvatureSums> out(models.size());
+  const std::int64_t n_panels = static_cast<std::int64_t>(panels.size()), n_items = (n_rows + kRowChunk - 1) / kRowChunk * n_panels;
+  OrderedItems items;
+  run_team(static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(n_threads, n_items))), [&](int) {
+    Chunk<T> chunk(kernels, loss);
+    std::vector<CurvatureSums> sums(lanes);
+    for (std::int64_t item = items.take(); item < n_items; item = items.take()) {
+      const Panel<T>& panel = panels[item % n_panels];
+      const std::int64_t begin = item / n_panels * kRowChunk, n = std::min(kRowChunk, n_rows - begin);
+      std::fill(sums.begin(), sums.end(), CurvatureSums{});
+      if (stop == nullptr || __atomic_load_n(stop, __ATOMIC_RELAXED) == 0) {
+        chunk.evaluate(X, y, weight, rows + begin, n, panel);
+        for (std::int64_t i = 0; i < n; ++i) {
+          const double of_row = weight != nullptr ? static_cast<double>(weight[rows[begin + i]]) : 1.0;
+          for (std::int64_t l = 0; l < panel.n; ++l) {
+            if ((chunk.masks[i] >> l & 1) == 0) continue;
+            const CurvatureModel<T>& model = models[panel.first + l];
+            const double h = of_row * curvature(loss, static_cast<double>(chunk.first[i * lanes + l]), static_cast<double>(panel.epsilon[l]));
+            const double u = static_cast<double>(chunk.raw[i * lanes + l]) - model.centre;
+            sums[l].weight += of_row;
+            sums[l].h += h;
+            sums[l].hu += h * u;
+            sums[l].huu += h * u * u;
+          }
+        }
+      }
+      items.turn(item);
+      for (std::int64_t l = 0; l < panel.n; ++l) {
+        CurvatureSums& total = out[panel.first + l];
+        total.weight += sums[l].weight;
+        total.h += sums[l].h;
+        total.hu += sums[l].hu;
+        total.huu += sums[l].huu;
+      }
+      items.done(item);
+    }
+  }, poll);
+  return out;
+}
+
 #define GRADFOLD_INSTANTIATE(T)                                                                                           \
   template void hessian_moments(const DenseRows<T>&, const T*, const T*, const FoldsView&, Loss,                          \
-                                const std::vector<HessianModel<T>>&, int, const std::function<void()>&, const int*);
+                                const std::vector<HessianModel<T>>&, int, const std::function<void()>&, const int*);      \
+  template std::vector<CurvatureSums> curvature_sums(const DenseRows<T>&, const T*, const T*, const std::int64_t*,        \
+                                                     std::int64_t, const FoldsView&, Loss,                                \
+                                                     const std::vector<CurvatureModel<T>>&, int,                          \
+                                                     const std::function<void()>&, const int*);
 GRADFOLD_INSTANTIATE(float)
 GRADFOLD_INSTANTIATE(double)
 

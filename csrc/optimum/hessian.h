@@ -1,4 +1,5 @@
-// The Hessian of each model's own loss, as moments of its training rows weighted by the second derivative.
+// Second derivatives of each model's own loss at its training rows: the Hessian, as moments that are weighted by them, and their sums
+// along the raw predictions.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -35,5 +36,25 @@ template <class T>
 void hessian_moments(const DenseRows<T>& X, const T* y, const T* weight, const FoldsView& folds, Loss loss,
                      const std::vector<HessianModel<T>>& models, int n_threads,
                      const std::function<void()>& poll, const int* stop);
+
+// A model whose sums are wanted: about `centre`, a raw prediction.
+template <class T>
+struct CurvatureModel {
+  std::int64_t split;
+  const T* w;
+  T intercept;
+  double epsilon, centre;
+};
+
+// Sums of the weights, h, h * u and h * u^2 of a model's rows, u being the raw prediction less the centre, and h as above.
+struct CurvatureSums {
+  double weight = 0, h = 0, hu = 0, huu = 0;
+};
+
+// Of the training rows among rows[0] to rows[n_rows - 1]. Chunks of kRowChunk of these positions, each from +0, added in order.
+template <class T>
+std::vector<CurvatureSums> curvature_sums(const DenseRows<T>& X, const T* y, const T* weight, const std::int64_t* rows, std::int64_t n_rows,
+                                          const FoldsView& folds, Loss loss, const std::vector<CurvatureModel<T>>& models, int n_threads,
+                                          const std::function<void()>& poll, const int* stop);
 
 }  // namespace gradfold

@@ -3,8 +3,9 @@
 // A model's parameters here are v = scale * w and the intercept at the mean of its training rows: centred and, if asked for,
 // standardised, with no copy of X. Where the comoments are known, what L-BFGS starts each direction from is the inverse of
 // curvature * comoment + l2, the Hessian of the loss at 0: so the first step is Newton's, and the scales of the columns and what they
-// have in common cost no iterations. Whether it is used depends on the shape of X alone, never on who else trains. After `refresh`
-// passes a model's own Hessian takes its place, and what was remembered is forgotten: with 1 that is Newton's method.
+// have in common cost no iterations. Whether it is used depends on the shape of X alone, never on who else trains. Where a sample has
+// led near the optimum, the curvature is that of its rows there (`rescale`). After `refresh` passes a model's own Hessian takes its place,
+// and what was remembered is forgotten: with 1 that is Newton's method.
 #include "optimum/models.h"
 
 #include <algorithm>
@@ -38,8 +39,9 @@ constexpr double kGap = 1e-3;
 // knows nothing of, and a step without end.
 constexpr double kTrace = 1e-6;
 // On a sample of n rows the optimum lies about p / 2n of the objective beside that of all, so that more digits would be for nothing.
-constexpr double kSampleGap = 1e-4;
+constexpr double kSampleGap = 1e-3;
 constexpr std::int64_t kSamplePasses = 30;
+constexpr std::int64_t kBendShare = 4;  // of the sample's rows that many say how the loss bends
 constexpr double kLog2 = 0.6931471805599453;
 constexpr double kFloor = 1e-2;  // or to this share of what it is at weights of 0: a perfect fit has an objective of 0
 // Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
@@ -106,7 +108,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       for (std::int64_t m = 0; m < m_; ++m)
         if (arrivals_.how[m] == Arrival::running && !(sampling_ && lanes_[m].sampled)) active.push_back(m);
       if (active.empty() && sampling_) {
-        leave_sample();
+        leave_sample(poll);
+        if (cancelled()) return Status::interrupted;
         continue;
       }
       if (active.empty()) break;
@@ -130,6 +133,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     bool sampled = false;                // has seen enough of the sample
     bool started = false, fresh = true;  // fresh: no pair is remembered
     bool accepted = false;               // in the last pass
+    bool scaled = false;                 // its matrix has the curvature of where it is: pairs do not scale it
     std::int64_t passes = 0;             // since its matrix was made
   };
 
@@ -165,8 +169,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     std::vector<AlignedArray<double>> scratch(a_.n_threads), residuals(a_.n_threads);
     for (std::int64_t m = 0; m < m_ && sampling_; ++m)
       if (!(a_.sample_weight[a_.split_of_model[m]] > 0)) lanes_[m].sampled = true;
-    // The packed lower triangle of every split in use; its last row is that of y.
-    std::vector<AlignedArray<double>> packed(a_.sums.size());
+    std::vector<AlignedArray<double>>& packed = packed_;
+    packed.resize(a_.sums.size());
     if (curvature) {
       std::vector<std::int64_t> used = a_.split_of_model;
       std::sort(used.begin(), used.end());
@@ -192,26 +196,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         AlignedArray<double>& own = a_.exact ? scratch[thread] : group.factor;
         if (!own) own = AlignedArray<double>(triangle(p_) * kGroup);
         factor = own.get();
-        double smallest[kGroup], dropped[kGroup], l2[kGroup];
-        each_lane(g, [&](int l, std::int64_t m) {
-          from[l] = packed[a_.split_of_model[m]].get();
-          l2[l] = a_.l2[m];
-        });
-        for (int l = 1; l < kGroup; ++l)
-          if (from[l] == nullptr) {  // a lane without a model
-            from[l] = from[0];
-            l2[l] = l2[0];
-          }
-        double* to = factor;
-        if (std::all_of(from, from + kGroup, [&](const double* own) { return own == from[0]; })) {  // as most often: of one split
-          for (std::int64_t e = 0; e < triangle(p_); ++e) std::fill_n(to + e * kGroup, kGroup, from[0][e]);
-        } else {
-          for (std::int64_t e = 0; e < triangle(p_); ++e)
-            for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = from[l][e];
-        }
-        for (std::int64_t i = 0; i < p_; ++i)
-          for (int l = 0; l < kGroup; ++l) to[(triangle(i) + i) * kGroup + l] += l2[l];
-        kernels_.factor(to, p_, drop_limit(p_), smallest, dropped);
+        double smallest[kGroup], dropped[kGroup], unchanged[kGroup];
+        std::fill_n(unchanged, kGroup, 1.0);
+        lane_matrices(g, from);
+        factor_sum(g, from, unchanged, factor, smallest, dropped);
         each_lane(g, [&](int l, std::int64_t m) {
           arrivals_.smallest_pivot[m] = smallest[l];
           arrivals_.dropped[m] = static_cast<std::int64_t>(dropped[l]);
@@ -227,6 +215,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         start_at(g);
       }
     }, poll);
+    if (!knows_bend()) packed.clear();
     if (leaves || cancelled()) {
       std::fill(arrivals_.how.begin(), arrivals_.how.end(), Arrival::running);
       return false;
@@ -242,6 +231,29 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       std::copy_n(group.at.get(), size_ * kGroup, group.trial.get());
     }
     return true;
+  }
+
+  // The packed matrices of a group's lanes; a lane without a model has the first one's.
+  void lane_matrices(std::int64_t g, const double** from) const {
+    std::fill_n(from, kGroup, packed_[a_.split_of_model[g * kGroup]].get());
+    each_lane(g, [&](int l, std::int64_t m) { from[l] = packed_[a_.split_of_model[m]].get(); });
+  }
+
+  // The factor of times * matrix + l2, per lane.
+  void factor_sum(std::int64_t g, const double* const* from, const double* times, double* to, double* smallest, double* dropped) const {
+    double l2[kGroup];
+    std::fill_n(l2, kGroup, a_.l2[g * kGroup]);
+    each_lane(g, [&](int l, std::int64_t m) { l2[l] = a_.l2[m]; });
+    if (std::all_of(from, from + kGroup, [&](const double* own) { return own == from[0]; })) {  // as most often: of one split
+      for (std::int64_t e = 0; e < triangle(p_); ++e)
+        for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = times[l] * from[0][e];
+    } else {
+      for (std::int64_t e = 0; e < triangle(p_); ++e)
+        for (int l = 0; l < kGroup; ++l) to[e * kGroup + l] = times[l] * from[l][e];
+    }
+    for (std::int64_t i = 0; i < p_; ++i)
+      for (int l = 0; l < kGroup; ++l) to[(triangle(i) + i) * kGroup + l] += l2[l];
+    kernels_.factor(to, p_, drop_limit(p_), smallest, dropped);
   }
 
   void start_at(std::int64_t g) {
@@ -360,6 +372,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     if (sampling_) return true;
     std::vector<std::int64_t> due;
     for (const std::int64_t m : active)
+      if (knows_bend() && arrivals_.how[m] == Arrival::running && lanes_[m].accepted && arrivals_.n_iter[m] == 1) due.push_back(m);
+    rescale(due, poll);
+    if (cancelled()) return false;
+    due.clear();
+    for (const std::int64_t m : active)
       if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running && lanes_[m].accepted && lanes_[m].passes >= a_.refresh) due.push_back(m);
     const std::size_t most = static_cast<std::size_t>(std::max<std::int64_t>(1, kHessianBytes / hessian_bytes(p_)));
     for (std::size_t begin = 0; begin < due.size(); begin += most) {
@@ -367,6 +384,99 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (cancelled()) return false;
     }
     return true;
+  }
+
+  // Whether there is a sample of rows whose second derivatives say how the loss bends.
+  bool knows_bend() const {
+    return a_.sample != nullptr && knows_curvature() && !a_.exact && a_.loss != Loss::squared_error && has_hessian(a_.loss);
+  }
+
+  // Directions start from the mean second derivative over the sample's rows, at each model's own point, instead of that at 0, and from one
+  // pair: along its weights v the loss bends otherwise than across them. With normal columns that is all of the Hessian, by Stein's lemma:
+  // E[h xx'] = E[h] C + E[h''] Cvv'C for h = h(v'x), and E[hx] = E[h'] Cv is its column of the intercept.
+  void rescale(const std::vector<std::int64_t>& due, const std::function<void()>& poll) {
+    const std::int64_t n = static_cast<std::int64_t>(due.size());
+    if (n == 0) return;
+    const double c = curvature_at_zero(a_.loss, a_.n_outputs);
+    AlignedArray<T> w(n * p_);
+    std::vector<CurvatureModel<T>> models;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t m = due[i];
+      T b;
+      weights_at(m, w.get() + i * p_, &b);
+      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m],
+                        a_.fit_intercept ? parameters(m)[p_ * kGroup] : 0.0});
+    }
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < a_.n_sample; i += kBendShare) rows.push_back(a_.sample[i]);
+    const std::vector<CurvatureSums> found =
+        curvature_sums(a_.X, a_.y, a_.weight, rows.data(), static_cast<std::int64_t>(rows.size()), a_.folds, a_.loss, models, a_.n_threads, poll, &stop_);
+    if (cancelled()) return;
+    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int) {
+      const auto begin = std::lower_bound(due.begin(), due.end(), g * kGroup), end = std::lower_bound(begin, due.end(), (g + 1) * kGroup);
+      if (begin == end) return;
+      Group& group = groups_[g];
+      const double* from[kGroup];
+      lane_matrices(g, from);
+      double use[kGroup] = {}, bend[kGroup], times[kGroup], smallest[kGroup], dropped[kGroup];
+      std::fill_n(times, kGroup, 1.0);
+      for (auto at = begin; at != end; ++at) {
+        const int l = static_cast<int>(*at % kGroup);
+        bend[l] = found[at - due.begin()].h / found[at - due.begin()].weight;
+        if (!(bend[l] > 0 && std::isfinite(bend[l]))) continue;  // no row bends the loss any more: what there was is as good
+        use[l] = 1;
+        times[l] = bend[l] / c + kTrace;
+      }
+      AlignedArray<double> matrix(triangle(p_) * kGroup), product(p_ * kGroup);
+      factor_sum(g, from, times, matrix.get(), smallest, dropped);
+      kernels_.product(from, p_, group.at.get(), product.get());  // c * comoment * v
+      if (!group.offset) group.offset = AlignedArray<double>(p_ * kGroup);
+      for (auto at = begin; at != end; ++at) {
+        const std::int64_t m = *at;
+        const int l = static_cast<int>(m % kGroup);
+        // A matrix of lower rank than the one at 0 is no better.
+        if (dropped[l] > static_cast<double>(arrivals_.dropped[m])) use[l] = 0;
+        if (use[l] == 0) continue;
+        forget(group, l);
+        lanes_[m].fresh = true;
+        lanes_[m].scaled = true;
+        group.level[l] = bend[l];
+        along_weights(group, m, product.get(), found[at - due.begin()]);
+      }
+      kernels_.copy_where(use, matrix.get(), triangle(p_), group.factor.get());
+      if (sampling_) return;
+      turn(group, g, use);
+      next_trial(group, g);
+    }, poll);
+  }
+
+  // The pair along a model's weights, and its intercept's column. `product` is the curvature at 0 * comoment * weights.
+  void along_weights(Group& group, std::int64_t m, const double* product, const CurvatureSums& found) {
+    const int l = static_cast<int>(m % kGroup);
+    const double* const v = group.at.get() + l;
+    double square = 0, length = 0;
+    for (std::int64_t f = 0; f < p_; ++f) {
+      square += v[f * kGroup] * product[f * kGroup + l];
+      length += v[f * kGroup] * v[f * kGroup];
+    }
+    const double mean = a_.fit_intercept && square > 0 ? found.hu / found.h : 0.0;
+    for (std::int64_t f = 0; f < p_; ++f) group.offset[f * kGroup + l] = square > 0 ? mean / square * product[f * kGroup + l] : 0.0;
+    const double bend = (found.huu - mean * found.hu) / found.weight + kTrace * square;
+    const double whole = std::fma(a_.l2[m], length, bend);
+    if (!(square > 0 && bend > 0 && std::isfinite(1 / whole))) return;
+    if (group.steps.empty()) {
+      group.steps.emplace_back(size_ * kGroup);
+      group.changes.emplace_back(size_ * kGroup);
+    }
+    double* const step = group.steps[0].get() + l;
+    double* const change = group.changes[0].get() + l;
+    for (std::int64_t f = 0; f < p_; ++f) {
+      step[f * kGroup] = v[f * kGroup];
+      change[f * kGroup] = std::fma(a_.l2[m], v[f * kGroup], bend / square * product[f * kGroup + l]);
+    }
+    if (a_.fit_intercept) step[p_ * kGroup] = -mean;  // at the rows' mean as the second derivatives weigh them, it stays
+    group.inverse[l] = 1 / whole;
+    lanes_[m].fresh = false;
   }
 
   // The Hessian at each model's own point takes the place of the matrix that its directions start from.
@@ -427,6 +537,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         group.level[l] = weight[i] / s.weight;
         forget(group, l);
         lanes_[m].fresh = true;
+        lanes_[m].scaled = false;
       }
       kernels_.copy_where(use, matrix.get(), triangle(p_), group.factor.get());
       turn(group, g, use);
@@ -576,8 +687,13 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       arrivals_.how[m] = how;
   }
 
-  // From the points that the sample led to, on all rows. The pairs stay: the curvature of the sample is nearly that of all.
-  void leave_sample() {
+  // From the points that the sample led to, on all rows. Where nothing is known of the bend the pairs stay: the curvature of the sample is
+  // nearly that of all.
+  void leave_sample(const std::function<void()>& poll) {
+    std::vector<std::int64_t> due;
+    for (std::int64_t m = 0; m < m_; ++m)
+      if (knows_bend() && arrivals_.how[m] == Arrival::running) due.push_back(m);
+    rescale(due, poll);
     sampling_ = false;
     for (std::int64_t m = 0; m < m_; ++m) {
       if (arrivals_.how[m] != Arrival::running) continue;
@@ -628,15 +744,21 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     kernels_.copy_where(use, group.work.get(), size_, group.steps[0].get());
     kernels_.copy_where(use, change.get(), size_, group.changes[0].get());
     // How large the curvature is along the step, in the measure of the matrix that directions start from.
-    apply(group, change.get());
-    double measured[kGroup];
-    kernels_.dot(group.changes[0].get(), change.get(), shape_, measured);
+    double measured[kGroup] = {};
+    bool scaled = true;
+    each_lane(g, [&](int l, std::int64_t m) { scaled = scaled && (use[l] == 0 || lanes_[m].scaled); });
+    if (!scaled) {
+      apply(group, change.get());
+      kernels_.dot(group.changes[0].get(), change.get(), shape_, measured);
+    }
     for (int l = 0; l < kGroup; ++l) {
       if (!(use[l] > 0)) continue;
       for (int h = n - 1; h > 0; --h) group.inverse[h * kGroup + l] = group.inverse[(h - 1) * kGroup + l];
       group.inverse[l] = 1 / product[l];
-      if (measured[l] > 0) group.scaling[l] = product[l] / measured[l];
-      if (g * kGroup + l < m_) lanes_[g * kGroup + l].fresh = false;
+      if (g * kGroup + l >= m_) continue;
+      Lane& lane = lanes_[g * kGroup + l];
+      if (measured[l] > 0 && !lane.scaled) group.scaling[l] = product[l] / measured[l];
+      lane.fresh = false;
     }
   }
 
@@ -716,6 +838,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
 
   std::vector<Lane> lanes_;
   std::vector<Group> groups_;
+  // Per split in use the packed lower triangle of its Gram matrix, times the curvature at 0; the last row is that of y.
+  std::vector<AlignedArray<double>> packed_;
   bool prepared_ = false;
   bool sampling_ = a_.sample != nullptr && !a_.exact;
 };

@@ -171,25 +171,37 @@ class ModelsAtOptimum : public Optimizer {
 
  private:
   const DenseRows<T>& rows_of_scores() const { return a_.validation_X.x != nullptr ? a_.validation_X : a_.X; }
-  // As many models at a time as have weights of a quarter of the rows' size.
+  // Models whose splits have many go by themselves: their panels then leave out the rows that other splits score.
   void score_rows(std::vector<std::int64_t> models, const std::function<void()>& poll) {
+    constexpr std::ptrdiff_t kMany = 16;
+    std::stable_sort(models.begin(), models.end(), [&](std::int64_t a, std::int64_t b) { return a_.split_of_model[a] < a_.split_of_model[b]; });
+    std::vector<std::int64_t> rest;
+    for (auto at = models.begin(); at != models.end();) {
+      const auto end = std::find_if(at, models.end(), [&](std::int64_t m) { return a_.split_of_model[m] != a_.split_of_model[*at]; });
+      if (a_.validation_X.x == nullptr && end - at >= kMany)
+        score_together({at, end}, poll);
+      else
+        rest.insert(rest.end(), at, end);
+      at = end;
+    }
+    score_together(rest, poll);
+  }
+  // As many at a time as have weights of a quarter of the rows' size.
+  void score_together(const std::vector<std::int64_t>& models, const std::function<void()>& poll) {
     constexpr double kLeast = 1 << 20;  // bytes
     const double row = static_cast<double>(p_ * static_cast<std::int64_t>(sizeof(T))), n_rows = static_cast<double>(rows_of_scores().n_rows);
-    const std::int64_t together = 1 + static_cast<std::int64_t>(std::max(kLeast, 0.25 * n_rows * row) / (row * static_cast<double>(a_.n_outputs)));
-    // Panels of one split leave out the rows of all others.
-    std::stable_sort(models.begin(), models.end(), [&](std::int64_t a, std::int64_t b) { return a_.split_of_model[a] < a_.split_of_model[b]; });
-    AlignedArray<T> W(p_ * a_.n_outputs * std::min(together, static_cast<std::int64_t>(models.size())));
-    for (auto first = models.begin(); first != models.end() && !cancelled();) {
-      const auto last = models.end() - first > together ? first + together : models.end();
-      score_rows_of({first, last}, W.get(), poll);
-      first = last;
+    const auto most = 1 + static_cast<std::ptrdiff_t>(std::max(kLeast, 0.25 * n_rows * row) / (row * static_cast<double>(a_.n_outputs)));
+    for (auto at = models.begin(); at != models.end() && !cancelled();) {
+      const auto end = models.end() - at > most ? at + most : models.end();
+      score_part({at, end}, poll);
+      at = end;
     }
   }
-  void score_rows_of(const std::vector<std::int64_t>& models, T* W, const std::function<void()>& poll) {
+  void score_part(const std::vector<std::int64_t>& models, const std::function<void()>& poll) {
     const std::int64_t outputs = a_.n_outputs, n = static_cast<std::int64_t>(models.size());
     constexpr std::int64_t kTogether = 64 / sizeof(T);  // of a cache line
     std::vector<T> w(kTogether * p_ * outputs), own_b(kTogether * outputs);
-    AlignedArray<T> b(outputs * n);
+    AlignedArray<T> W(p_ * outputs * n), b(outputs * n);
     std::vector<std::int64_t> splits(n);
     std::vector<double> epsilon, losses(n);
     for (std::int64_t first = 0; first < n; first += kTogether) {
@@ -217,7 +229,7 @@ class ModelsAtOptimum : public Optimizer {
     call.use = Use::score;
     call.n_models = n;
     call.n_outputs = outputs;
-    call.W = W;
+    call.W = W.get();
     call.intercept = b.get();
     call.loss = a_.loss;
     call.loss_epsilon = epsilon.empty() ? nullptr : epsilon.data();

@@ -60,7 +60,7 @@ struct OptimumArgs {
   // Rows on which models come near their optimum before they see all of them: a start, of which no result knows more than that. Null: none.
   const std::int64_t* sample;
   std::int64_t n_sample;
-  std::vector<double> sample_weight;  // per split: sum of weights of its training rows among them
+  std::vector<double> sample_weight;  // per split: sum of weights of its training rows among them; 0: its models start near enough
   std::int64_t refresh;  // passes over X after which a model's own Hessian takes the place of that at 0; 1 is Newton's method, 0 never
   int n_threads;
   // Passes over X, with one output: whoever takes them elsewhere gives the bits of `loss_gradient`, in loss_out, total_W and total_intercept.

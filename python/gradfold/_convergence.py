@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gradfold._optimum import DIVERGED, MAX_ITER, PRECISION
+from gradfold._optimum import CONVERGED, DIVERGED, MAX_ITER, PRECISION
+
+if TYPE_CHECKING:
+    from gradfold.run import Run
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +29,24 @@ def gather(plan: Any) -> dict[str, Array]:
         return out
 
     return {name: of(name) for name in plan.parts[0].trainer.arrivals}
+
+
+def mean_of_splits(run: Run) -> tuple[Array, Array] | None:
+    """Weights (1, …) and intercepts of the best candidate, the mean over its splits; None unless all are at an optimum that exists."""
+    if run.arrivals is None or not run.n_splits:
+        return None
+    models = run.best_candidate * run.n_splits + np.arange(run.n_splits)
+    own = {name: run.arrivals[name].reshape(-1)[models] for name in ("how", "separable", "one_class")}
+    if (own["how"] != CONVERGED).any() or own["separable"].any() or own["one_class"].any():
+        return None
+
+    def mean(values: Array) -> Array:
+        total = np.zeros(values.shape[1:])
+        for m in models.tolist():  # in this order, whatever NumPy's is
+            total += values[m]
+        return np.asarray(total / len(models))[None]
+
+    return mean(run.coef), mean(run.intercept)
 
 
 def warnings_of(arrivals: dict[str, Array], n_splits: int, settings: Any, dtype: np.dtype[Any]) -> list[str]:

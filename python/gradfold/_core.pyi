@@ -230,6 +230,7 @@ class optimum:
             """Models of the splits `split_of_model`; `weight_sum` (n_splits,), `mean` (n_splits, n_features + 1, y last), `scale`
             (n_splits, n_features) and `comoment` (n_splits, n_features + 1, n_features + 1) are of their training rows, and
             `scored` (weight_sum, mean, comoment) of the rows that they score, weight 0 where nobody knows.
+            Models come near their optima on the rows `sample` first, or, without `sample_weight_sum`, start near them.
             `left_out` (n_models,): each model leaves this row out of its split, in closed form; `how` stays 0 where that would
             cost digits. `evaluate(W, intercept, split_of_model, loss_epsilon, sampled, scores)` takes the passes over X, or over
             the rows of `sample`: it returns losses (n_models,) and sums of gradients (n_features + 1, n_models), the

@@ -126,12 +126,14 @@ class Trainer:
         splits: Array,
         coef_init: Array | None,
         intercept_init: Array | None,
+        near: tuple[Array, Array] | None = None,
     ) -> None:
         assert problem.X is not None and problem.target is not None
         self.problem, self.settings, self.rows, self.own = problem, settings, rows, own
         self.ids, self.conditions = ids, conditions
         self.splits = np.ascontiguousarray(splits, np.int64)
         self.coef_init, self.intercept_init = coef_init, intercept_init
+        self.near = near  # weights and intercepts that a start on a sample would not come nearer to the optimum than
         n_models, n_features = len(rows), problem.X.shape[1]
         shape, dtype = (n_models, *problem.outputs), problem.X.dtype
         self._check_memory(n_models, math.prod(shape[1:]) * (n_features + 1) * dtype.itemsize)
@@ -445,6 +447,10 @@ class Trainer:
             seen = v.X if own.fill is None else np.ascontiguousarray(_missing.filled_rows(v.X, own.fill))
             validation = (seen, v.y, v.sample_weight)
         loss, sample = rows[0]["loss"], self._sample(used)
+        coef_init, intercept_init = self.coef_init, self.intercept_init
+        if self.near is not None and sample and self._curvature and loss not in ("multinomial", "squared_error"):
+            coef_init, intercept_init = self.near
+            del sample["sample_weight_sum"]  # its rows tell how the loss bends, no more
         conditions = np.ascontiguousarray(self.conditions[used])
         evaluate = None
         if settings.device == "cuda" and not without_passes(rows[0]["solver"], loss):
@@ -472,8 +478,8 @@ class Trainer:
             mean=mean,
             scale=scale,
             comoment=comoment,
-            coef_init=of(self.coef_init),
-            intercept_init=of(self.intercept_init),
+            coef_init=of(coef_init),
+            intercept_init=of(intercept_init),
             max_iter=settings.max_iter,
             tol=settings.tol,
             refresh=refresh(rows[0]["solver"], loss, n_features) if self._curvature else 0,

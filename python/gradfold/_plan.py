@@ -129,8 +129,10 @@ def of_splits(problem: Problem, settings: Settings, rates: Array) -> Plan | None
     return Plan(problem, parts, n_models)
 
 
-def of_refit(problem: Problem, settings: Settings, candidate: int, rate: float) -> Plan:
-    """One candidate on every row that some split trains or scores."""
+def of_refit(
+    problem: Problem, settings: Settings, candidate: int, rate: float, near: tuple[Array, Array] | None = None
+) -> Plan:
+    """One candidate on every row that some split trains or scores; `near`: its weights and intercept, nearly, each of one model."""
     assert problem.X is not None
     row = settings.params[candidate]
     own = problem.rows([REFIT])
@@ -141,6 +143,7 @@ def of_refit(problem: Problem, settings: Settings, candidate: int, rate: float) 
     trainer = make_trainer(
         problem, settings, [row], np.array([rate]), own,
         ids=ids, conditions=conditions, splits=np.zeros(1, np.int64), coef_init=coef_init, intercept_init=intercept_init,
+        near=near if coef_init is None and intercept_init is None else None,
     )  # fmt: skip
     return Plan(problem, [Part(np.zeros(1, np.int64), own, trainer, steps_per_epoch(problem, row))], 1)
 
@@ -246,18 +249,19 @@ def make_trainer(
     epochs: int | None = None,
     track_train_loss: bool = False,
     scores: bool = True,
+    near: tuple[Array, Array] | None = None,
     **extra: Any,
 ) -> Any:
     """A trainer of models with the parameters `rows`, the learning rates `rates` and the splits `splits`.
 
-    All rows have the same solver, loss and batch size. `extra` are further arguments of the Trainer. It is that of
-    `settings.device`, and one that cannot be made raises.
+    All rows have the same solver, loss and batch size. `near` is for solvers of the optimum alone. `extra` are further
+    arguments of the Trainer. It is that of `settings.device`, and one that cannot be made raises.
     """
     assert problem.X is not None and problem.target is not None
     if rows[0]["solver"] in _optimum.SOLVERS:
         return _optimum.Trainer(
             problem, settings, rows, own, ids=ids, conditions=conditions, splits=splits, coef_init=coef_init,
-            intercept_init=intercept_init,
+            intercept_init=intercept_init, near=near,
         )  # fmt: skip
 
     def column(name: str) -> Array:

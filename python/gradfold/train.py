@@ -633,7 +633,7 @@ class _Fitter:
                 run.stop_reason = self._why()
                 return
             self.rates = rates
-            plan = _plan.of_refit(problem, settings, 0, float(rates[0, 0]))
+            plan = _plan.of_refit(problem, settings, 0, float(rates[0, 0]), _convergence.mean_of_splits(run))
             self.interrupt.raising = False
             if not self.how:  # there were no splits; else what was said of their many models stands
                 self._note_how(plan)
