@@ -307,7 +307,12 @@ BREAKAGES = (
         "5 no leak",
         "the second derivative of rows that a model does not use is 0 already",
         "csrc/optimum/hessian.cpp",
-        (("            if ((masks[i] >> l & 1) == 0) continue;\n", ""),),
+        (
+            (
+                "            if ((chunk.masks[i] >> l & 1) == 0) continue;\n            kept[used[l]]",
+                "            kept[used[l]]",
+            ),
+        ),
         "no_leak",
         at="test_optimum.py",
     ),
