@@ -292,13 +292,7 @@ BREAKAGES = (
         "1 solo = batched",
         "a factor follows its support, so its columns are right, in another order",
         "csrc/optimum/elastic_net_path.cpp",
-        (
-            (
-                "    own.forget();  // a point must not see what another one has made of it\n"
-                "    if (start.l2() == at.l2) own.become(start);\n",
-                "",
-            ),
-        ),
+        (("    own.start_from(start, at.l2);  // a point must not see what another one has made of it\n", ""),),
         "other_models or shared_out",
         at="test_elastic_net_path.py",
     ),

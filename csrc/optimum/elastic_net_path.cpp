@@ -346,8 +346,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
     if (at.n == 0) return true;
     if (at.solutions >= a_.max_iter) return false;
     room(at, columns.stride());  // another point may have brought more columns
-    own.forget();  // a point must not see what another one has made of it
-    if (start.l2() == at.l2) own.become(start);
+    own.start_from(start, at.l2);  // a point must not see what another one has made of it
     Quadratic quadratic(kernels_, columns.gram(), at.n, columns.stride(), at.l1, at.l2, own);
     if (entered) quadratic.enter(at.v.get(), at.q.get());  // else those that are there come first
     quadratic.settle(at.v.get(), at.q.get(), columns.products(), a_.max_iter - at.solutions, [this] { return cancelled(); });

@@ -36,22 +36,18 @@ class SupportFactor {
       : kernels_(kernels), n_rows_(n_rows), values_(std::move(values)) {}
 
   void forget() { own_.clear(); }
-  void become(const SupportFactor& other) {
+  // What `follow` would keep of another one for this l2.
+  void start_from(const SupportFactor& other, double l2) {
+    forget();
+    if (other.l2_ != l2 || other.trace_ != 0 || other.of_rows_) return;
     own_ = other.own_;
-    l2_ = other.l2_;
-    trace_ = other.trace_;
-    of_rows_ = other.of_rows_;
-    if (of_rows_) {
-      columns_ = other.columns_;
-      if (!rows_) rows_ = AlignedArray<double>(n_rows_ * rows_stride());
-      std::copy_n(other.rows_.get(), n_rows_ * rows_stride(), rows_.get());
-      return;
-    }
+    l2_ = l2;
+    trace_ = 0;
+    of_rows_ = false;
     const std::int64_t n = static_cast<std::int64_t>(own_.size());
     grow(n, 0);
     for (std::int64_t i = 0; i < n; ++i) std::copy_n(other.factor_.get() + i * other.stride_ + i, n - i, factor_.get() + i * stride_ + i);
   }
-  double l2() const { return l2_; }
   std::int64_t stride() const { return std::max(stride_, whole_groups(static_cast<std::int64_t>(own_.size()))); }
   double trace() const { return trace_; }
 
