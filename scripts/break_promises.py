@@ -311,6 +311,34 @@ BREAKAGES = (
         at="test_elastic_net_path.py",
     ),
     Breakage(
+        "the mean second derivative is of all rows",
+        "5 no leak",
+        "it is a start alone, and a row that is held out bends the loss as the others do",
+        "csrc/optimum/hessian.cpp",
+        (
+            (
+                "            if ((chunk.masks[i] >> l & 1) == 0) continue;\n            const CurvatureModel<T>& model",
+                "            const CurvatureModel<T>& model",
+            ),
+        ),
+        "no_leak or sample or curvature",
+        at="test_optimum.py",
+    ),
+    Breakage(
+        "a refit starts from the mean of all candidates",
+        "1 solo = batched",
+        "it is nearer to the optimum than nothing is",
+        "python/gradfold/_convergence.py",
+        (
+            (
+                "    models = run.best_candidate * run.n_splits + np.arange(run.n_splits)\n",
+                "    models = np.arange(len(run.coef))\n",
+            ),
+        ),
+        "refit_starts",
+        at="test_optimum.py",
+    ),
+    Breakage(
         "a Hessian sums all rows",
         "5 no leak",
         "the second derivative of rows that a model does not use is 0 already",

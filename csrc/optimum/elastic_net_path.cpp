@@ -255,7 +255,7 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
       for (std::size_t part = most; part-- > 0;) {
         const double below = 1 - static_cast<double>(part) / static_cast<double>(most);
         const std::size_t begin = n - static_cast<std::size_t>(std::round(static_cast<double>(n) * below * below));
-        pieces.push_back({whole.split, whole.kind, {whole.models.begin() + static_cast<std::ptrdiff_t>(begin), whole.models.begin() + static_cast<std::ptrdiff_t>(end)}});
+        pieces.push_back({whole.split, whole.kind, {whole.models.data() + begin, whole.models.data() + end}});
         end = begin;
       }
     }
@@ -306,8 +306,8 @@ class ElasticNetPath final : public ModelsAtOptimum<T> {
       for (; i < models.size() && i - begin < kTogether && !below(i); ++i) points.push_back(from(rung, a_.l1[models[i]], a_.l2[models[i]]));
       const bool down = i < models.size() && below(i);
       if (down) {
-        const double l1 = rung.l1 * kRung;
-        points.push_back(from(rung, l1, ladder.kind == kWithoutL2 ? 0.0 : std::min(std::ldexp(l1, ladder.kind), std::numeric_limits<double>::max())));
+        const double l1 = rung.l1 * kRung, most = std::numeric_limits<double>::max();
+        points.push_back(from(rung, l1, ladder.kind == kWithoutL2 ? 0.0 : std::min(std::ldexp(l1, ladder.kind), most)));
       }
       std::vector<char> solved;
       std::vector<const double*> v;

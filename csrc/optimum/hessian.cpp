@@ -36,7 +36,8 @@ std::vector<Panel<T>> make_panels(const std::vector<Model>& models, std::int64_t
   const std::int64_t m = static_cast<std::int64_t>(models.size());
   std::vector<Panel<T>> panels;
   for (std::int64_t first = 0; first < m; first += lanes) {
-    Panel<T> panel{first, std::min<std::int64_t>(lanes, m - first), AlignedArray<T>(p * lanes), AlignedArray<T>(lanes), AlignedArray<T>(lanes), {}};
+    Panel<T> panel{first, std::min<std::int64_t>(lanes, m - first), AlignedArray<T>(p * lanes), AlignedArray<T>(lanes),
+                   AlignedArray<T>(lanes), {}};
     std::vector<std::int64_t> splits(lanes, -1);
     for (std::int64_t l = 0; l < panel.n; ++l) {
       const Model& model = models[first + l];
@@ -59,7 +60,7 @@ class Chunk {
       : x(kRowChunk), masks(kRowChunk), raw(kRowChunk * kernels.lanes), first(kRowChunk * kernels.lanes), kernels_(kernels), loss_(loss),
         y_(kRowChunk), grad_intercept_(kernels.lanes), count_(kernels.lanes), scratch_(kScratchRows * kernels.lanes) {}
 
-  // Of the rows ids[0] to ids[n - 1], at most kRowChunk: addresses, masks, raw predictions and the first derivatives of the unweighted loss.
+  // Of the rows ids[0] to ids[n - 1], at most kRowChunk: addresses, masks, raw predictions and first derivatives of the unweighted loss.
   void evaluate(const DenseRows<T>& X, const T* y, const T* weight, const std::int64_t* ids, std::int64_t n, const Panel<T>& panel) {
     for (std::int64_t i = 0; i < n; ++i) {
       x[i] = X.row(ids[i]);
@@ -209,7 +210,8 @@ std::vector<CurvatureSums> curvature_sums(const DenseRows<T>& X, const T* y, con
           for (std::int64_t l = 0; l < panel.n; ++l) {
             if ((chunk.masks[i] >> l & 1) == 0) continue;
             const CurvatureModel<T>& model = models[panel.first + l];
-            const double h = of_row * curvature(loss, static_cast<double>(chunk.first[i * lanes + l]), static_cast<double>(panel.epsilon[l]));
+            const double first = static_cast<double>(chunk.first[i * lanes + l]);
+            const double h = of_row * curvature(loss, first, static_cast<double>(panel.epsilon[l]));
             const double u = static_cast<double>(chunk.raw[i * lanes + l]) - model.centre;
             sums[l].weight += of_row;
             sums[l].h += h;

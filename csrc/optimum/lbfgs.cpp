@@ -169,18 +169,17 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     std::vector<AlignedArray<double>> scratch(a_.n_threads), residuals(a_.n_threads);
     for (std::int64_t m = 0; m < m_ && sampling_; ++m)
       if (!(a_.sample_weight[a_.split_of_model[m]] > 0)) lanes_[m].sampled = true;
-    std::vector<AlignedArray<double>>& packed = packed_;
-    packed.resize(a_.sums.size());
+    packed_.resize(a_.sums.size());
     if (curvature) {
       std::vector<std::int64_t> used = a_.split_of_model;
       std::sort(used.begin(), used.end());
       used.erase(std::unique(used.begin(), used.end()), used.end());
-      for (const std::int64_t s : used) packed[s] = AlignedArray<double>(triangle(p_ + 1));
+      for (const std::int64_t s : used) packed_[s] = AlignedArray<double>(triangle(p_ + 1));
       constexpr double kDivides = 100;  // an element's divisions, in multiply-adds
       this->each_group(static_cast<std::int64_t>(used.size()), kDivides * static_cast<double>(triangle(p_)), [&](std::int64_t u, int) {
         const std::int64_t s = used[u];
         for (std::int64_t i = 0; i <= p_; ++i)
-          for (std::int64_t j = 0; j <= i; ++j) packed[s][triangle(i) + j] = c * gram(a_.sums[s], i, j);
+          for (std::int64_t j = 0; j <= i; ++j) packed_[s][triangle(i) + j] = c * gram(a_.sums[s], i, j);
       }, poll);
     }
     this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int thread) {
@@ -215,7 +214,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         start_at(g);
       }
     }, poll);
-    if (!knows_bend()) packed.clear();
+    if (!knows_bend()) packed_.clear();
     if (leaves || cancelled()) {
       std::fill(arrivals_.how.begin(), arrivals_.how.end(), Arrival::running);
       return false;
@@ -410,9 +409,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     std::vector<std::int64_t> rows;
     for (std::int64_t i = 0; i < a_.n_sample; i += kBendShare) rows.push_back(a_.sample[i]);
     const std::vector<CurvatureSums> found =
-        curvature_sums(a_.X, a_.y, a_.weight, rows.data(), static_cast<std::int64_t>(rows.size()), a_.folds, a_.loss, models, a_.n_threads, poll, &stop_);
+        curvature_sums(a_.X, a_.y, a_.weight, rows.data(), static_cast<std::int64_t>(rows.size()), a_.folds, a_.loss, models, a_.n_threads,
+                       poll, &stop_);
     if (cancelled()) return;
-    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int) {
+    const double p = static_cast<double>(p_);
+    this->each_group(static_cast<std::int64_t>(groups_.size()), p * p * p / 6, [&](std::int64_t g, int) {
       const auto begin = std::lower_bound(due.begin(), due.end(), g * kGroup), end = std::lower_bound(begin, due.end(), (g + 1) * kGroup);
       if (begin == end) return;
       Group& group = groups_[g];

@@ -171,10 +171,11 @@ class ModelsAtOptimum : public Optimizer {
 
  private:
   const DenseRows<T>& rows_of_scores() const { return a_.validation_X.x != nullptr ? a_.validation_X : a_.X; }
+  bool in_order(std::int64_t a, std::int64_t b) const { return a_.split_of_model[a] < a_.split_of_model[b]; }
   // Models whose splits have many go by themselves: their panels then leave out the rows that other splits score.
   void score_rows(std::vector<std::int64_t> models, const std::function<void()>& poll) {
     constexpr std::ptrdiff_t kMany = 16;
-    std::stable_sort(models.begin(), models.end(), [&](std::int64_t a, std::int64_t b) { return a_.split_of_model[a] < a_.split_of_model[b]; });
+    std::stable_sort(models.begin(), models.end(), [this](std::int64_t a, std::int64_t b) { return in_order(a, b); });
     std::vector<std::int64_t> rest;
     for (auto at = models.begin(); at != models.end();) {
       const auto end = std::find_if(at, models.end(), [&](std::int64_t m) { return a_.split_of_model[m] != a_.split_of_model[*at]; });
@@ -189,7 +190,7 @@ class ModelsAtOptimum : public Optimizer {
   // As many at a time as have weights of a quarter of the rows' size.
   void score_together(const std::vector<std::int64_t>& models, const std::function<void()>& poll) {
     constexpr double kLeast = 1 << 20;  // bytes
-    const double row = static_cast<double>(p_ * static_cast<std::int64_t>(sizeof(T))), n_rows = static_cast<double>(rows_of_scores().n_rows);
+    const double row = static_cast<double>(p_) * sizeof(T), n_rows = static_cast<double>(rows_of_scores().n_rows);
     const auto most = 1 + static_cast<std::ptrdiff_t>(std::max(kLeast, 0.25 * n_rows * row) / (row * static_cast<double>(a_.n_outputs)));
     for (auto at = models.begin(); at != models.end() && !cancelled();) {
       const auto end = models.end() - at > most ? at + most : models.end();
@@ -249,7 +250,7 @@ class ModelsAtOptimum : public Optimizer {
     constexpr double kCancels = 1e-5, kRounds = 1e-5;
     std::vector<std::int64_t> order(m_), first{0};
     for (std::int64_t m = 0; m < m_; ++m) order[m] = m;
-    std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) { return a_.split_of_model[a] < a_.split_of_model[b]; });
+    std::stable_sort(order.begin(), order.end(), [this](std::int64_t a, std::int64_t b) { return in_order(a, b); });
     for (std::int64_t i = 1; i <= m_; ++i)  // a group has one split
       if (i == m_ || i - first.back() == kGroup || a_.split_of_model[order[i]] != a_.split_of_model[order[i - 1]]) first.push_back(i);
     const std::int64_t size = p_ + 1;

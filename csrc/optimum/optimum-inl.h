@@ -326,8 +326,8 @@ void rows_of_products(const double* const* x, const double* const* columns, std:
   for (; c < n_columns; ++c) column_products<NX, 1>(x, columns + c, n, out + c, stride);
 }
 
-inline void products(const double* const* x, std::int64_t n_x, const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out,
-                     std::int64_t stride) {
+inline void products(const double* const* x, std::int64_t n_x, const double* const* columns, std::int64_t n_columns, std::int64_t n,
+                     double* out, std::int64_t stride) {
   constexpr int kTogether = kParts == 1 ? 4 : 2;
   std::int64_t i = 0;
   for (; i + kTogether <= n_x; i += kTogether) rows_of_products<kTogether>(x + i, columns, n_columns, n, out + i * stride, stride);
@@ -501,7 +501,8 @@ inline void model_forward(const double* factor, std::int64_t n, std::int64_t str
 }
 
 // parts[r] are the sums of row k + r over the columns from k + kRows on.
-inline void sums_of_rows(const double* factor, std::int64_t k, std::int64_t n, std::int64_t stride, const double* b, double (*parts)[kGroup]) {
+inline void sums_of_rows(const double* factor, std::int64_t k, std::int64_t n, std::int64_t stride, const double* b,
+                         double (*parts)[kGroup]) {
   Lanes::V sum[kRows];
   for (int v = 0; v < kParts; ++v) {
     for (auto& s : sum) s = Lanes::zero();
@@ -513,7 +514,8 @@ inline void sums_of_rows(const double* factor, std::int64_t k, std::int64_t n, s
       for (int r = 0; r < kRows; ++r) sum[r] = Lanes::fma(kept(Lanes::load(factor + (k + r) * stride + at)), own, sum[r]);
     };
     const std::int64_t more = n - j - v * Lanes::N;  // of the last group, what is from n on is anything
-    const auto valid = Lanes::from_bits(more <= 0 ? 0 : more >= Lanes::N ? (std::uint64_t{1} << Lanes::N) - 1 : (std::uint64_t{1} << more) - 1);
+    const std::int64_t lanes = more < 0 ? 0 : more < Lanes::N ? more : Lanes::N;
+    const auto valid = Lanes::from_bits((std::uint64_t{1} << lanes) - 1);
     add([&](Lanes::V x) { return Lanes::select(valid, x, Lanes::zero()); });
     for (j -= kGroup; j > k; j -= kGroup) add([](Lanes::V x) { return x; });
     for (int r = 0; r < kRows; ++r) Lanes::store(parts[r] + v * Lanes::N, sum[r]);

@@ -69,10 +69,10 @@ struct OptimumKernels {
 
   // out[i * stride + c] = sum of x[i][r] * columns[c][r] for r below n, a multiple of kGroup, and i below n_x: kGroup sums of every
   // kGroup-th product, one FMA each from +0, added in order.
-  void (*products)(const double* const* x, std::int64_t n_x, const double* const* columns, std::int64_t n_columns, std::int64_t n, double* out,
-                   std::int64_t stride);
-  // out[i * stride + j] = sum of columns[c][i] * columns[c][j] over c in order, one FMA each from +0, for j >= i below n, a multiple of kGroup; what is
-  // below the diagonal is anything.
+  void (*products)(const double* const* x, std::int64_t n_x, const double* const* columns, std::int64_t n_columns, std::int64_t n,
+                   double* out, std::int64_t stride);
+  // out[i * stride + j] = sum of columns[c][i] * columns[c][j] over c in order, one FMA each from +0, for j >= i below n, a multiple of
+  // kGroup; what is below the diagonal is anything.
   void (*row_products)(const double* const* columns, std::int64_t n_columns, std::int64_t n, std::int64_t stride, double* out);
 
   // Of one model, whose lanes are coordinates.
@@ -85,8 +85,9 @@ struct OptimumKernels {
   void (*subtract_products)(const double* factor, const double* const* rows, std::int64_t n_rows, std::int64_t n, double* y);
   // The Cholesky factor U of U'U = a from a's upper triangle, in its place, with reciprocals on the diagonal. Element (i, j) is a[i][j],
   // less u[k][i] * u[k][j] for k = 0, 1, ..., i - 1, one FMA each, times the reciprocal of u[i][i]. Rows and columns below `known` are
-  // finished; `stride` is at least n + kGroup, there are whole groups of rows, and what lies below the diagonal and from n on becomes anything. A pivot of no more than
-  // `drop` times the matrix's own diagonal element is dropped: its row becomes 0. Returns how many; `diagonal` [n] is overwritten.
+  // finished; `stride` is at least n + kGroup, there are whole groups of rows, and what lies below the diagonal and from n on becomes
+  // anything. A pivot of no more than `drop` times the matrix's own diagonal element is dropped: its row becomes 0. Returns how many;
+  // `diagonal` [n] is overwritten.
   std::int64_t (*model_factor)(double* a, std::int64_t known, std::int64_t n, std::int64_t stride, double drop, double* diagonal);
   // b, of as many elements as whole groups hold n, becomes the solution of U'U x = b, and what is from n on anything. Forward, one FMA
   // each, k ascending. Backward, group by group of rows: first the columns of later groups, as kGroup sums of every kGroup-th of them,

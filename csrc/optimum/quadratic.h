@@ -35,10 +35,9 @@ class SupportFactor {
   explicit SupportFactor(const OptimumKernels& kernels, std::int64_t n_rows = 0, std::function<const double*(std::int64_t)> values = {})
       : kernels_(kernels), n_rows_(n_rows), values_(std::move(values)) {}
 
-  void forget() { own_.clear(); }
   // What `follow` would keep of another one for this l2.
   void start_from(const SupportFactor& other, double l2) {
-    forget();
+    own_.clear();
     if (other.l2_ != l2 || other.trace_ != 0 || other.of_rows_) return;
     own_ = other.own_;
     l2_ = l2;
