@@ -6,7 +6,6 @@
 
 #include "gradient/gradient.h"
 #include "loss/losses-inl.h"
-#include "simd/columns-inl.h"
 #include "simd/free-inl.h"
 
 namespace gradfold {
@@ -165,15 +164,24 @@ void free_narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0,
       bits = 0;
       for (std::int64_t k = 0; k < left; ++k) bits |= (task.roles[r0 + i + k] >> lane & 1) << k;
     }
-    const T* const w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
+    T y_tail[L::N], w_tail[L::N];
+    const T* y = task.y + r0 + i;
+    const T* w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
+    if (left < L::N) {
+      for (int k = 0; k < L::N; ++k) {
+        y_tail[k] = k < left ? y[k] : T(0);
+        w_tail[k] = w != nullptr && k < left ? w[k] : T(0);
+      }
+      y = y_tail;
+      if (w != nullptr) w = w_tail;
+    }
     V loss = L::zero(), gradient;
-    free_evaluate<L, LossType, WANT_LOSS>(L::load(z + i), load_first<L>(task.y + r0 + i, left), epsilon, &loss, &gradient);
+    free_evaluate<L, LossType, WANT_LOSS>(L::load(z + i), L::load(y), epsilon, &loss, &gradient);
     const auto use = L::from_bits(bits);
     if (w != nullptr) {
-      const V own = load_first<L>(w, left);
-      gradient = L::mul(own, gradient);
-      loss = L::mul(own, loss);
-      weights = L::add(weights, L::select(use, own, L::zero()));
+      gradient = L::mul(L::load(w), gradient);
+      loss = L::mul(L::load(w), loss);
+      weights = L::add(weights, L::select(use, L::load(w), L::zero()));
     }
     gradient = L::select(use, gradient, L::zero());
     L::store(z + i, gradient);

@@ -254,15 +254,24 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
       T* const at = z + m * kScratchRows + i;
       const std::int64_t left = n - i < L::N ? n - i : L::N;
       const std::uint64_t bits = use_of_rows<L>(task.roles + r0 + i, left, m);
-      const V y = load_first<L>(task.y + r0 + i, left);
-      const T* const w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
+      T y_tail[L::N], w_tail[L::N], loss_of[L::N];
+      const T* y = task.y + r0 + i;
+      const T* w = task.weight != nullptr ? task.weight + r0 + i : nullptr;
+      if (left < L::N) {
+        for (int k = 0; k < L::N; ++k) {
+          y_tail[k] = k < left ? y[k] : T(0);
+          w_tail[k] = w != nullptr && k < left ? w[k] : T(0);
+        }
+        y = y_tail;
+        if (w != nullptr) w = w_tail;
+      }
       const V zv = L::load(at);
       V loss, gradient;
       if constexpr (kInTwo)
-        LossType::template finish<L>(zv, prepared[(m * kScratchRows + i) / L::N], y, &loss, &gradient);
+        LossType::template finish<L>(zv, prepared[(m * kScratchRows + i) / L::N], L::load(y), &loss, &gradient);
       else
-        LossType::template evaluate<L>(zv, y, epsilon, &loss, &gradient);
-      if (w != nullptr) gradient = L::mul(load_first<L>(w, left), gradient);
+        LossType::template evaluate<L>(zv, L::load(y), epsilon, &loss, &gradient);
+      if (w != nullptr) gradient = L::mul(L::load(w), gradient);
       const auto use = L::from_bits(bits);
       L::store(at, L::select(use, gradient, L::zero()));
       finite = L::fma(zv, L::zero(), finite);
@@ -270,7 +279,6 @@ bool narrow_residual(const ChunkTask<typename L::T>& task, std::int64_t r0, std:
       if constexpr (WANT_LOSS) {
         if (losses != nullptr) L::store(losses + m * kScratchRows + i, L::select(use, loss, L::zero()));
         if (w != nullptr) {
-          T loss_of[L::N];
           L::store(loss_of, loss);
           for (std::int64_t k = 0; k < left; ++k)
             if (bits >> k & 1) sums.loss[m] = scalar_fma(static_cast<double>(w[k]), static_cast<double>(loss_of[k]), sums.loss[m]);

@@ -9,15 +9,6 @@
 namespace gradfold {
 namespace {
 
-// The first n <= L::N elements, and zeros: nothing behind them is read.
-template <class L>
-typename L::V load_first(const typename L::T* p, std::int64_t n) {
-  if (n == L::N) return L::load(p);
-  typename L::T first[L::N] = {};
-  for (std::int64_t k = 0; k < n; ++k) first[k] = p[k];
-  return L::load(first);
-}
-
 // Where rows begin: at(f) gives the addresses of feature f, row(q, k) that of row 4q + k (or 2q + k: `Group` rows a group).
 template <class T>
 struct RowPointers {
