@@ -168,6 +168,33 @@ def test_many_models_between_two_rungs_start_from_the_same_columns(ratio):
         assert_same([alone.coef.tobytes()], [want.coef[3 * k : 3 * k + 3].tobytes()])
 
 
+@pytest.mark.parametrize("scales", [(0.0, 0.0), (1.5, -1.5)])
+def test_supports_that_outgrow_their_rows(scales):
+    """The equations of columns give way to those of rows, whose products follow from rung to rung what joins and leaves."""
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((72, 400)) * np.logspace(*scales, 400)
+    y = X @ rng.standard_normal(400) + rng.standard_normal(72)
+    rows = [{"l1": float(a), "l2": float(9 * a)} for a in largest(X, y) * np.geomspace(0.9, 1e-4, 60)]
+    want = fit(X, y, rows, n_threads=1)
+    own = want._folds.train_indices(0)
+    centred, target = X[own] - X[own].mean(axis=0), y[own] - y[own].mean()
+    sizes = []
+    for k, row in enumerate(rows):
+        v = want.coef[3 * k].astype(np.float64)
+        pull = centred.T @ (target - centred @ v) / len(own) - row["l2"] * v
+        sizes.append((v != 0).sum())
+        slack = 1e-9 * row["l1"] + 1e-13 * np.abs(centred).mean(axis=0) * np.abs(target).max()
+        assert (np.abs(pull) <= row["l1"] + slack).all()
+        assert (np.abs(pull - row["l1"] * np.sign(v)) <= slack)[v != 0].all()
+    assert want.converged.all()
+    assert (np.array(sizes) < len(own)).sum() > 3
+    assert (np.array(sizes) > 1.5 * len(own)).sum() > 5
+    assert_same([fit(X, y, rows, n_threads=7).coef.tobytes()], [want.coef.tobytes()])
+    for k in range(0, 60, 6):
+        alone = fit(X, y, rows[k : k + 1], n_threads=1)
+        assert_same([alone.coef.tobytes()], [want.coef[3 * k : 3 * k + 3].tobytes()])
+
+
 @pytest.mark.parametrize("ratio", [0.0, 1e-10, 1e-8, 1e-6])
 def test_many_copies_of_few_columns(ratio):
     """Without l2, or nearly so, the equations of copies have no one solution: a few solutions are enough all the same."""

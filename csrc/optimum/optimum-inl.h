@@ -335,18 +335,18 @@ inline void products(const double* const* x, std::int64_t n_x, const double* con
 }
 
 // Rows [i, i + 4) and kGroup columns from j on.
-inline void row_products_tile(const double* const* columns, std::int64_t n_columns, std::int64_t stride, std::int64_t i, std::int64_t j,
-                              double* out) {
+inline void add_row_products_tile(const double* factor, const double* const* columns, std::int64_t n_columns, std::int64_t stride,
+                                  std::int64_t i, std::int64_t j, double* out) {
   Lanes::V sum[4][kParts];
-  for (auto& row : sum)
-    for (auto& s : row) s = Lanes::zero();
+  for (int r = 0; r < 4; ++r)
+    for (int v = 0; v < kParts; ++v) sum[r][v] = Lanes::load(out + (i + r) * stride + j + v * Lanes::N);
   for (std::int64_t c = 0; c < n_columns; ++c) {
     const double* const column = columns[c];
     Lanes::V right[kParts];
     for (int v = 0; v < kParts; ++v) right[v] = Lanes::load(column + j + v * Lanes::N);
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
-      const auto left = Lanes::set1(column[i + r]);
+      const auto left = Lanes::set1(factor[c] * column[i + r]);
       for (int v = 0; v < kParts; ++v) sum[r][v] = Lanes::fma(left, right[v], sum[r][v]);
     }
   }
@@ -354,9 +354,10 @@ inline void row_products_tile(const double* const* columns, std::int64_t n_colum
     for (int v = 0; v < kParts; ++v) Lanes::store(out + (i + r) * stride + j + v * Lanes::N, sum[r][v]);
 }
 
-inline void row_products(const double* const* columns, std::int64_t n_columns, std::int64_t n, std::int64_t stride, double* out) {
+inline void add_row_products(const double* factor, const double* const* columns, std::int64_t n_columns, std::int64_t n,
+                             std::int64_t stride, double* out) {
   for (std::int64_t i = 0; i < n; i += 4)
-    for (std::int64_t j = i / kGroup * kGroup; j < n; j += kGroup) row_products_tile(columns, n_columns, stride, i, j, out);
+    for (std::int64_t j = i / kGroup * kGroup; j < n; j += kGroup) add_row_products_tile(factor, columns, n_columns, stride, i, j, out);
 }
 
 // ---- one model, lanes are coordinates ----
@@ -554,6 +555,6 @@ inline void model_solve(const double* factor, std::int64_t n, std::int64_t strid
   extern const OptimumKernels optimum_##level;                                                                               \
   const OptimumKernels optimum_##level = {&group_dot, &group_add_product, &group_copy_where, &group_factor,                   \
                                           &group_solve<false>, &group_solve<true>, &group_product, &group_sweep,             \
-                                          &group_residual, &products, &row_products, &model_sweep, &subtract_product,        \
+                                          &group_residual, &products, &add_row_products, &model_sweep, &subtract_product,        \
                                           &subtract_products, &model_factor, &model_solve};                                  \
   }

@@ -71,9 +71,10 @@ struct OptimumKernels {
   // kGroup-th product, one FMA each from +0, added in order.
   void (*products)(const double* const* x, std::int64_t n_x, const double* const* columns, std::int64_t n_columns, std::int64_t n,
                    double* out, std::int64_t stride);
-  // out[i * stride + j] = sum of columns[c][i] * columns[c][j] over c in order, one FMA each from +0, for j >= i below n, a multiple of
-  // kGroup; what is below the diagonal is anything.
-  void (*row_products)(const double* const* columns, std::int64_t n_columns, std::int64_t n, std::int64_t stride, double* out);
+  // out[i * stride + j] = fma(factor[c] * columns[c][i], columns[c][j], out[i * stride + j]) over c in order, for j >= i below n, a multiple
+  // of kGroup; what is below the diagonal is anything.
+  void (*add_row_products)(const double* factor, const double* const* columns, std::int64_t n_columns, std::int64_t n, std::int64_t stride,
+                           double* out);
 
   // Of one model, whose lanes are coordinates.
   // Coordinates in order: v = soft(matrix v + q, l1) / (matrix + l2), products and sums rounded one by one; then what moved, times the

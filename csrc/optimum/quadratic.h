@@ -3,20 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "gradient/panels.h"
-#include "optimum/models.h"
+#include "optimum/support_factor.h"
 
 namespace gradfold {
 
-constexpr std::int64_t kMostColumns = 5000;  // whose products with each other are held: 200 MB
-constexpr double kSettled = 1e-10;           // of l1: a violation that is none
-
-inline std::int64_t whole_groups(std::int64_t n) { return (n + kGroup - 1) / kGroup * kGroup; }
+constexpr double kSettled = 1e-10;  // of l1: a violation that is none
 
 inline double sign_of(double v) { return v > 0 ? 1.0 : -1.0; }
 
@@ -24,128 +20,6 @@ inline double sign_of(double v) { return v > 0 ? 1.0 : -1.0; }
 inline double violation(double v, double pull, double l1) {
   return v == 0 ? std::max(0.0, std::abs(pull) - l1) : std::abs(pull - l1 * sign_of(v));
 }
-
-// The Cholesky factor of the equations of a support, which follows it: what joins is added at its end, and from the first column that has
-// left it is made anew. The columns are in the order in which they joined.
-// Of many more columns than rows, with l2, it is that of rows instead: with Z'Z = matrix, (Z'Z + l2) x = b where x = (b - Z'u) / l2 and
-// (ZZ' + l2) u = Z b (as in W. W. Hager, "Updating the inverse of a matrix", 1989).
-class SupportFactor {
- public:
-  // values(a) is column a of Z, [n_rows], a multiple of kGroup; where there is none, n_rows is 0.
-  explicit SupportFactor(const OptimumKernels& kernels, std::int64_t n_rows = 0, std::function<const double*(std::int64_t)> values = {})
-      : kernels_(kernels), n_rows_(n_rows), values_(std::move(values)) {}
-
-  // What `follow` would keep of another one for this l2.
-  void start_from(const SupportFactor& other, double l2) {
-    own_.clear();
-    if (other.l2_ != l2 || other.trace_ != 0 || other.of_rows_) return;
-    own_ = other.own_;
-    l2_ = l2;
-    trace_ = 0;
-    of_rows_ = false;
-    const std::int64_t n = static_cast<std::int64_t>(own_.size());
-    grow(n, 0);
-    for (std::int64_t i = 0; i < n; ++i) std::copy_n(other.factor_.get() + i * other.stride_ + i, n - i, factor_.get() + i * stride_ + i);
-  }
-  std::int64_t stride() const { return std::max(stride_, whole_groups(static_cast<std::int64_t>(own_.size()))); }
-  double trace() const { return trace_; }
-
-  // The factor of matrix + l2 on those of n columns that are in the support, or, where those have no one solution, as copies or more
-  // columns than rows do not, of what a trace of l2 makes of it. Returns the columns.
-  template <class Has>
-  const std::vector<std::int64_t>& follow(const double* matrix, std::int64_t stride, std::int64_t n, double l2, Has&& has) {
-    known_.assign(n, 0);
-    std::size_t kept = 0;
-    if (l2 == l2_ && trace_ == 0 && !of_rows_)
-      while (kept < own_.size() && own_[kept] < n && has(own_[kept])) known_[own_[kept++]] = 1;
-    own_.resize(kept);
-    l2_ = l2;
-    trace_ = 0;
-    for (std::int64_t a = 0; a < n; ++a)
-      if (!known_[a] && has(a)) own_.push_back(a);
-    const std::int64_t size = static_cast<std::int64_t>(own_.size());
-    of_rows_ = suits_rows(matrix, stride, size);
-    if (of_rows_) {
-      make_of_rows();
-      return own_;
-    }
-    if (make(matrix, stride, static_cast<std::int64_t>(kept)) == 0) return own_;
-    for (const std::int64_t a : own_) trace_ = std::max(trace_, kTrace * matrix[a * stride + a]);
-    make(matrix, stride, 0);
-    return own_;
-  }
-  // b [stride()] becomes the solution.
-  void solve(double* b) const {
-    const std::int64_t n = static_cast<std::int64_t>(own_.size());
-    if (!of_rows_) {
-      kernels_.model_solve(factor_.get(), n, stride_, b);
-      return;
-    }
-    AlignedArray<double> u(n_rows_), product(n);
-    for (std::int64_t i = 0; i < n; ++i) product[i] = -b[i];
-    kernels_.subtract_products(product.get(), columns_.data(), n, n_rows_, u.get());
-    kernels_.model_solve(rows_.get(), n_rows_, rows_stride(), u.get());
-    const double* const only = u.get();
-    kernels_.products(&only, 1, columns_.data(), n, n_rows_, product.get(), n);
-    for (std::int64_t i = 0; i < n; ++i) b[i] = (b[i] - product[i]) / l2_;
-  }
-
- private:
-  // Where it costs less, though it is made anew for each support, and l2 is not lost beside the products that it is added to.
-  bool suits_rows(const double* matrix, std::int64_t stride, std::int64_t size) const {
-    if (n_rows_ == 0 || size < 4 * n_rows_) return false;
-    double largest = 0;
-    for (const std::int64_t a : own_) largest = std::max(largest, matrix[a * stride + a]);
-    return l2_ > kLeastL2 * largest;
-  }
-  void make_of_rows() {
-    columns_.clear();
-    for (const std::int64_t a : own_) columns_.push_back(values_(a));
-    if (!rows_) rows_ = AlignedArray<double>(n_rows_ * rows_stride());
-    kernels_.row_products(columns_.data(), static_cast<std::int64_t>(columns_.size()), n_rows_, rows_stride(), rows_.get());
-    for (std::int64_t i = 0; i < n_rows_; ++i) rows_[i * rows_stride() + i] += l2_;
-    diagonal_.resize(n_rows_);
-    kernels_.model_factor(rows_.get(), 0, n_rows_, rows_stride(), drop_limit(n_rows_), diagonal_.data());
-  }
-  std::int64_t rows_stride() const { return n_rows_ + kGroup; }
-  void grow(std::int64_t size, std::int64_t kept) {
-    if (size + kGroup <= stride_) return;
-    const std::int64_t wider = whole_groups(std::max(size, std::min(size + size / 4, kMostColumns))) + kGroup;
-    AlignedArray<double> factor(wider * wider);
-    for (std::int64_t i = 0; i < kept; ++i) std::copy_n(factor_.get() + i * stride_, kept, factor.get() + i * wider);
-    factor_ = std::move(factor);
-    stride_ = wider;
-  }
-  // The first `kept` rows and columns stand.
-  std::int64_t make(const double* matrix, std::int64_t stride, std::int64_t kept) {
-    const std::int64_t n = static_cast<std::int64_t>(own_.size());
-    grow(n, kept);
-    for (std::int64_t i = 0; i < n; ++i) {
-      const double* from = matrix + own_[i] * stride;
-      double* to = factor_.get() + i * stride_;
-      for (std::int64_t j = std::max(i, kept); j < n; ++j) to[j] = from[own_[j]];
-      if (i >= kept) to[i] += l2_ + trace_;
-    }
-    diagonal_.resize(n);
-    return kernels_.model_factor(factor_.get(), kept, n, stride_, drop_limit(n), diagonal_.data());
-  }
-
-  static constexpr double kTrace = 1e-10;   // of the largest diagonal element, where the equations of a support have no one solution
-  static constexpr double kLeastL2 = 1e-4;  // of the largest diagonal element, below which the equations are not turned into those of rows
-
-  const OptimumKernels& kernels_;
-  std::vector<std::int64_t> own_;
-  std::vector<char> known_;
-  std::vector<double> diagonal_;
-  AlignedArray<double> factor_;
-  std::int64_t stride_ = 0;
-  double l2_ = -1, trace_ = 0;
-  const std::int64_t n_rows_;
-  const std::function<const double*(std::int64_t)> values_;
-  bool of_rows_ = false;
-  std::vector<const double*> columns_;
-  AlignedArray<double> rows_;
-};
 
 // The minimum of ½ d' matrix d − q' d + l1 |v + d| + ½ l2 |v + d|², by coordinate descent; v becomes v + d, q what is left of it.
 // Where it is slow, as with columns that are nearly the same, the equations of the weights that are not 0, with their signs, are
