@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gradfold as gf
+from gradfold import _auto
 
 
 def data(kind: str = "labels", n: int = 60, p: int = 3) -> tuple[Any, Any]:
@@ -68,7 +69,8 @@ def test_adam_where_something_does(keywords: dict[str, Any], reason: str) -> Non
     X, y = data("classes" if keywords.get("loss") == "multinomial" else "labels")
     run = gf.fit(X, y, gf.grid(l2=[1e-3, 1e-1]), folds=3, **keywords)
     assert run.solver == "adam" and run.solver_reason.startswith("auto: adam (") and reason in run.solver_reason
-    named = gf.fit(X, y, gf.grid(l2=[1e-3, 1e-1]), folds=3, solver="adam", **keywords)
+    enough = {} if reason.endswith("was given") else {"epochs": 200, "batch_size": 32}
+    named = gf.fit(X, y, gf.grid(l2=[1e-3, 1e-1]), folds=3, solver="adam", **keywords, **enough)
     assert run.coef.tobytes() == named.coef.tobytes()
 
 
@@ -106,3 +108,16 @@ def test_the_reason_is_saved(tmp_path: Any) -> None:
     assert gf.load(tmp_path / "run.npz").solver_reason == run.solver_reason
     with pytest.raises(RuntimeError, match="this run's solver 'lbfgs' has none"):
         run.partial_fit(*data())
+
+
+def test_enough_updates_where_only_the_loss_is_against_an_optimum() -> None:
+    X, y = data("classes")
+    run = gf.fit(X, y, gf.grid(l1=[1e-4, 1e-3]), folds=3, standardize=True)
+    assert run.solver_reason.startswith("auto: adam (no solver of the optimum takes l1")
+    named = gf.fit(X, y, gf.grid(l1=[1e-4, 1e-3]), folds=3, standardize=True, solver="adam", epochs=200, batch_size=32)
+    assert run.coef.tobytes() == named.coef.tobytes()
+    smooth = gf.fit(X, y, gf.grid(l2=[1e-4, 1e-3]), folds=3, standardize=True)
+    assert run.held_out_loss.min() < 1.2 * smooth.held_out_loss.min()
+    # By hand for more rows: batches of 256, so many epochs that there are about 3,000 updates, and 10 at least.
+    assert (_auto.batch_of(20_000), _auto.epochs_of(20_000, 256)) == (256, 38)
+    assert _auto.epochs_of(10**7, 256) == 10

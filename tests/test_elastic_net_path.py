@@ -311,6 +311,15 @@ def test_without_l1(l2):
         np.testing.assert_allclose(A @ run.coef[0], b, atol=1e-10)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("l2", [1e-3, 0.1, 100.0])
+def test_ridge_within_rounding_has_arrived(l2, seed):
+    """Without l1 rounding alone decides what is 0, and it is what products of that size have."""
+    X, y = wide(30, 50, seed)
+    run = fit(X, y, [{"l1": 0.0, "l2": l2}], tol=1e-4)
+    assert run.converged.all(), (run.arrivals["gradient_norm"], run.arrivals["how"])
+
+
 @pytest.mark.parametrize("rows", [2, 3])
 def test_a_few_rows(rows):
     X, y = wide(rows, 5, 10)

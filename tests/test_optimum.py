@@ -1274,3 +1274,17 @@ def test_held_out_losses_of_squares(case: str, solver: str, dtype) -> None:
             if case == "plain" and solver == "cholesky" and dtype == np.float32:
                 # Rounded row by row it would be off by more: this is the way by moments.
                 assert abs(run.held_out_loss[c, s] - wanted) <= 1e-12 * wanted
+
+
+@pytest.mark.parametrize("solver", ["newton-cholesky", "lbfgs"])
+@pytest.mark.parametrize("intercept", [30.0, -300.0, 1e5])
+def test_a_start_where_every_row_is_saturated(solver, intercept):
+    """No row bends the loss there, and the slope is that of the wrong ones."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((500, 1))
+    y = (X[:, 0] + rng.standard_normal(500) > 0).astype(int)
+    near = gf.fit(X, y, solver="lbfgs", l2=1e-2, tol=1e-8)
+    far = gf.fit(X, y, solver=solver, l2=1e-2, tol=1e-8, coef_init=np.zeros(1), intercept_init=intercept)
+    assert far.best_converged
+    np.testing.assert_allclose(far.best_coef, near.best_coef, rtol=1e-6)
+    np.testing.assert_allclose(far.best_intercept, near.best_intercept, rtol=1e-6)

@@ -178,6 +178,54 @@ def test_partial_fit_keeps_the_optimisers_state(solver):
     assert whole.t_ == parts.t_ == 11
 
 
+@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("kind", ["two", "four", "numbers"])
+def test_partial_fit_starts_from_weights_that_the_caller_set(kind, average):
+    X, y = data(kind)
+    params = dict(learning_rate="constant", eta0=0.01, shuffle=False, average=average, max_iter=3, tol=None)
+    name = "SGDRegressor" if kind == "numbers" else "SGDClassifier"
+    mine = getattr(edge, name)(batch_size=1, **params).fit(X, y)
+    theirs = getattr(linear_model, name)(**params).fit(X, y)
+    rng = np.random.default_rng(1)
+    for model in (mine, theirs):
+        coef, intercept = rng.standard_normal(model.coef_.shape), rng.standard_normal(model.intercept_.shape)
+        rng = np.random.default_rng(1)
+        model.coef_[:], model.intercept_[:] = coef, intercept
+        model.partial_fit(X[:7], y[:7])
+    assert mine.t_ == theirs.t_
+    if not average:  # scikit-learn's own weights stay what they were then
+        np.testing.assert_allclose(mine.coef_, theirs.coef_, rtol=1e-9)
+        np.testing.assert_allclose(mine.intercept_, theirs.intercept_, rtol=1e-9)
+    else:
+        np.testing.assert_allclose(mine.coef_, coef, atol=0.2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_partial_fit_without_the_state_of_the_training(dtype):
+    X, y = data("two", dtype=dtype)
+    model = edge.SGDClassifier(random_state=0, alpha=0.01).fit(X, y)
+    other = copy.deepcopy(model)
+    del other._states
+    model.partial_fit(X, y)
+    other.partial_fit(X, y)
+    assert model.coef_.tobytes() == other.coef_.tobytes() and model.t_ == other.t_
+    other = edge.SGDClassifier(solver="adam", learning_rate="constant", eta0=0.01).fit(X, y)
+    del other._states
+    with pytest.raises(ValueError, match="without the state of its training"):
+        other.partial_fit(X, y)
+
+
+def test_partial_fit_with_another_solver_or_averaging_says_so():
+    X, y = data("two")
+    model = edge.SGDClassifier(random_state=0).fit(X, y).set_params(average=True)
+    with pytest.raises(ValueError, match="average=True after a training with solver='sgd' and average=False"):
+        model.partial_fit(X, y)
+    model.set_params(average=False)
+    model.coef_ = np.full_like(model.coef_, np.nan)
+    with pytest.raises(ValueError, match="coef_: got shape"):
+        model.partial_fit(X, y)
+
+
 def test_partial_fit_with_a_class_that_is_not_there_yet():
     X, y = data("four", seed=9)
     model = edge.SGDClassifier(random_state=0).partial_fit(X[y != "c"], y[y != "c"], classes=list("abcd"))

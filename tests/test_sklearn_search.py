@@ -403,3 +403,69 @@ def test_bad_input():
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(TypeError, match="[Ss]parse"):
         edge.GridSearchCV(edge.SGDClassifier(), {"alpha": [1]}).fit(sparse.csr_matrix(np.eye(4)), [0, 1, 0, 1])
+
+
+# ---- columns that are standardised already, weights of held-out rows, mistakes in the grid ----
+
+
+def test_columns_that_are_standardised_already_are_not_constant():
+    X = StandardScaler().fit_transform(data("two", n=180, p=30)[0])
+    scaler = StandardScaler().fit(X)
+    assert ((scaler.scale_ == 1) & (scaler.var_ != 1)).any()  # what made them look constant
+    y = (X.sum(axis=1) > 0).astype(int)
+    pipe = make_pipeline(StandardScaler(), edge.SGDClassifier(random_state=0))
+    search = edge.GridSearchCV(pipe, {"sgdclassifier__alpha": [1e-3, 1e-2]}).fit(X, y)
+    assert (search.best_estimator_[-1].coef_ != 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:The scoring")
+@pytest.mark.parametrize("kind", ["SGDClassifier", "SGDRegressor"])
+def test_weights_of_held_out_rows_do_not_reach_the_model(kind):
+    X, y = data("two" if kind == "SGDClassifier" else "numbers")
+    cv = list(model_selection.KFold(3).split(X))
+    _, estimator = pair(kind, alpha=0.01)
+    rng = np.random.default_rng(3)
+    weight = rng.uniform(0.5, 2, len(y))
+
+    def weights_of_splits(weight):
+        found = []
+
+        def scoring(model, X, y):
+            found.append(np.append(model.coef_.ravel(), model.intercept_))
+            return 0.0
+
+        edge.GridSearchCV(estimator, {"alpha": [0.01]}, cv=cv, scoring=scoring, refit=False).fit(X, y, sample_weight=weight)
+        return found
+
+    before = weights_of_splits(weight)
+    for split, (_, held_out) in enumerate(cv):
+        changed = weight.copy()
+        changed[held_out] *= 50
+        after = weights_of_splits(changed)
+        assert after[split].tobytes() == before[split].tobytes()
+        assert all(after[other].tobytes() != before[other].tobytes() for other in range(3) if other != split)
+
+
+def test_a_misspelled_parameter_raises_beside_good_ones():
+    X, y = data("two")
+    with pytest.raises(ValueError, match="Invalid parameter 'alhpa'"):
+        edge.GridSearchCV(edge.SGDClassifier(), [{"alpha": [0.1]}, {"alhpa": [0.1]}]).fit(X, y)
+
+
+def test_searches_say_that_they_take_no_sparse_data():
+    search = edge.GridSearchCV(linear_model.SGDClassifier(), {"alpha": [0.1]})
+    tags = search.__sklearn_tags__() if hasattr(search, "__sklearn_tags__") else None
+    if tags is None:
+        pytest.skip("this scikit-learn has no tags of that kind")
+    assert not tags.input_tags.sparse
+
+
+def test_partial_fit_after_a_search_over_a_pipeline():
+    X, y = data("two")
+    X = 3 * X + 1
+    pipe = make_pipeline(StandardScaler(), edge.SGDClassifier(random_state=0))
+    best = edge.GridSearchCV(pipe, {"sgdclassifier__alpha": [1e-3, 1e-2]}).fit(X, y).best_estimator_
+    before, updates = best[-1].coef_.copy(), best[-1].t_
+    best[-1].partial_fit(best[0].transform(X[:2]), y[:2])
+    assert best[-1].t_ == updates + 2
+    assert 0 < np.abs(best[-1].coef_ - before).max() < 0.1 * np.abs(before).max()

@@ -71,9 +71,9 @@ class Columns {
     square_.assign(X_.n_features, 0.0);
     moments_.sums(x_.data(), squares.data(), n_, X_.n_features, centre_, square_.data());
     for (std::int64_t f = 0; f < X_.n_features; ++f) square_[f] /= scale_[f] * scale_[f];
+    look({nullptr}, 0, {&start_});
     const double size = std::sqrt(square());
     for (std::int64_t f = 0; f < X_.n_features; ++f) rounding_.push_back(square_[f] > 0 ? kBeyond * std::sqrt(square_[f]) * size : std::numeric_limits<double>::infinity());
-    look({nullptr}, 0, {&start_});
   }
 
   double mean_y() const { return mean_y_; }

@@ -38,6 +38,8 @@ constexpr double kGap = 1e-3;
 // Of the Hessian at 0 in a model's own: rows without a second derivative, as huber's far ones, may have a gradient that their own Hessian
 // knows nothing of, and a step without end.
 constexpr double kTrace = 1e-6;
+// The same for the intercept, whose second derivative is 0 up to rounding where every row is saturated.
+constexpr double kLevelTrace = 1e-10;
 // On a sample of n rows the optimum lies about p / 2n of the objective beside that of all, so that more digits would be for nothing.
 constexpr double kSampleGap = 1e-3;
 constexpr std::int64_t kSamplePasses = 30;
@@ -441,7 +443,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         forget(group, l);
         lanes_[m].fresh = true;
         lanes_[m].scaled = true;
-        group.level[l] = bend[l];
+        group.level[l] = bend[l] + kLevelTrace * c;
         along_weights(group, m, product.get(), found[at - due.begin()]);
       }
       kernels_.copy_where(use, matrix.get(), triangle(p_), group.factor.get());
@@ -535,7 +537,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         for (std::int64_t j = 0; j < p_; ++j)
           group.offset[j * kGroup + l] =
               a_.fit_intercept && !constant(s, j) ? (mean[i * one + j] - s.mean[j]) / scale(s, j) : 0.0;
-        group.level[l] = weight[i] / s.weight;
+        group.level[l] = weight[i] / s.weight + kLevelTrace * c;
         forget(group, l);
         lanes_[m].fresh = true;
         lanes_[m].scaled = false;

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 from gradfold import _optimum, _optimum_check
 
 EPOCHS, BATCH_SIZE = 10, 256  # of solvers of epochs, where nobody gave them
+
+# Where nobody asked for epochs, adam gets what takes it near the optimum: about so many updates, within so many epochs.
+_UPDATES, _MOST_EPOCHS = 3000, 200
+_SMALL, _SMALL_BATCH = 10_000, 32  # rows, and those of a batch
 
 # Keywords that only epochs have, with what they are when nobody gave them.
 _SPEAKS_OF_EPOCHS: dict[str, Any] = {
@@ -21,8 +26,20 @@ _WITH_L1 = "coordinate-descent"  # the solver that takes it
 _MOST_FOR_CHOLESKY = 1000  # features up to which normal equations are the quicker way
 
 
-def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_rows: int, n_features: int) -> str:
-    """Put solvers in the place of "auto"; what `Run.solver_reason` says of it.
+def batch_of(n_rows: int) -> int:
+    """Rows of a batch near the optimum."""
+    return _SMALL_BATCH if n_rows < _SMALL else BATCH_SIZE
+
+
+def epochs_of(n_rows: int, batch_size: int) -> int:
+    """Epochs that take adam near the optimum."""
+    return min(_MOST_EPOCHS, max(EPOCHS, math.ceil(_UPDATES / math.ceil(n_rows / batch_size))))
+
+
+def settle(
+    params: list[dict[str, Any]], given: dict[str, Any], asked: set[str], n_rows: int, n_features: int
+) -> tuple[str, int | None]:
+    """Put solvers in the place of "auto"; what `Run.solver_reason` says of it, and the epochs if that decides them.
 
     Parameters
     ----------
@@ -35,10 +52,11 @@ def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str],
     """
     rows = [row for row in params if row["solver"] == "auto"]
     if not rows:
-        return "asked for"
+        return "asked for", None
     by_name = [str(row["solver"]) for row in params if row["solver"] != "auto"]
     started = given["coef_init"] is not None or given["intercept_init"] is not None
-    against = _against(rows, by_name, given, asked, n_rows, n_features, started)
+    wished = _wished(by_name, given, asked)
+    against = wished if wished is not None or by_name else _limits(rows, n_rows, n_features, started)
     if against is not None:
         for name, default in _optimum_check.OF_OPTIMA.items():
             if given[name] != default:
@@ -48,24 +66,21 @@ def settle(params: list[dict[str, Any]], given: dict[str, Any], asked: set[str],
                 )
         for row in rows:
             row["solver"] = "adam"
-        return f"auto: adam ({against})"
+        if wished is not None:
+            return f"auto: adam ({against})", None
+        batch = batch_of(n_rows)
+        for row in rows:
+            row["batch_size"] = batch
+        return f"auto: adam ({against})", epochs_of(n_rows, batch)
     sparse = any(row["l1"] > 0 for row in rows)
     for row in rows:
         row["solver"] = _for_optimum(row["loss"], sparse, n_features, started)
     names = " and ".join(dict.fromkeys(str(row["solver"]) for row in rows))
-    return f"auto: {names} (nothing was given that only epochs have)"
+    return f"auto: {names} (nothing was given that only epochs have)", None
 
 
-def _against(
-    rows: list[dict[str, Any]],
-    by_name: list[str],
-    given: dict[str, Any],
-    asked: set[str],
-    n_rows: int,
-    n_features: int,
-    started: bool,
-) -> str | None:
-    """Why the models cannot, or are not meant to, go to their optima; None if they can."""
+def _wished(by_name: list[str], given: dict[str, Any], asked: set[str]) -> str | None:
+    """Why the models are not meant to go to their optima; None if they are."""
     if by_name:
         return None if by_name[0] in _optimum.SOLVERS else f"other candidates have solver={by_name[0]!r}"
     for name, default in _SPEAKS_OF_EPOCHS.items():
@@ -73,6 +88,11 @@ def _against(
             return f"candidates set {name}"
         if _optimum_check.given_for_epochs(name, given[name], default):
             return f"{name} was given, which only epochs have"
+    return None
+
+
+def _limits(rows: list[dict[str, Any]], n_rows: int, n_features: int, started: bool) -> str | None:
+    """Why the models cannot go to their optima; None if they can."""
     if any(row["l1"] > 0 for row in rows):
         if started:
             return "coordinate-descent, which l1 needs, takes no start"

@@ -35,10 +35,6 @@ _BASELINES = ("squared_error", "log_loss", "multinomial", "hinge", "squared_hing
 # Candidates when the command names none.
 DEFAULT_AXIS = "1e-6:1:20log"
 
-# What a small file gets so that adam comes near the optimum: about this many updates, within these epochs.
-_UPDATES, _MIN_EPOCHS, _MAX_EPOCHS = 3000, 10, 200
-_SMALL, _SMALL_BATCH, _BATCH = 10_000, 32, 256
-
 _SHOWN = 10  # candidates in the table
 
 
@@ -214,11 +210,10 @@ def _plan(
         if not any(axis.name == "schedule" for axis in axes):
             keywords.setdefault("schedule", "cosine")
         if not any(axis.name == "batch_size" for axis in axes):
-            batch = (_SMALL_BATCH if n_rows < _SMALL else _BATCH) if batch is None else batch
+            batch = _auto.batch_of(n_rows) if batch is None else batch
         epochs = options.epochs
         if epochs is None:
-            steps = math.ceil(n_rows / max(1, _BATCH if batch is None else batch))
-            epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, math.ceil(_UPDATES / steps)))
+            epochs = _auto.epochs_of(n_rows, max(1, _auto.BATCH_SIZE if batch is None else batch))
         keywords["epochs"] = epochs
     elif options.epochs is not None:
         raise ValueError(f"--epochs: got {options.epochs} with a solver that has none; leave it out")

@@ -161,6 +161,34 @@ def fit_models(
     return out  # type: ignore[return-value]
 
 
+def plain_state(dtype: Any, n_features: int, updates: float) -> State:
+    """The state of a trainer of plain SGD after so many updates, without its weights."""
+    one = {"updates": updates, "rate_scale": 1.0, "beta1_power": 1.0, "beta2_power": 1.0}
+    return {
+        "W": np.zeros((1, n_features), dtype),
+        "intercept": np.zeros((1, 1), dtype),
+        **{name: np.full((1, 1), value) for name, value in one.items()},
+        "diverged_epoch": np.full(1, -1),
+        "diverged_batch": np.full(1, -1),
+        "finished": np.zeros(1, np.bool_),
+        "train_loss": np.zeros(1),
+        "train_weight": np.zeros(1),
+    }
+
+
+def with_weights(states: Sequence[State], coef: Array, intercept: Array) -> list[State]:
+    """States with other weights, of shapes (n_outputs, n_features) and (n_outputs,); averages begin there, too."""
+    out = []
+    for k, state in enumerate(states):
+        own = dict(state)
+        for name, value in (("W", coef[k : k + 1]), ("intercept", intercept[k : k + 1, None])):
+            for array in (name, f"average_{name}"):
+                if array in own:
+                    own[array] = np.ascontiguousarray(value, own[array].dtype)
+        out.append(own)
+    return out
+
+
 def partial_fit(data: Data, spec: Spec, start: Start | None) -> Model:
     """One setting's model after an epoch over these rows, whose y need not hold every class."""
     splits = [(np.arange(len(data.X)), np.empty(0, np.int64))]
@@ -308,7 +336,7 @@ class _Problem:
         folds = _folds(len(X), self.splits if self.validation is None else self.validation)
         _splits.check_every_split_trains(folds, self.weight)
         models = [spec for spec in self.specs for _ in self.splits]
-        mean_weight = self._mean_weight
+        mean_weight = np.tile(self._mean_weights, len(self.specs))
 
         def column(values: list[float]) -> Array:
             return np.array(values, np.float64)
@@ -341,9 +369,9 @@ class _Problem:
             split_of_model=np.tile(np.arange(len(self.splits), dtype=np.int64), len(self.specs)),
             loss=self.shared["loss"],
             solver=self.shared["solver"],
-            l1=column([spec.l1 / mean_weight for spec in models]),
-            l2=column([spec.l2 / mean_weight for spec in models]),
-            learning_rate=column([spec.learning_rate * mean_weight for spec in models]),
+            l1=column([spec.l1 for spec in models]) / mean_weight,
+            l2=column([spec.l2 for spec in models]) / mean_weight,
+            learning_rate=column([spec.learning_rate for spec in models]) * mean_weight,
             schedule=np.array([SCHEDULES.index(spec.schedule) for spec in models], np.int32),
             epochs=max(spec.max_iter for spec in models),
             batch_size=self.shared["batch_size"],
@@ -368,13 +396,16 @@ class _Problem:
         return out
 
     @cached_property
-    def _mean_weight(self) -> float:
-        """The mean weight of the rows that train, which gradfold divides by and scikit-learn does not."""
+    def _mean_weights(self) -> Array:
+        """The mean weight of the rows that each split trains on, which gradfold divides by and scikit-learn does not."""
         if self.weight is None:
-            return 1.0
-        rows = np.unique(np.concatenate([train for train, _ in self.splits]))
-        positive = self.weight[rows][self.weight[rows] > 0]
-        return math.fsum(positive.tolist()) / len(positive) if len(positive) else 1.0
+            return np.ones(len(self.splits))
+        means = []
+        for rows, _ in self.splits:
+            own = self.weight[rows]
+            own = own[own > 0]
+            means.append(math.fsum(own.tolist()) / len(own) if len(own) else 1.0)
+        return np.array(means)
 
     def _advance(self, trainer: Any, models: list[Spec], watched: bool, interrupt: Interrupt) -> Array:
         """Train to each model's end; the epochs of each."""
@@ -432,7 +463,7 @@ class _Problem:
             absolute += np.abs(column)
             square += column * column
         l1, l2 = np.array([(spec.l1, spec.l2 + spec.hyper.get("weight_decay", 0.0)) for spec in models]).T
-        return np.asarray((l1 * absolute + 0.5 * l2 * square) / self._mean_weight)
+        return np.asarray((l1 * absolute + 0.5 * l2 * square) / np.tile(self._mean_weights, len(self.specs)))
 
     def _validation_score(self, trainer: Any, live: Array) -> Array:
         """Accuracy or R² of each model on its split's validation rows."""

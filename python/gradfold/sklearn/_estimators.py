@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,17 @@ def set_fitted(estimator: Any, model: _engine.Model, *, one_row: bool) -> None:
         estimator.classes_ = model.classes
 
 
+def _kind(estimator: Any) -> tuple[str, bool]:
+    """What decides which arrays a state has."""
+    return estimator.solver, bool(estimator.average)
+
+
+def keep_states(estimator: Any, states: Sequence[Any]) -> None:
+    """Keep where a training ended, and the weights that it gave, so that others, set by the caller, are noticed."""
+    estimator._states = list(states)
+    estimator._trained = (_kind(estimator), estimator.coef_.copy(), estimator.intercept_.copy())
+
+
 class _Mixin:
     """What both estimators share; their scikit-learn parents bring everything else."""
 
@@ -80,7 +92,7 @@ class _Mixin:
         else:
             model = _engine.partial_fit(data, spec, start)
         set_fitted(self, model, one_row=classes is None)
-        self._states = list(model.states)
+        keep_states(self, model.states)
         if not model.converged:
             warnings.warn(
                 "Maximum number of iteration reached before convergence. Consider increasing max_iter to improve the "
@@ -113,15 +125,30 @@ class _Mixin:
         return start
 
     def _go_on(self, n_outputs: int, shape: tuple[int, ...]) -> _engine.Start | None:
-        """Where `partial_fit` goes on."""
+        """Where `partial_fit` goes on: where training ended, with the weights that stand in `coef_` and `intercept_` now."""
         if getattr(self, "coef_", None) is None:
             return None
-        states = getattr(self, "_states", [])
-        if len(states) != n_outputs:
+        coef, intercept = (np.asarray(own) for own in (self.coef_, self.intercept_))  # type: ignore[attr-defined]
+        for name, value, size in (("coef_", coef, n_outputs * shape[1]), ("intercept_", intercept, n_outputs)):
+            if value.size != size or not np.isfinite(value).all():
+                raise ValueError(f"{name}: got shape {value.shape}, wanted {size} finite numbers with partial_fit")
+        kind = _kind(self)
+        states, trained = getattr(self, "_states", []), getattr(self, "_trained", None)
+        if len(states) != n_outputs or trained is None:
+            if kind != ("sgd", False):
+                raise ValueError(
+                    "partial_fit: got an estimator without the state of its training, wanted one fitted by this class, or "
+                    "solver='sgd' and average=False"
+                )
+            states = [_engine.plain_state(coef.dtype, shape[1], self.t_ - 1.0) for _ in range(n_outputs)]  # type: ignore[attr-defined]
+        elif trained[0] != kind:
             raise ValueError(
-                "partial_fit: got an estimator without the state of its training, wanted one fitted by this class"
+                f"partial_fit: got solver={kind[0]!r} and average={kind[1]} after a training with solver={trained[0][0]!r} and "
+                f"average={trained[0][1]}, wanted the same or fit"
             )
-        return _engine.Start(states=states)
+        elif np.array_equal(coef, trained[1]) and np.array_equal(intercept, trained[2]):
+            return _engine.Start(states=states)
+        return _engine.Start(states=_engine.with_weights(states, coef.reshape(n_outputs, -1), intercept))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]

@@ -67,6 +67,11 @@ class _SearchMixin:
     def _candidates(self) -> Iterable[dict[str, Any]]:
         raise NotImplementedError
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.sparse = False  # scikit-learn's own estimators take it, these searches do not
+        return tags
+
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Train every candidate on every split, choose, and refit.
 
@@ -195,17 +200,19 @@ class _Search:
     def _scaler(data: _engine.Data, rows: Array) -> Any:
         return StandardScaler().fit(data.X if len(rows) == len(data.X) else data.X[rows])
 
+    def _check_names(self, point: Mapping[str, Any]) -> None:
+        prefix, known = self.reading.prefix, self.reading.sgd.get_params(deep=False)
+        for name in point:
+            if name.startswith(prefix) and name[len(prefix) :] in known:
+                continue
+            if name in self.search.estimator.get_params():
+                raise TypeError(f"{name}: got a candidate that varies it, wanted a parameter of the SGD estimator")
+            valid = ", ".join(prefix + own for own in known)
+            raise ValueError(f"Invalid parameter {name!r} for estimator, wanted one of {valid}")
+
     def _spec(self, point: Mapping[str, Any], n_rows: int) -> _translate.Spec:
         """One candidate, checked as its estimator checks itself."""
-        prefix = self.reading.prefix
-        own = {}
-        for name, value in point.items():
-            if not name.startswith(prefix) or name[len(prefix) :] not in self.reading.sgd.get_params(deep=False):
-                if name in self.search.estimator.get_params():
-                    raise TypeError(f"{name}: got a candidate that varies it, wanted a parameter of the SGD estimator")
-                valid = ", ".join(prefix + own for own in self.reading.sgd.get_params(deep=False))
-                raise ValueError(f"Invalid parameter {name!r} for estimator, wanted one of {valid}")
-            own[name[len(prefix) :]] = value
+        own = {name[len(self.reading.prefix) :]: value for name, value in point.items()}
         estimator = clone(self.reading.sgd).set_params(**clone(own, safe=False))
         estimator._validate_params()
         params = estimator.get_params(deep=False)
@@ -228,6 +235,7 @@ class _Search:
         raising = search.error_score == "raise"
         specs: list[Any] = []
         for point in candidates:
+            self._check_names(point)  # a mistake in the grid, not a fit that fails
             try:
                 specs.append(self._spec(point, len(data.X)))
             except ValueError as error:
@@ -315,7 +323,7 @@ class _Search:
             self._name(sgd)
         _estimators.set_fitted(sgd, model, one_row=model.classes is None)
         if isinstance(sgd, (_estimators.SGDClassifier, _estimators.SGDRegressor)) and scaler is None:
-            sgd._states = states
+            _estimators.keep_states(sgd, states)
         return whole
 
     def _name(self, estimator: Any) -> None:
@@ -378,8 +386,9 @@ def _moments(scalers: Sequence[Any]) -> tuple[Array, Array] | None:
     if scalers[0] is None:
         return None
     mean = np.stack([scaler.mean_ for scaler in scalers])
-    # StandardScaler gives a constant column the scale 1, and leaves its tiny variance as it was computed.
-    scale = np.stack([np.where((s.scale_ == 1) & (s.var_ != 1), -1.0, s.scale_) for s in scalers])
+    # StandardScaler gives a constant column the scale 1, and leaves its tiny variance as it was computed. The root of a variance next to 1
+    # is 1, too.
+    scale = np.stack([np.where((s.scale_ == 1) & (np.sqrt(s.var_) != 1), -1.0, s.scale_) for s in scalers])
     return mean, scale
 
 
