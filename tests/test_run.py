@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -805,3 +806,33 @@ def test_grid() -> None:
     table[0]["l2"] = 9.0
     assert table[0]["l2"] == 1.0
     assert "4: {'l2': 1.0" in repr(table)
+
+
+# ---- names of features ----
+
+
+def test_columns_in_another_order_raise(tmp_path):
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.standard_normal((60, 3)), columns=["a", "b", "c"])
+    y = (frame["a"] > 0).astype(int).to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        run = gf.fit(frame, y, epochs=2)
+        assert run.feature_names == ("a", "b", "c")
+        run.save(tmp_path / "run.npz")
+        loaded = gf.load(tmp_path / "run.npz")
+        for own in (run, loaded):
+            assert own.predict(frame).tobytes() == own.predict(frame.to_numpy()).tobytes()
+            with pytest.raises(ValueError, match=r"^X: .* in another order \('c' where 'a' was\)"):
+                own.predict(frame[["c", "b", "a"]])
+            with pytest.raises(ValueError, match=r"^X: got columns that fit did not see: 'd'; wanted those of fit"):
+                own.predict(frame.rename(columns={"b": "d"}))
+            with pytest.raises(ValueError, match=r"^X: .* in another order"):
+                own.partial_fit(frame[["b", "a", "c"]], y)
+        with pytest.raises(ValueError, match=r"^validation_data X: .* in another order"):
+            gf.fit(frame, y, epochs=2, validation_data=(frame[["b", "a", "c"]], y))
+        # Names that are no text say nothing.
+        other = frame.rename(columns=dict(zip("abc", range(3), strict=True)))
+        assert gf.fit(other, y, epochs=2).feature_names is None
+        assert run.predict(other).tobytes() == run.predict(frame).tobytes()

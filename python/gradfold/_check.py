@@ -223,6 +223,30 @@ def refuse_sparse(argument: str, value: object) -> None:
         )
 
 
+def feature_names(value: object) -> tuple[str, ...] | None:
+    """The names of a DataFrame's columns, where all are text."""
+    names = getattr(value, "columns", None)
+    if names is None:
+        return None
+    names = tuple(names)
+    return tuple(str(name) for name in names) if names and all(isinstance(name, str) for name in names) else None
+
+
+def same_features(argument: str, value: object, known: tuple[str, ...] | None) -> None:
+    """Refuse columns of other names, or in another order, where both are named."""
+    names = feature_names(value)
+    if names is None or known is None or names == known:
+        return
+    strange = sorted(set(names) - set(known))
+    lacking = sorted(set(known) - set(names))
+    if strange or lacking:
+        told = "that fit did not see" if strange else "without some that fit saw"
+        some = ", ".join(map(repr, (strange or lacking)[:5]))
+        raise ValueError(f"{argument}: got columns {told}: {some}; wanted those of fit")
+    at = next((i for i, name in enumerate(known) if names[i] != name), 0)
+    raise ValueError(f"{argument}: got the columns of fit in another order ({names[at]!r} where {known[at]!r} was)")
+
+
 def data_matrix(argument: str, value: object, dtype: np.dtype[Any] | None) -> tuple[Array, str | None]:
     """A feature matrix as the kernels need it, copied only where it must be.
 

@@ -49,6 +49,7 @@ def partial_fit(
         raise ValueError(f"X: got {data.shape[1]} features, wanted {n_features} as in fit")
     if run.fill is not None:
         data = np.ascontiguousarray(_missing.filled_rows(data, run.fill))
+    _check.same_features("X", X, run.feature_names)
     _check.finite("X", data, threads)
     target = _problem.labels(y, len(data), run.classes, dtype, "y")
     _check.finite("y", target, threads)

@@ -63,6 +63,7 @@ class Problem:
     intercept_init: Array | None = None  # float64, (1,) or (n_models,), or (…, n_outputs)
     class_weight: str | Array | None = None
     filled: _missing.Filled | None = None  # only with missing="mean"
+    feature_names: tuple[str, ...] | None = None
     _factors: dict[int, Array] = field(default_factory=dict)
     _rows: dict[tuple[int, ...], Rows] = field(default_factory=dict)
     _fills: dict[int, Array] = field(default_factory=dict)
@@ -283,6 +284,7 @@ def read(
             )
     else:
         problem.X, copied = _check.data_matrix("X", X, dtype)
+        problem.feature_names = _check.feature_names(X)
     if device == "cuda":
         y, sample_weight = _on_host("y", y), _on_host("sample_weight", sample_weight)
         if isinstance(validation_data, (tuple, list)):
@@ -375,6 +377,7 @@ def _read_validation(value: object, problem: Problem, check_finite: bool, n_thre
         raise TypeError(f"validation_data: got {_check.describe(value)}, wanted (X, y) or (X, y, sample_weight)")
     dtype, n_features = problem.X.dtype, problem.X.shape[1]
     X, _ = _check.data_matrix("validation_data X", value[0], dtype)
+    _check.same_features("validation_data X", value[0], problem.feature_names)
     if X.shape[1] != n_features:
         raise ValueError(f"validation_data X: got {X.shape[1]} features, wanted {n_features} as in X")
     y = labels(value[1], len(X), problem.target.classes, dtype, "validation_data y")

@@ -116,6 +116,8 @@ class Run:
         The updates of the refit, and of `partial_fit` since.
     best_epochs : int
         Its epochs.
+    feature_names : tuple of str, or None
+        The columns of a DataFrame that `fit` was given, which `predict` and `partial_fit` hold another one's against.
     fill : ndarray of shape (n_features,) or None
         What `predict` puts in the place of a NaN: the means of the columns over the refit's rows, with `missing="mean"`.
     class_weight : ndarray of float64, shape (n_classes,), or None
@@ -188,6 +190,7 @@ class Run:
         device_reason: str = "cpu: where the data lives",
         arrivals: dict[str, Array] | None = None,
         refit_arrival: dict[str, Array] | None = None,
+        feature_names: tuple[str, ...] | None = None,
     ) -> None:
         shape = held_out_loss.shape
         done = np.where(diverged_epoch >= 0, diverged_epoch, len(history)).reshape(shape)  # of files of version 1
@@ -215,6 +218,7 @@ class Run:
         self.loss = loss
         self.solver = solver
         self.solver_reason = solver_reason
+        self.feature_names = feature_names
         self.settings = dict(settings)
         self.classes = classes
         self.coef = coef
@@ -386,7 +390,7 @@ class Run:
         RuntimeError
             There is no refitted model.
         ValueError
-            Another number of features, or a value that is not finite.
+            Another number of features, columns of other names or in another order, or a value that is not finite.
         TypeError
             As in `fit`.
         """
@@ -402,6 +406,7 @@ class Run:
         data, copied = _check.data_matrix("X", X, None)
         if data.shape[1] != self.n_features:
             raise ValueError(f"X: got {data.shape[1]} features, wanted {self.n_features} as in fit")
+        _check.same_features("X", X, self.feature_names)
         if data.dtype == np.float32 and self.best_coef.dtype == np.float64:
             data, copied = data.astype(np.float64), f"X (dtype float32) to float64, {2 * data.nbytes / 1e6:.3g} MB"
         if copied:
@@ -781,6 +786,7 @@ class Run:
             "choose": self.choose,
             "best_epochs": self.best_epochs,
             "metadata": self.metadata,
+            "feature_names": self.feature_names,
             "best_steps": self.best_steps,
             "best_diverged": self.best_diverged,
             "stop_reason": self.stop_reason,
@@ -847,6 +853,7 @@ def load(path: str | os.PathLike[str]) -> Run:
             choose=meta.get("choose", "best"),
             best_epochs=int(meta.get("best_epochs", meta["settings"].get("epochs", 0))),
             metadata=meta.get("metadata"),
+            feature_names=None if meta.get("feature_names") is None else tuple(meta["feature_names"]),
             state=state or None,
             arrivals=arrivals or None,
             refit_arrival=refit_arrival or None,

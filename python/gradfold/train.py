@@ -740,6 +740,7 @@ class _Fitter:
         train_history = None if trained.train_history is None else trained.train_history.reshape(trained.epochs, *shape)
         rates = self.rates if self.rates is not None and self.rates.shape == shape else np.full(shape, np.nan)
         return Run(
+            feature_names=problem.feature_names,
             candidates=self.table,
             params=_shown(settings.params, self.table),
             loss=problem.loss,
