@@ -431,6 +431,7 @@ _RAGGED = "x,y\n" + "1,2\n" * 10
         ("x,y\n1,1\ninf,2\n", "column 'x': got inf on line 3, wanted numbers that are finite in float64"),
         ("x,y\n1,1\n1e999,2\n", "column 'x': got inf on line 3"),
         ("y\n1\n", "has no column beside target"),
+        (b"x\xe9,y\n1,1\n2,2\n", "the column name 'x\ufffd' holds bytes that are not utf-8 text; pass the file's --encoding"),
         (b"x,y\nh\xe9,1\n", "column 'x' holds bytes that are not UTF-8 text; pass the file's --encoding"),
         ("x,y\n1,2\n".encode("utf-16"), "is UTF-16; pass --encoding utf-16"),
         (b"x,y\0\n1,2\n", "holds zero bytes"),

@@ -89,6 +89,12 @@ def dialect(
         header = _has_header(first, rows[1:], set(tokens), set(known))
     if header:  # a column without a name is the index that pandas wrote, most often
         names = tuple(cell or f"unnamed_{i}" for i, cell in enumerate(first))
+        garbled = next((name for name in names if "\ufffd" in name), None)
+        if garbled is not None:
+            raise ValueError(
+                f"{file.name}: the column name {garbled!r} holds bytes that are not {encoding} text; pass the file's --encoding, "
+                "for example latin-1"
+            )
     else:
         names = tuple(str(i) for i in range(len(first)))
     return Dialect(delimiter, header, names, encoding, tokens)
