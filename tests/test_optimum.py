@@ -1288,3 +1288,37 @@ def test_a_start_where_every_row_is_saturated(solver, intercept):
     assert far.best_converged
     np.testing.assert_allclose(far.best_coef, near.best_coef, rtol=1e-6)
     np.testing.assert_allclose(far.best_intercept, near.best_intercept, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("solver", "passes"), [("newton-cholesky", 25), ("lbfgs", 40)])
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_with_rows_far_out(solver, passes, seed):
+    """A few rows make up their Gram matrix, and no part of the Hessian: it must not be hidden behind them."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(seed)
+    X = np.exp(3 * rng.standard_normal((2000, 3)))
+    y = (np.clip(0.5 * (X - 1) @ rng.standard_normal(3), -30, 50) + rng.logistic(size=2000) > 0).astype(int)
+    run = gf.fit(X, y, solver=solver, l2=1e-6)
+    best = linear_model.LogisticRegression(C=1 / (1e-6 * 2000), solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y)
+
+    def objective(coef, intercept):
+        z = X @ coef + intercept
+        return np.mean(np.logaddexp(0, z) - y * z) + 0.5e-6 * coef @ coef
+
+    assert run.best_converged and run.refit_arrival["n_passes"] <= passes
+    least = objective(best.coef_[0], best.intercept_[0])
+    assert objective(run.best_coef, run.best_intercept) <= least * (1 + 3e-7)
+
+
+@pytest.mark.parametrize("out", [1e3, 1e6])
+def test_newtons_method_with_rows_a_million_out(out):
+    """Where a step along the model's own Hessian is not to be had, more of the one at 0 takes part in the next."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2000, 5))
+    y = (X.sum(axis=1) + rng.logistic(size=2000) > 0).astype(int)
+    y[:5] = X[:5].sum(axis=1) > 0
+    X[:5] *= out
+    found = [gf.fit(X, y, solver=solver, l2=1e-4) for solver in ("lbfgs", "newton-cholesky")]
+    assert all(run.best_converged for run in found)
+    one, other = (float(run.refit_arrival["objective"]) for run in found)
+    assert abs(one - other) < 1e-6 * one

@@ -36,8 +36,9 @@ constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-10;
 // The possible decrease that is left must be below this share of tol, relative to the objective.
 constexpr double kGap = 1e-3;
 // Of the Hessian at 0 in a model's own: rows without a second derivative, as huber's far ones, may have a gradient that their own Hessian
-// knows nothing of, and a step without end.
-constexpr double kTrace = 1e-6;
+// knows nothing of, and a step without end. Where every row bends the loss, little is enough, and more would hide the Hessian behind
+// rows far out; where no step along a direction lowers the objective, there is more in the next.
+constexpr double kTrace = 1e-6, kLeastTrace = 1e-10, kMoreTrace = 1e4, kMostTrace = 1;
 // The same for the intercept, whose second derivative is 0 up to rounding where every row is saturated.
 constexpr double kLevelTrace = 1e-10;
 // On a sample of n rows the optimum lies about p / 2n of the objective beside that of all, so that more digits would be for nothing.
@@ -93,7 +94,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       Models::settle, Models::weights_at;
 
  public:
-  explicit Lbfgs(OptimumArgs<T> args) : Models(std::move(args)), lanes_(m_), groups_((m_ + kGroup - 1) / kGroup) {}
+  explicit Lbfgs(OptimumArgs<T> args) : Models(std::move(args)), lanes_(m_), groups_((m_ + kGroup - 1) / kGroup) {
+    if (a_.loss == Loss::log_loss)
+      for (Lane& lane : lanes_) lane.trace = kLeastTrace;
+  }
 
   Status advance(std::int64_t max_passes, double seconds, const std::function<void()>& poll) override {
     FloatingPointGuard guard;
@@ -136,6 +140,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     bool started = false, fresh = true;  // fresh: no pair is remembered
     bool accepted = false;               // in the last pass
     bool scaled = false;                 // its matrix has the curvature of where it is: pairs do not scale it
+    bool again = false;                  // its matrix is to be made with more of the one at 0
+    double trace = kTrace;               // of the Hessian at 0 in its own
     std::int64_t passes = 0;             // since its matrix was made
   };
 
@@ -378,7 +384,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     if (cancelled()) return false;
     due.clear();
     for (const std::int64_t m : active)
-      if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running && lanes_[m].accepted && lanes_[m].passes >= a_.refresh) due.push_back(m);
+      if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running && (lanes_[m].again || (lanes_[m].accepted && lanes_[m].passes >= a_.refresh)))
+        due.push_back(m);
     const std::size_t most = static_cast<std::size_t>(std::max<std::int64_t>(1, kHessianBytes / hessian_bytes(p_)));
     for (std::size_t begin = 0; begin < due.size(); begin += most) {
       renew({due.begin() + begin, due.begin() + std::min(begin + most, due.size())}, poll);
@@ -512,6 +519,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         const std::int64_t m = due[i];
         const int l = static_cast<int>(m % kGroup);
         lanes_[m].passes = 0;
+        lanes_[m].again = false;
         if (!(weight[i] > 0)) continue;  // no row bends the loss any more: what there was is as good
         use[l] = 1;
         const SplitSums& s = sums(m);
@@ -520,7 +528,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
             double value = comoment[(i * one + j) * one + k];
             if (!a_.fit_intercept) value += weight[i] * ((mean[i * one + j] - centre(s, j)) * (mean[i * one + k] - centre(s, k)));
             value = constant(s, j) || constant(s, k) ? (j == k ? 1 : 0)
-                                                     : std::fma(kTrace * c, gram(s, j, k), value / s.weight / (scale(s, j) * scale(s, k)));
+                                                     : std::fma(lanes_[m].trace * c, gram(s, j, k), value / s.weight / (scale(s, j) * scale(s, k)));
             if (j == k) value += a_.l2[m];
             matrix[(triangle(j) + k) * kGroup + l] = value;
           }
@@ -627,7 +635,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         continue;
       }
       if (++search.tries < kTries && before < 0) continue;
-      if (lane.fresh) {
+      if (lane.fresh && arrivals_.n_hessians[m] > 0 && lane.trace < kMostTrace && arrivals_.gap[m] > kRounding<T> * std::abs(lane.f)) {
+        lane.trace *= kMoreTrace;
+        lane.again = true;
+      } else if (lane.fresh) {
         finish(m, Arrival::precision);
       } else {  // once more from here, without the pairs
         forget(group, l);
