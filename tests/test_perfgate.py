@@ -583,12 +583,15 @@ def test_cases_that_a_command_lists(tmp_path):
 
 
 def test_a_program_that_does_not_end_takes_its_children_along(tmp_path):
-    text = TIMED.replace('["{python}", "-S", "-c", "for _ in range({loops} * {case}): pass"]', '["sh", "-c", "sleep 31{loops}; true"]')
+    seconds = f"31{os.getpid()}"  # of this run alone: another one, of the same tests, may be at it
+    text = TIMED.replace(
+        '["{python}", "-S", "-c", "for _ in range({loops} * {case}): pass"]', f'["sh", "-c", "sleep {seconds}{{loops}}; true"]'
+    )
     text = text.replace("[time]\n", "[time]\ntimeout = 1\n")
     code, found = gate(tmp_path, "compare", "--base", "loops=3", "--head", "loops=4", text=text)
     assert code == results.DID_NOT_RUN and "no end after 1 s" in found["program/1"]["what"]
     left = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in os.listdir("/proc") if pid.isdigit()] if os.path.isdir("/proc") else []
-    assert not [words for words in left if words.startswith(b"sleep\x00313")]
+    assert not [words for words in left if words.startswith(f"sleep\0{seconds}".encode())]
 
 
 def test_commands_that_fail(tmp_path):
