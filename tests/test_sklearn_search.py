@@ -452,12 +452,11 @@ def test_a_misspelled_parameter_raises_beside_good_ones():
         edge.GridSearchCV(edge.SGDClassifier(), [{"alpha": [0.1]}, {"alhpa": [0.1]}]).fit(X, y)
 
 
+@pytest.mark.skipif(not hasattr(linear_model.SGDClassifier, "__sklearn_tags__"), reason="scikit-learn before 1.6 has no such tag")
 def test_searches_say_that_they_take_no_sparse_data():
-    search = edge.GridSearchCV(linear_model.SGDClassifier(), {"alpha": [0.1]})
-    tags = search.__sklearn_tags__() if hasattr(search, "__sklearn_tags__") else None
-    if tags is None:
-        pytest.skip("this scikit-learn has no tags of that kind")
-    assert not tags.input_tags.sparse
+    assert linear_model.SGDClassifier().__sklearn_tags__().input_tags.sparse  # which a search passes on by itself
+    assert not edge.GridSearchCV(linear_model.SGDClassifier(), {"alpha": [0.1]}).__sklearn_tags__().input_tags.sparse
+    assert not edge.RandomizedSearchCV(linear_model.SGDRegressor(), {"alpha": [0.1]}).__sklearn_tags__().input_tags.sparse
 
 
 def test_partial_fit_after_a_search_over_a_pipeline():
