@@ -384,7 +384,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     if (cancelled()) return false;
     due.clear();
     for (const std::int64_t m : active)
-      if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running && (lanes_[m].again || (lanes_[m].accepted && lanes_[m].passes >= a_.refresh)))
+      if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running &&
+          (lanes_[m].again || (lanes_[m].accepted && lanes_[m].passes >= a_.refresh)))
         due.push_back(m);
     const std::size_t most = static_cast<std::size_t>(std::max<std::int64_t>(1, kHessianBytes / hessian_bytes(p_)));
     for (std::size_t begin = 0; begin < due.size(); begin += most) {

@@ -35,7 +35,7 @@ class SupportFactor {
       largest_ = other.largest_;
       changes_ = other.changes_;
       become_of_rows();
-      for (std::int64_t i = 0; i < n_rows_; ++i) std::copy_n(other.products_.get() + i * rows_stride() + i, n_rows_ - i, products_.get() + i * rows_stride() + i);
+      copy_triangle(other.products_.get(), rows_stride(), n_rows_, products_.get(), rows_stride());
       l2_ = -1;
       return;
     }
@@ -45,7 +45,7 @@ class SupportFactor {
     trace_ = 0;
     const std::int64_t n = static_cast<std::int64_t>(own_.size());
     grow(n, 0);
-    for (std::int64_t i = 0; i < n; ++i) std::copy_n(other.factor_.get() + i * other.stride_ + i, n - i, factor_.get() + i * stride_ + i);
+    copy_triangle(other.factor_.get(), other.stride_, n, factor_.get(), stride_);
   }
   std::int64_t stride() const { return std::max(stride_, whole_groups(static_cast<std::int64_t>(own_.size()))); }
   double trace() const { return trace_; }
@@ -127,7 +127,7 @@ class SupportFactor {
       columns_.clear();
       factors_.clear();
       for (const std::int64_t a : own_) change(a, 1);
-      products_ = {};
+      products_ = {};  // become_of_rows() makes them, from +0
       changes_ = 0;
       largest_ = largest;
     }
@@ -135,20 +135,23 @@ class SupportFactor {
     l2_ = l2;
     trace_ = 0;
     become_of_rows();
-    kernels_.add_row_products(factors_.data(), columns_.data(), static_cast<std::int64_t>(columns_.size()), n_rows_, rows_stride(), products_.get());
+    kernels_.add_row_products(factors_.data(), columns_.data(), static_cast<std::int64_t>(columns_.size()), n_rows_, rows_stride(),
+                              products_.get());
     columns_.clear();
     for (const std::int64_t a : own_) columns_.push_back(values_(a));
     if (same) return;
-    for (std::int64_t i = 0; i < n_rows_; ++i) {
-      std::copy_n(products_.get() + i * rows_stride() + i, n_rows_ - i, factor_.get() + i * stride_ + i);
-      factor_[i * stride_ + i] += l2;
-    }
+    copy_triangle(products_.get(), rows_stride(), n_rows_, factor_.get(), stride_);
+    for (std::int64_t i = 0; i < n_rows_; ++i) factor_[i * stride_ + i] += l2;
     diagonal_.resize(n_rows_);
     kernels_.model_factor(factor_.get(), 0, n_rows_, stride_, drop_limit(n_rows_), diagonal_.data());
   }
   void change(std::int64_t a, double factor) {
     columns_.push_back(values_(a));
     factors_.push_back(factor);
+  }
+  // The upper triangles of n rows.
+  static void copy_triangle(const double* from, std::int64_t from_stride, std::int64_t n, double* to, std::int64_t to_stride) {
+    for (std::int64_t i = 0; i < n; ++i) std::copy_n(from + i * from_stride + i, n - i, to + i * to_stride + i);
   }
   std::int64_t rows_stride() const { return n_rows_ + kGroup; }
   void become_of_rows() {
