@@ -243,7 +243,7 @@ def same_features(argument: str, value: object, known: tuple[str, ...] | None) -
         told = "that fit did not see" if strange else "without some that fit saw"
         some = ", ".join(map(repr, (strange or lacking)[:5]))
         raise ValueError(f"{argument}: got columns {told}: {some}; wanted those of fit")
-    at = next((i for i, name in enumerate(known) if names[i] != name), 0)
+    at = next((i for i, (own, name) in enumerate(zip(names, known, strict=False)) if own != name), 0)
     raise ValueError(f"{argument}: got the columns of fit in another order ({names[at]!r} where {known[at]!r} was)")
 
 
