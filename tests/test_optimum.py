@@ -6,6 +6,7 @@ Against Newton's method and singular values in plain float64, then the promises 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import platform
 import signal
 import sys
@@ -843,6 +844,49 @@ def test_a_models_own_hessian_takes_over():
     assert lbfgs.refit_arrival["n_hessians"] >= 1 and newton.refit_arrival["n_hessians"] == newton.best_steps
     assert newton.best_steps < lbfgs.best_steps < 60
     np.testing.assert_allclose(newton.best_coef, lbfgs.best_coef, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("loss", ["squared_hinge", "modified_huber", "squared_epsilon_insensitive"])
+def test_few_rows_that_bend_the_loss(loss, solver):
+    """Near a perfect fit a matrix of all rows says less than there is to gain: some were called optima 8e-6 above it."""
+    for (n, p, l2), seed in itertools.product([(30, 40, 1e-6), (60, 60, 1e-6), (20, 20, 1e-4)], range(2)):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((n, p))
+        z = X @ rng.standard_normal(p) / np.sqrt(p) + 0.3
+        y = z if loss == "squared_epsilon_insensitive" else (z > 0).astype(float)
+        best = reference.objective(loss, X, y, *reference.newton(loss, X, y, l2), l2)
+        run = gf.fit(X, y, loss=loss, solver=solver, l2=l2)
+        assert run.best_converged and run.refit_arrival["n_hessians"] >= 1
+        assert reference.objective(loss, X, y, run.best_coef, run.best_intercept, l2) <= best + 5e-8
+
+
+@pytest.mark.parametrize("loss", ["huber", "squared_epsilon_insensitive", "squared_error"])
+def test_no_start_loosens_the_stop(loss):
+    """What the objective is held against is of y alone: not what it was at a start far away, or near the optimum."""
+    rng = np.random.default_rng(3)
+    # With the moments of y beside those of X, and without; there no Hessian says how much there is to gain, and it is told less well.
+    for n, p, share in [(200, 5, 1e-5), (40, 70, 5e-4)]:
+        X = rng.standard_normal((n, p))
+        y = 100 + X @ rng.standard_normal(p) / np.sqrt(p) + rng.standard_normal(n)
+        keywords = dict(loss=loss, solver="lbfgs", l2=1e-2, loss_epsilon=0.5, tol=1e-2)
+        far = gf.fit(X, y, coef_init=np.full(p, 1e4), intercept_init=-1e6, **keywords)
+        near = gf.fit(X, y, **keywords)
+        best = gf.fit(X, y, **keywords | dict(tol=1e-10)).refit_arrival["objective"]
+        for run in (near, far):
+            assert run.best_converged
+            assert abs(run.refit_arrival["objective"] - best) <= share * max(best, 0.02 * y.var())
+        again = gf.fit(X, y, coef_init=near.best_coef, intercept_init=near.best_intercept, **keywords)
+        assert again.best_converged and again.best_steps <= 1
+
+
+def test_a_perfect_fit_after_a_sample():
+    """Without l2 the objective is 0: the sample leads there, and nothing is left to lower."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((70_000, 3))
+    run = gf.fit(X, X @ np.array([1.0, -2.0, 0.5]) + 1, loss="huber", loss_epsilon=1.35, solver="lbfgs", l2=0.0)
+    assert run.best_converged
+    np.testing.assert_allclose(run.best_coef, [1, -2, 0.5], atol=1e-4)
 
 
 def test_separable_classes_without_a_penalty():

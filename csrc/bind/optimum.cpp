@@ -119,7 +119,8 @@ class BoundOptimizer {
               std::int64_t n_outputs, const py::object& l1, const py::object& l2, bool fit_intercept, bool standardize, bool exact, const py::object& weight_sum,
               const py::object& mean, const py::object& scale, const py::object& comoment, const py::object& coef_init,
               const py::object& intercept_init, std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
-              const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out, const py::object& evaluate) {
+              const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out, const py::object& evaluate,
+              const py::object& y_square) {
     OptimumArgs<T> a{};
     a.X.x = read_array<T>(X, "X", {-1, -1});
     const std::int64_t n = a.X.n_rows = X.shape(0), p = a.X.n_features = X.shape(1);
@@ -158,15 +159,17 @@ class BoundOptimizer {
     const double* scales = read_array<double>(scale, "scale", {n_splits, p});
     const double* comoments = comoment.is_none() ? nullptr : read_array<double>(comoment, "comoment", {n_splits, p + 1, p + 1});
     if (exact && comoments == nullptr) wrong_value("comoment", "None", "an array for exact");
+    const double* squares = y_square.is_none() ? nullptr : read_array<double>(y_square, "y_square", {n_splits});
     for (std::int64_t s = 0; s < n_splits; ++s)
-      a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1)});
+      a.sums.push_back({sums[s], means + s * (p + 1), scales + s * p, comoments == nullptr ? nullptr : comoments + s * (p + 1) * (p + 1),
+                        squares == nullptr ? 0.0 : squares[s]});
     if (!scored.is_none()) {
       const auto given = py::cast<py::tuple>(scored);
       if (py::len(given) != 3 || a.loss != Loss::squared_error) wrong_value("scored", type_text(scored), "(weight, mean, comoment) of squared_error");
       const double* weight = read_array<double>(given[0], "scored[0]", {n_splits});
       const double* own_mean = read_array<double>(given[1], "scored[1]", {n_splits, p + 1});
       const double* own = read_array<double>(given[2], "scored[2]", {n_splits, p + 1, p + 1});
-      for (std::int64_t s = 0; s < n_splits; ++s) a.scored.push_back({weight[s], own_mean + s * (p + 1), nullptr, own + s * (p + 1) * (p + 1)});
+      for (std::int64_t s = 0; s < n_splits; ++s) a.scored.push_back({weight[s], own_mean + s * (p + 1), nullptr, own + s * (p + 1) * (p + 1), 0.0});
     }
     std::vector<std::int64_t> coef_shape{m, p}, intercept_shape{m};
     if (several) coef_shape = {m, n_outputs, p}, intercept_shape = {m, n_outputs};
@@ -301,12 +304,13 @@ void register_optimum(py::module_& m) {
                        const py::object& comoment, const py::object& coef_init, const py::object& intercept_init,
                        std::int64_t max_iter, double tol, std::int64_t refresh, int n_threads, const py::object& held_out_weight,
                        const py::object& validation, const py::object& sample, const py::object& sample_weight_sum, const py::object& scored, const py::object& left_out,
-                       const py::object& evaluate) {
+                       const py::object& evaluate, const py::object& y_square) {
              auto self = std::make_unique<BoundOptimizer>();
              auto create = [&]<class T>(T) {
                self->create<T>(X, y, sample_weight, ids, conditions, split_of_model, loss, loss_epsilon, n_outputs, l1, l2, fit_intercept,
                                standardize, exact, weight_sum, mean, scale, comoment, coef_init, intercept_init, max_iter, tol,
-                               refresh, n_threads, held_out_weight, validation, sample, sample_weight_sum, scored, left_out, evaluate);
+                               refresh, n_threads, held_out_weight, validation, sample, sample_weight_sum, scored, left_out, evaluate,
+                               y_square);
              };
              if (is_float32(X))
                create(0.0f);
@@ -318,7 +322,7 @@ void register_optimum(py::module_& m) {
            "n_outputs"_a, "l1"_a, "l2"_a, "fit_intercept"_a, "standardize"_a, "exact"_a, "weight_sum"_a, "mean"_a, "scale"_a, "comoment"_a,
            "coef_init"_a, "intercept_init"_a, "max_iter"_a, "tol"_a, "refresh"_a, "n_threads"_a, "held_out_weight"_a = py::none(),
            "validation"_a = py::none(), "sample"_a = py::none(), "sample_weight_sum"_a = py::none(), "scored"_a = py::none(), "left_out"_a = py::none(),
-           "evaluate"_a = py::none())
+           "evaluate"_a = py::none(), "y_square"_a = py::none())
       .def("advance", &BoundOptimizer::advance, "max_steps"_a = -1, "seconds"_a = -1.0)
       .def("cancel", &BoundOptimizer::cancel)
       .def("coef", &BoundOptimizer::coef)

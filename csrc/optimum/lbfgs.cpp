@@ -36,8 +36,8 @@ constexpr double kRounding = sizeof(T) == 4 ? 1e-6 : 1e-10;
 // The possible decrease that is left must be below this share of tol, relative to the objective.
 constexpr double kGap = 1e-3;
 // Of the Hessian at 0 in a model's own: rows without a second derivative, as huber's far ones, may have a gradient that their own Hessian
-// knows nothing of, and a step without end. Where every row bends the loss, little is enough, and more would hide the Hessian behind
-// rows far out; where no step along a direction lowers the objective, there is more in the next.
+// knows nothing of, and a step without end. Where every row that has a gradient bends the loss, little is enough, and more would hide the
+// Hessian behind rows far out; where no step along a direction lowers the objective, there is more in the next.
 constexpr double kTrace = 1e-6, kLeastTrace = 1e-10, kMoreTrace = 1e4, kMostTrace = 1;
 // The same for the intercept, whose second derivative is 0 up to rounding where every row is saturated.
 constexpr double kLevelTrace = 1e-10;
@@ -45,6 +45,10 @@ constexpr double kLevelTrace = 1e-10;
 constexpr double kSampleGap = 1e-3;
 constexpr std::int64_t kSamplePasses = 30;
 constexpr std::int64_t kBendShare = 4;  // of the sample's rows that many say how the loss bends
+// A loss with rows that do not bend it needs so many that do for each parameter, or a model's own Hessian says whether it has arrived. They
+// are counted among so many.
+constexpr double kBentRows = 4;
+constexpr std::int64_t kCheckedRows = 16384;
 constexpr double kLog2 = 0.6931471805599453;
 constexpr double kFloor = 1e-2;  // or to this share of what it is at weights of 0: a perfect fit has an objective of 0
 // Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
@@ -95,7 +99,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
 
  public:
   explicit Lbfgs(OptimumArgs<T> args) : Models(std::move(args)), lanes_(m_), groups_((m_ + kGroup - 1) / kGroup) {
-    if (a_.loss == Loss::log_loss)
+    if (a_.loss != Loss::huber && a_.loss != Loss::modified_huber)
       for (Lane& lane : lanes_) lane.trace = kLeastTrace;
   }
 
@@ -140,7 +144,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     bool started = false, fresh = true;  // fresh: no pair is remembered
     bool accepted = false;               // in the last pass
     bool scaled = false;                 // its matrix has the curvature of where it is: pairs do not scale it
-    bool again = false;                  // its matrix is to be made with more of the one at 0
+    bool again = false;                  // its own Hessian is to be made, whatever its passes
+    bool checked = false;                // whether this is the optimum is asked of its own rows' second derivatives here
     double trace = kTrace;               // of the Hessian at 0 in its own
     std::int64_t passes = 0;             // since its matrix was made
   };
@@ -157,6 +162,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     double scaling[kGroup];       // of the matrix that each direction starts from
   };
 
+  double epsilon(std::int64_t m) const { return a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m]; }
   bool knows_curvature() const { return a_.sums[a_.split_of_model[0]].comoment != nullptr; }
 
   // ---- the start ----
@@ -384,6 +390,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     if (cancelled()) return false;
     due.clear();
     for (const std::int64_t m : active)
+      if (arrivals_.how[m] == Arrival::running && lanes_[m].accepted && lanes_[m].checked) due.push_back(m);
+    check(due, poll);
+    if (cancelled()) return false;
+    due.clear();
+    for (const std::int64_t m : active)
       if (a_.refresh > 0 && arrivals_.how[m] == Arrival::running &&
           (lanes_[m].again || (lanes_[m].accepted && lanes_[m].passes >= a_.refresh)))
         due.push_back(m);
@@ -404,23 +415,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   // pair: along its weights v the loss bends otherwise than across them. With normal columns that is all of the Hessian, by Stein's lemma:
   // E[h xx'] = E[h] C + E[h''] Cvv'C for h = h(v'x), and E[hx] = E[h'] Cv is its column of the intercept.
   void rescale(const std::vector<std::int64_t>& due, const std::function<void()>& poll) {
-    const std::int64_t n = static_cast<std::int64_t>(due.size());
-    if (n == 0) return;
+    if (due.empty()) return;
     const double c = curvature_at_zero(a_.loss, a_.n_outputs);
-    AlignedArray<T> w(n * p_);
-    std::vector<CurvatureModel<T>> models;
-    for (std::int64_t i = 0; i < n; ++i) {
-      const std::int64_t m = due[i];
-      T b;
-      weights_at(m, w.get() + i * p_, &b);
-      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m],
-                        a_.fit_intercept ? parameters(m)[p_ * kGroup] : 0.0});
-    }
     std::vector<std::int64_t> rows;
     for (std::int64_t i = 0; i < a_.n_sample; i += kBendShare) rows.push_back(a_.sample[i]);
-    const std::vector<CurvatureSums> found =
-        curvature_sums(a_.X, a_.y, a_.weight, rows.data(), static_cast<std::int64_t>(rows.size()), a_.folds, a_.loss, models, a_.n_threads,
-                       poll, &stop_);
+    const std::vector<CurvatureSums> found = curvatures(due, rows, poll);
     if (cancelled()) return;
     const double p = static_cast<double>(p_);
     this->each_group(static_cast<std::int64_t>(groups_.size()), p * p * p / 6, [&](std::int64_t g, int) {
@@ -490,6 +489,47 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     lanes_[m].fresh = false;
   }
 
+  // Models that would have arrived, of a loss whose rows need not bend it: beyond their margin, or within epsilon, they neither pull nor
+  // bend. With fewer left than there are features, a matrix of all rows says too little of how far the optimum may be: the model's own
+  // Hessian is to say it.
+  void check(const std::vector<std::int64_t>& due, const std::function<void()>& poll) {
+    if (due.empty()) return;
+    std::vector<CurvatureSums> found;
+    if (a_.refresh > 1) {
+      const std::int64_t step = (a_.X.n_rows + kCheckedRows - 1) / kCheckedRows;
+      std::vector<std::int64_t> rows;
+      for (std::int64_t i = 0; i < a_.X.n_rows; i += step) rows.push_back(i);
+      found = curvatures(due, rows, poll);
+      if (cancelled()) return;
+    }
+    const double c = curvature_at_zero(a_.loss, a_.n_outputs), wanted = kBentRows * static_cast<double>(p_ + 1);
+    for (std::size_t i = 0; i < due.size(); ++i) {
+      const bool many = !found.empty() && found[i].h / found[i].weight / c * static_cast<double>(a_.X.n_rows) >= wanted;
+      if (many) {
+        arrivals_.how[due[i]] = Arrival::converged;
+      } else {
+        lanes_[due[i]].again = true;
+        lanes_[due[i]].trace = kLeastTrace;
+      }
+    }
+  }
+
+  // The sums of second derivatives over some rows, at each model's own point, about the mean of its raw predictions.
+  std::vector<CurvatureSums> curvatures(const std::vector<std::int64_t>& of, const std::vector<std::int64_t>& rows,
+                                        const std::function<void()>& poll) {
+    const std::int64_t n = static_cast<std::int64_t>(of.size());
+    AlignedArray<T> w(n * p_);
+    std::vector<CurvatureModel<T>> models;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t m = of[i];
+      T b;
+      weights_at(m, w.get() + i * p_, &b);
+      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, epsilon(m), a_.fit_intercept ? parameters(m)[p_ * kGroup] : 0.0});
+    }
+    return curvature_sums(a_.X, a_.y, a_.weight, rows.data(), static_cast<std::int64_t>(rows.size()), a_.folds, a_.loss, models, a_.n_threads,
+                          poll, &stop_);
+  }
+
   // The Hessian at each model's own point takes the place of the matrix that its directions start from.
   void renew(const std::vector<std::int64_t>& due, const std::function<void()>& poll) {
     const std::int64_t n = static_cast<std::int64_t>(due.size()), one = p_ + 1;
@@ -501,7 +541,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       const std::int64_t m = due[i];
       T b;
       weights_at(m, w.get() + i * p_, &b);
-      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m], sums(m).mean,
+      models.push_back({a_.split_of_model[m], w.get() + i * p_, b, epsilon(m), sums(m).mean,
                         {weight.get() + i, mean.get() + i * one, comoment.get() + i * one * one}});
     }
     hessian_moments(a_.X, a_.y, a_.weight, a_.folds, a_.loss, models, a_.n_threads, poll, &stop_);
@@ -535,11 +575,13 @@ class Lbfgs final : public ModelsAtOptimum<T> {
           }
       }
       kernels_.factor(matrix.get(), p_, drop_limit(p_), smallest, dropped);
+      double turns[kGroup] = {};  // also those that wait for an answer, and go by what there was
       for (const std::int64_t i : of_group[g]) {
         const std::int64_t m = due[i];
         const int l = static_cast<int>(m % kGroup);
         // A matrix of lower rank than the one at 0 is no better.
         if (dropped[l] > static_cast<double>(arrivals_.dropped[m])) use[l] = 0;
+        turns[l] = use[l] != 0 || lanes_[m].checked ? 1 : 0;
         if (use[l] == 0) continue;
         ++arrivals_.n_hessians[m];
         const SplitSums& s = sums(m);
@@ -552,7 +594,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         lanes_[m].scaled = false;
       }
       kernels_.copy_where(use, matrix.get(), triangle(p_), group.factor.get());
-      turn(group, g, use);
+      turn(group, g, turns);
       next_trial(group, g);
     }, poll);
   }
@@ -662,8 +704,9 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (lane.started)
         arrivals_.n_iter[m] += sampling_ ? 0 : 1;
       else
-        lane.scale_f = objective_at_zero(m, lane.f);
+        lane.scale_f = scale_of_objective(m);
       lane.accepted = true;
+      lane.checked = false;
       remember[l] = lane.started ? 1 : 0;
       pairs = pairs || lane.started;
       lane.started = true;
@@ -684,13 +727,24 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     kernels_.add_product(alpha, group.direction.get(), size_, group.trial.get());
   }
 
-  // Of losses whose value there is known without a pass; else the objective at the start.
-  double objective_at_zero(std::int64_t m, double at_start) const {
+  // What the loss is at weights of 0, whatever weights a model starts from. Of numbers: of one spread of y, about its mean where there is
+  // an intercept, since the intercept alone comes so far; of what epsilon leaves of it, no one knows how much was to be fitted.
+  double scale_of_objective(std::int64_t m) const {
+    const SplitSums& s = sums(m);
     switch (a_.loss) {
       case Loss::log_loss:
       case Loss::multinomial: return kLog2 * std::bit_width(static_cast<std::uint64_t>(std::max<std::int64_t>(a_.n_outputs - 1, 1)));  // or a bit more
-      case Loss::squared_error: return sums(m).comoment != nullptr ? 0.5 * gram(sums(m), p_, p_) : std::abs(at_start);
-      default: return std::abs(at_start);
+      case Loss::squared_hinge:
+      case Loss::modified_huber: return 1;
+      default: break;
+    }
+    double square = s.comoment != nullptr ? gram(s, p_, p_) : s.y_square;
+    if (!(square > 0)) square = s.mean[p_] * s.mean[p_];  // constant: the intercept has to come to it
+    const double spread = std::sqrt(square), linear = epsilon(m);  // from where on
+    switch (a_.loss) {
+      case Loss::huber: return spread <= linear ? 0.5 * square : linear * (spread - 0.5 * linear);
+      case Loss::squared_epsilon_insensitive: return square;
+      default: return 0.5 * square;
     }
   }
 
@@ -833,8 +887,11 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       }
       if (use[l] > 0 && !sampling_) {
         if (arrivals_.gradient_norm[m] <= a_.tol && gap <= least) {
-          arrivals_.how[m] = Arrival::converged;
-          return;
+          if (!(gap > 0 && has_flat_rows_ && a_.refresh > 0 && !lane.checked)) {
+            arrivals_.how[m] = Arrival::converged;
+            return;
+          }
+          lane.checked = true;  // `pass` sees to it
         }
         if (arrivals_.n_iter[m] >= a_.max_iter) {
           arrivals_.how[m] = Arrival::max_iter;
@@ -856,6 +913,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   // Per split in use the packed lower triangle of its Gram matrix, times the curvature at 0; the last row is that of y.
   std::vector<AlignedArray<double>> packed_;
   bool prepared_ = false;
+  const bool has_flat_rows_ = a_.loss != Loss::log_loss && a_.loss != Loss::squared_error && a_.loss != Loss::multinomial;
   bool sampling_ = a_.sample != nullptr && !a_.exact;
 };
 

@@ -30,9 +30,10 @@ enum class Arrival : std::uint8_t { running, converged, max_iter, precision, div
 // What is known of the training rows of one split. Pointers are not owned.
 struct SplitSums {
   double weight;           // sum of weights
-  const double* mean;      // [n_features + 1], the last is that of y, or anything where comoment is null
+  const double* mean;      // [n_features + 1], the last is that of y
   const double* scale;     // [n_features]: above 0, -1 for a column whose weight stays 0, or none that is finite where a variance is not
   const double* comoment;  // [n_features + 1][n_features + 1], the last column is y; null: no curvature is known, so that none is used
+  double y_square = 0;     // mean square of y, less that of its mean with an intercept; where comoment is null
 };
 
 template <class T>

@@ -226,6 +226,7 @@ class optimum:
             scored: tuple[_Float64, _Float64, _Float64] | None = None,
             left_out: _Int64 | None = None,
             evaluate: Callable[[_Array, _Array, _Int64, _Float64 | None, bool, bool], tuple[_Float64, _Float64 | None]] | None = None,
+            y_square: _Float64 | None = None,
         ) -> None:
             """Models of the splits `split_of_model`; `weight_sum` (n_splits,), `mean` (n_splits, n_features + 1, y last), `scale`
             (n_splits, n_features) and `comoment` (n_splits, n_features + 1, n_features + 1) are of their training rows, and
@@ -234,7 +235,8 @@ class optimum:
             `left_out` (n_models,): each model leaves this row out of its split, in closed form; `how` stays 0 where that would
             cost digits. `evaluate(W, intercept, split_of_model, loss_epsilon, sampled, scores)` takes the passes over X, or over
             the rows of `sample`: it returns losses (n_models,) and sums of gradients (n_features + 1, n_models), the
-            intercepts' last; where it `scores`, mean held-out losses and None. It has the bits of `loss_gradient`."""
+            intercepts' last; where it `scores`, mean held-out losses and None. It has the bits of `loss_gradient`. `y_square`
+            (n_splits,), where there are no comoments: the variance of y, or with no intercept its mean square."""
 
         def advance(self, max_steps: int = -1, seconds: float = -1.0) -> str:
             """At most `max_steps` passes over X: "done", "paused" or "interrupted"."""

@@ -23,13 +23,18 @@ SOLVERS = ("lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")
 # Whose losses are fewer than those with a second derivative.
 LOSSES = {"cholesky": ("squared_error",), "coordinate-descent": ("squared_error", "log_loss")}
 
+# That have numbers as targets, so that the scale of the objective is theirs.
+OF_NUMBERS = ("squared_error", "huber", "squared_epsilon_insensitive")
+# Whose rows neither pull nor bend beyond their margin, or within epsilon.
+FLAT = ("squared_hinge", "modified_huber", "squared_epsilon_insensitive")
+
 CONVERGED, MAX_ITER, PRECISION, DIVERGED = 1, 2, 3, 4  # csrc/optimum/optimizer.h: Arrival
 
 _HISTORY = 10  # pairs that L-BFGS remembers
 # A start on a share of the rows, drawn by a stream of its own, where it has so many rows, and so many for each parameter.
 _SAMPLE_SHARE, _SAMPLE_ROWS, _SAMPLE_PER_PARAMETER, _SAMPLE_STREAM = 16, 4096, 20, 2**31 + 7
 _GROUP = 8  # models whose parameters lie side by side
-_MOST_FEATURES = 1000
+_FEW_FEATURES, _MOST_FEATURES = 64, 1000
 _MOST_COLUMNS = 5000  # csrc/optimum/quadratic.h: kMostColumns
 _PASSES = 60
 # Up to here the moments of each row are kept as a cell, and a split's own sums cost little (_moments.py).
@@ -51,7 +56,9 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
 def uses_moments(solver: str, loss: str, n_rows: int, n_features: int) -> bool:
     """Whether a solver asks for the weights, means and comoments of its splits' training rows."""
     if solver == "lbfgs":
-        return uses_curvature(n_rows, n_features)
+        # Near a perfect fit few rows bend these losses, and the model's own Hessian says what is left to gain.
+        flat = loss in FLAT and n_features <= _FEW_FEATURES
+        return flat or uses_curvature(n_rows, n_features)
     return solver == "newton-cholesky" or from_gram(solver, loss, n_rows, n_features)
 
 
@@ -412,7 +419,8 @@ class Trainer:
         used, splits = np.unique(self.splits[models], return_inverse=True)
         n_features = X.shape[1]
         mean, scale = np.zeros((len(used), n_features + 1)), np.ones((len(used), n_features))
-        comoment = scored = None
+        comoment = scored = y_square = None
+        loss = self.rows[0]["loss"]
         if self._curvature:
             weight = np.empty(len(used))
             comoment = np.empty((len(used), n_features + 1, n_features + 1))
@@ -432,6 +440,13 @@ class Trainer:
                 X, own.sample_weight, self.ids, self.conditions, used, settings.n_threads
             )
             weight, mean[:, :-1], scale = (np.ascontiguousarray(array[used]) for array in every)
+            if loss in OF_NUMBERS:
+                column_y = np.ascontiguousarray(target.y[:, None])
+                _, mean_y, scale_y = _core.optimum.split_moments(
+                    column_y, own.sample_weight, self.ids, self.conditions, used, settings.n_threads
+                )
+                mean[:, -1] = mean_y[used, 0]
+                y_square = np.maximum(scale_y[used, 0], 0.0) ** 2 + (0.0 if settings.fit_intercept else mean[:, -1] ** 2)
         self._check_weights(used, weight)
         rows = [self.rows[m] for m in models.tolist()]
 
@@ -446,7 +461,7 @@ class Trainer:
             v = problem.validation
             seen = v.X if own.fill is None else np.ascontiguousarray(_missing.filled_rows(v.X, own.fill))
             validation = (seen, v.y, v.sample_weight)
-        loss, sample = rows[0]["loss"], self._sample(used)
+        sample = self._sample(used)
         coef_init, intercept_init = self.coef_init, self.intercept_init
         if self.near is not None and sample and self._curvature and loss not in ("multinomial", "squared_error"):
             coef_init, intercept_init = self.near
@@ -488,6 +503,7 @@ class Trainer:
             validation=validation,
             scored=scored,
             evaluate=evaluate,
+            y_square=y_square,
             **sample,
         )
         return optimizer, weight[splits]
