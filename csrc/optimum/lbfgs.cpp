@@ -49,6 +49,7 @@ constexpr std::int64_t kBendShare = 4;  // of the sample's rows that many say ho
 // are counted among so many.
 constexpr double kBentRows = 4;
 constexpr std::int64_t kCheckedRows = 16384;
+constexpr double kMinusOne[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1};
 constexpr double kLog2 = 0.6931471805599453;
 constexpr double kFloor = 1e-2;  // or to this share of what it is at weights of 0: a perfect fit has an objective of 0
 // Pivots below this share of their diagonal leave too few digits in a solution of the normal equations.
@@ -163,6 +164,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   };
 
   double epsilon(std::int64_t m) const { return a_.loss_epsilon.empty() ? kLossEpsilon : a_.loss_epsilon[m]; }
+  double factor_work() const { return static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6; }
   bool knows_curvature() const { return a_.sums[a_.split_of_model[0]].comoment != nullptr; }
 
   // ---- the start ----
@@ -196,7 +198,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
           for (std::int64_t j = 0; j <= i; ++j) packed_[s][triangle(i) + j] = c * gram(a_.sums[s], i, j);
       }, poll);
     }
-    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int thread) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), factor_work(), [&](std::int64_t g, int thread) {
       Group& group = groups_[g];
       if (leaves || late()) {
         leaves = true;
@@ -421,8 +423,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     for (std::int64_t i = 0; i < a_.n_sample; i += kBendShare) rows.push_back(a_.sample[i]);
     const std::vector<CurvatureSums> found = curvatures(due, rows, poll);
     if (cancelled()) return;
-    const double p = static_cast<double>(p_);
-    this->each_group(static_cast<std::int64_t>(groups_.size()), p * p * p / 6, [&](std::int64_t g, int) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), factor_work(), [&](std::int64_t g, int) {
       const auto begin = std::lower_bound(due.begin(), due.end(), g * kGroup), end = std::lower_bound(begin, due.end(), (g + 1) * kGroup);
       if (begin == end) return;
       Group& group = groups_[g];
@@ -548,7 +549,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     if (cancelled()) return;
     std::vector<std::vector<std::int64_t>> of_group(groups_.size());
     for (std::int64_t i = 0; i < n; ++i) of_group[due[i] / kGroup].push_back(i);
-    this->each_group(static_cast<std::int64_t>(groups_.size()), static_cast<double>(p_) * static_cast<double>(p_) * static_cast<double>(p_) / 6, [&](std::int64_t g, int) {
+    this->each_group(static_cast<std::int64_t>(groups_.size()), factor_work(), [&](std::int64_t g, int) {
       if (of_group[g].empty()) return;
       Group& group = groups_[g];
       AlignedArray<double> matrix(triangle(p_) * kGroup);
@@ -644,8 +645,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     double accepted[kGroup] = {}, step_gradient[kGroup], step_before[kGroup];
     double* const step = group.work.get();
     std::copy_n(group.trial.get(), size_ * kGroup, step);
-    const double minus_one[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1};
-    kernels_.add_product(minus_one, group.at.get(), size_, step);
+    kernels_.add_product(kMinusOne, group.at.get(), size_, step);
     kernels_.dot(step, group.trial_gradient.get(), shape_, step_gradient);
     kernels_.dot(step, group.gradient.get(), shape_, step_before);
     for (std::int64_t i = begin; i < end; ++i) {
@@ -788,8 +788,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   void remember_pairs(Group& group, std::int64_t g, double* use) {
     AlignedArray<double> change(size_ * kGroup);
     std::copy_n(group.trial_gradient.get(), size_ * kGroup, change.get());
-    const double minus_one[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1};
-    kernels_.add_product(minus_one, group.gradient.get(), size_, change.get());
+    kernels_.add_product(kMinusOne, group.gradient.get(), size_, change.get());
     double product[kGroup], square[kGroup], length[kGroup];
     kernels_.dot(group.work.get(), change.get(), shape_, product);
     kernels_.dot(change.get(), change.get(), shape_, square);
