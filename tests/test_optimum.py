@@ -861,6 +861,25 @@ def test_few_rows_that_bend_the_loss(loss, solver):
         assert reference.objective(loss, X, y, run.best_coef, run.best_intercept, l2) <= best + 5e-8
 
 
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("loss", ["squared_hinge", "modified_huber", "squared_epsilon_insensitive", "huber"])
+def test_max_iter_of_those_that_are_checked(loss, solver):
+    """Whether it is the optimum is asked where the last iteration has led, too, and no model takes one more."""
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((30, 4))
+    z = X @ np.array([1.0, -1.0, 0.5, 0.0]) + 0.5 * rng.standard_normal(30)
+    y = z if loss in _optimum.OF_NUMBERS else (z > 0).astype(float)
+    keywords = dict(loss=loss, solver=solver, l2=1e-2)
+    whole = gf.fit(X, y, **keywords)
+    assert whole.best_converged and whole.best_steps > 1
+    enough = gf.fit(X, y, max_iter=whole.best_steps, **keywords)
+    assert enough.best_converged and enough.best_coef.tobytes() == whole.best_coef.tobytes()
+    for max_iter in range(1, whole.best_steps):
+        with pytest.warns(gf.ConvergenceWarning, match="max_iter was reached"):
+            short = gf.fit(X, y, max_iter=max_iter, **keywords)
+        assert short.best_steps == max_iter
+
+
 @pytest.mark.parametrize("loss", ["huber", "squared_epsilon_insensitive", "squared_error"])
 def test_no_start_loosens_the_stop(loss):
     """What the objective is held against is of y alone: not what it was at a start far away, or near the optimum."""
@@ -884,9 +903,52 @@ def test_a_perfect_fit_after_a_sample():
     """Without l2 the objective is 0: the sample leads there, and nothing is left to lower."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((70_000, 3))
-    run = gf.fit(X, X @ np.array([1.0, -2.0, 0.5]) + 1, loss="huber", loss_epsilon=1.35, solver="lbfgs", l2=0.0)
-    assert run.best_converged
-    np.testing.assert_allclose(run.best_coef, [1, -2, 0.5], atol=1e-4)
+    y = X @ np.array([1.0, -2.0, 0.5]) + 1
+    run = gf.fit(X, y, loss="huber", loss_epsilon=1.35, solver="lbfgs", l2=0.0, folds=3, refit=False)
+    assert run.converged.all()
+    np.testing.assert_allclose(run.coef, [[1, -2, 0.5]] * 3, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cholesky"])
+@pytest.mark.parametrize("loss", ["squared_hinge", "modified_huber"])
+def test_starts_at_which_no_row_or_few_bend_the_loss(loss, solver):
+    """All rows beyond their margin, where l2 alone is left; and near the optimum, where those that bend it lie across the weights."""
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((2000, 5))
+    w = rng.standard_normal(5)
+    X = X[np.abs(X @ w) > 0.2]
+    y = (X @ w > 0).astype(float)
+    keywords = dict(loss=loss, solver=solver, l2=1e-6)
+    best = reference.objective(loss, X, y, *reference.newton(loss, X, y, 1e-6), 1e-6)
+    near = gf.fit(X, y, **keywords)
+    for times, of in ((1, near.best_coef), (1.02, near.best_coef), (100, w)):
+        run = gf.fit(X, y, coef_init=times * of, intercept_init=near.best_intercept if times < 2 else 0.0, **keywords)
+        assert run.best_converged
+        assert reference.objective(loss, X, y, run.best_coef, run.best_intercept, 1e-6) <= best + 5e-8
+
+
+def test_rows_that_bend_the_loss_are_counted_in_the_split():
+    """Not those that weigh nothing, nor those that the split does not train on."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((60, 60))
+    y = (X @ rng.standard_normal(60) > 0).astype(float)
+    keywords = dict(loss="squared_hinge", solver="lbfgs", l2=1e-6, refit=False)
+    best = reference.objective("squared_hinge", X, y, *reference.newton("squared_hinge", X, y, 1e-6), 1e-6)
+    many, labels = np.vstack([X, rng.standard_normal((1140, 60))]), np.append(y, rng.integers(0, 2, 1140))
+    weight = (np.arange(1200) < 60).astype(float)
+    splits_of = gf.index.from_splits(1200, [(np.arange(60), np.arange(60, 1200))])
+    everything = gf.index.from_splits(1200, [(np.arange(1199), np.arange(1199, 1200))])
+    for run in (gf.fit(many, labels, folds=splits_of, **keywords), gf.fit(many, labels, folds=everything, sample_weight=weight, **keywords)):
+        assert run.converged.all()
+        assert reference.objective("squared_hinge", X, y, run.coef[0], run.intercept[0], 1e-6) <= best + 5e-8
+
+
+@pytest.mark.parametrize("loss", ["huber", "squared_epsilon_insensitive"])
+def test_a_target_of_zeros(loss):
+    X = np.random.default_rng(6).standard_normal((50, 3))
+    with pytest.warns(UserWarning, match="every row has the target 0"):
+        run = gf.fit(X, np.zeros(50), loss=loss, solver="lbfgs", coef_init=np.ones(3), intercept_init=2.0)
+    assert run.best_converged and run.refit_arrival["objective"] < 1e-6
 
 
 def test_separable_classes_without_a_penalty():

@@ -217,6 +217,7 @@ std::vector<CurvatureSums> curvature_sums(const DenseRows<T>& X, const T* y, con
             sums[l].h += h;
             sums[l].hu += h * u;
             sums[l].huu += h * u * u;
+            sums[l].bent += h != 0;
           }
         }
       }
@@ -227,6 +228,7 @@ std::vector<CurvatureSums> curvature_sums(const DenseRows<T>& X, const T* y, con
         total.h += sums[l].h;
         total.hu += sums[l].hu;
         total.huu += sums[l].huu;
+        total.bent += sums[l].bent;
       }
       items.done(item);
     }

@@ -46,9 +46,11 @@ struct CurvatureModel {
   double epsilon, centre;
 };
 
-// Sums of the weights, h, h * u and h * u^2 of a model's rows, u being the raw prediction less the centre, and h as above.
+// Sums of the weights, h, h * u and h * u^2 of a model's rows, u being the raw prediction less the centre, and h as above; and how many
+// rows have an h that is not 0.
 struct CurvatureSums {
   double weight = 0, h = 0, hu = 0, huu = 0;
+  std::int64_t bent = 0;
 };
 
 // Of the training rows among rows[0] to rows[n_rows - 1]. Chunks of kRowChunk of these positions, each from +0, added in order.

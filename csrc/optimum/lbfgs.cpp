@@ -47,7 +47,7 @@ constexpr std::int64_t kSamplePasses = 30;
 constexpr std::int64_t kBendShare = 4;  // of the sample's rows that many say how the loss bends
 // A loss with rows that do not bend it needs so many that do for each parameter, or a model's own Hessian says whether it has arrived. They
 // are counted among so many.
-constexpr double kBentRows = 4;
+constexpr std::int64_t kBentRows = 4;
 constexpr std::int64_t kCheckedRows = 16384;
 constexpr double kMinusOne[kGroup] = {-1, -1, -1, -1, -1, -1, -1, -1};
 constexpr double kLog2 = 0.6931471805599453;
@@ -449,8 +449,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         if (dropped[l] > static_cast<double>(arrivals_.dropped[m])) use[l] = 0;
         if (use[l] == 0) continue;
         forget(group, l);
-        lanes_[m].fresh = true;
-        lanes_[m].scaled = true;
+        lanes_[m].fresh = lanes_[m].scaled = true;
+        lanes_[m].checked = false;  // it has another measure now
         group.level[l] = bend[l] + kLevelTrace * c;
         along_weights(group, m, product.get(), found[at - due.begin()]);
       }
@@ -491,27 +491,35 @@ class Lbfgs final : public ModelsAtOptimum<T> {
   }
 
   // Models that would have arrived, of a loss whose rows need not bend it: beyond their margin, or within epsilon, they neither pull nor
-  // bend. With fewer left than there are features, a matrix of all rows says too little of how far the optimum may be: the model's own
-  // Hessian is to say it.
+  // bend, and a matrix of all rows says too little of how far the optimum may be. Where enough rows are left, how much they bend the loss
+  // on average and along the weights says it; where they are few, the model's own Hessian.
   void check(const std::vector<std::int64_t>& due, const std::function<void()>& poll) {
     if (due.empty()) return;
-    std::vector<CurvatureSums> found;
-    if (a_.refresh > 1) {
-      const std::int64_t step = (a_.X.n_rows + kCheckedRows - 1) / kCheckedRows;
-      std::vector<std::int64_t> rows;
-      for (std::int64_t i = 0; i < a_.X.n_rows; i += step) rows.push_back(i);
-      found = curvatures(due, rows, poll);
-      if (cancelled()) return;
-    }
-    const double c = curvature_at_zero(a_.loss, a_.n_outputs), wanted = kBentRows * static_cast<double>(p_ + 1);
+    const std::int64_t step = (a_.X.n_rows + kCheckedRows - 1) / kCheckedRows;
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < a_.X.n_rows; i += step) rows.push_back(i);
+    const std::vector<CurvatureSums> found = curvatures(due, rows, poll);
+    if (cancelled()) return;
+    const double c = curvature_at_zero(a_.loss, a_.n_outputs);
     for (std::size_t i = 0; i < due.size(); ++i) {
-      const bool many = !found.empty() && found[i].h / found[i].weight / c * static_cast<double>(a_.X.n_rows) >= wanted;
-      if (many) {
-        arrivals_.how[due[i]] = Arrival::converged;
-      } else {
-        lanes_[due[i]].again = true;
-        lanes_[due[i]].trace = kLeastTrace;
+      const std::int64_t m = due[i];
+      if (found[i].bent * step < kBentRows * (p_ + 1)) {
+        lanes_[m].again = true;
+        lanes_[m].trace = kLeastTrace;
+        continue;
       }
+      const Group& group = groups_[m / kGroup];
+      const double *const v = group.at.get() + m % kGroup, *const gradient = group.gradient.get() + m % kGroup;
+      double slope = 0, square = 0;
+      for (std::int64_t f = 0; f < p_; ++f) {
+        slope = std::fma(gradient[f * kGroup], v[f * kGroup], slope);
+        square = std::fma(v[f * kGroup], v[f * kGroup], square);
+      }
+      double& gap = arrivals_.gap[m];
+      if (arrivals_.n_hessians[m] == 0 && !lanes_[m].scaled) gap *= std::max(1.0, c * found[i].weight / found[i].h);
+      if (slope != 0) gap = std::max(gap, 0.5 * slope * (slope / std::fma(a_.l2[m], square, found[i].huu / found[i].weight)));
+      if (gap <= least(m)) arrivals_.how[m] = Arrival::converged;
+      else if (arrivals_.n_iter[m] >= a_.max_iter) arrivals_.how[m] = Arrival::max_iter;
     }
   }
 
@@ -562,13 +570,14 @@ class Lbfgs final : public ModelsAtOptimum<T> {
         const int l = static_cast<int>(m % kGroup);
         lanes_[m].passes = 0;
         lanes_[m].again = false;
-        if (!(weight[i] > 0)) continue;  // no row bends the loss any more: what there was is as good
+        const bool bends = weight[i] > 0;
+        if (!bends && !lanes_[m].checked) continue;  // no row bends the loss any more: what there was is as good
         use[l] = 1;
         const SplitSums& s = sums(m);
         for (std::int64_t j = 0; j < p_; ++j)
           for (std::int64_t k = 0; k <= j; ++k) {
-            double value = comoment[(i * one + j) * one + k];
-            if (!a_.fit_intercept) value += weight[i] * ((mean[i * one + j] - centre(s, j)) * (mean[i * one + k] - centre(s, k)));
+            double value = bends ? comoment[(i * one + j) * one + k] : 0.0;
+            if (!a_.fit_intercept && bends) value += weight[i] * ((mean[i * one + j] - centre(s, j)) * (mean[i * one + k] - centre(s, k)));
             value = constant(s, j) || constant(s, k) ? (j == k ? 1 : 0)
                                                      : std::fma(lanes_[m].trace * c, gram(s, j, k), value / s.weight / (scale(s, j) * scale(s, k)));
             if (j == k) value += a_.l2[m];
@@ -576,26 +585,24 @@ class Lbfgs final : public ModelsAtOptimum<T> {
           }
       }
       kernels_.factor(matrix.get(), p_, drop_limit(p_), smallest, dropped);
-      double turns[kGroup] = {};  // also those that wait for an answer, and go by what there was
       for (const std::int64_t i : of_group[g]) {
         const std::int64_t m = due[i];
         const int l = static_cast<int>(m % kGroup);
-        // A matrix of lower rank than the one at 0 is no better.
-        if (dropped[l] > static_cast<double>(arrivals_.dropped[m])) use[l] = 0;
-        turns[l] = use[l] != 0 || lanes_[m].checked ? 1 : 0;
+        // A matrix of lower rank than the one at 0 is no better, but where the question is what those rows say that are left.
+        if (dropped[l] > static_cast<double>(arrivals_.dropped[m]) && !lanes_[m].checked) use[l] = 0;
         if (use[l] == 0) continue;
         ++arrivals_.n_hessians[m];
         const SplitSums& s = sums(m);
         for (std::int64_t j = 0; j < p_; ++j)
           group.offset[j * kGroup + l] =
-              a_.fit_intercept && !constant(s, j) ? (mean[i * one + j] - s.mean[j]) / scale(s, j) : 0.0;
-        group.level[l] = weight[i] / s.weight + kLevelTrace * c;
+              a_.fit_intercept && !constant(s, j) && weight[i] > 0 ? (mean[i * one + j] - s.mean[j]) / scale(s, j) : 0.0;
+        group.level[l] = std::max(0.0, weight[i]) / s.weight + kLevelTrace * c;
         forget(group, l);
-        lanes_[m].fresh = true;
+        lanes_[m].fresh = lanes_[m].checked = true;
         lanes_[m].scaled = false;
       }
       kernels_.copy_where(use, matrix.get(), triangle(p_), group.factor.get());
-      turn(group, g, turns);
+      turn(group, g, use);
       next_trial(group, g);
     }, poll);
   }
@@ -704,7 +711,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (lane.started)
         arrivals_.n_iter[m] += sampling_ ? 0 : 1;
       else
-        lane.scale_f = scale_of_objective(m);
+        lane.scale_f = scale_of_objective(m, lane.f);
       lane.accepted = true;
       lane.checked = false;
       remember[l] = lane.started ? 1 : 0;
@@ -729,7 +736,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
 
   // What the loss is at weights of 0, whatever weights a model starts from. Of numbers: of one spread of y, about its mean where there is
   // an intercept, since the intercept alone comes so far; of what epsilon leaves of it, no one knows how much was to be fitted.
-  double scale_of_objective(std::int64_t m) const {
+  double scale_of_objective(std::int64_t m, double at_start) const {
     const SplitSums& s = sums(m);
     switch (a_.loss) {
       case Loss::log_loss:
@@ -740,6 +747,7 @@ class Lbfgs final : public ModelsAtOptimum<T> {
     }
     double square = s.comoment != nullptr ? gram(s, p_, p_) : s.y_square;
     if (!(square > 0)) square = s.mean[p_] * s.mean[p_];  // constant: the intercept has to come to it
+    if (!(square > 0)) return std::abs(at_start);         // there is nothing to fit
     const double spread = std::sqrt(square), linear = epsilon(m);  // from where on
     switch (a_.loss) {
       case Loss::huber: return spread <= linear ? 0.5 * square : linear * (spread - 0.5 * linear);
@@ -747,6 +755,10 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       default: return 0.5 * square;
     }
   }
+
+  double size_of_objective(std::int64_t m) const { return std::max(std::abs(lanes_[m].f), kFloor * lanes_[m].scale_f); }
+  // The gap with which a model has arrived.
+  double least(std::int64_t m) const { return kGap * a_.tol * size_of_objective(m); }
 
   // How a model ends; while it sees a sample alone, that it has seen enough of it.
   void finish(std::int64_t m, Arrival how) {
@@ -879,20 +891,18 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       if (use[l] == 0 || arrivals_.how[m] != Arrival::running) return;
       Lane& lane = lanes_[m];
       const double gap = arrivals_.gap[m] = -0.5 * slope[l];
-      const double least = kGap * a_.tol * std::max(std::abs(lane.f), kFloor * lane.scale_f);
       if (sampling_) {
-        lane.sampled = lane.sampled || lane.passes >= kSamplePasses || gap <= kSampleGap * std::max(std::abs(lane.f), kFloor * lane.scale_f);
+        lane.sampled = lane.sampled || lane.passes >= kSamplePasses || gap <= kSampleGap * size_of_objective(m);
         if (lane.sampled) return;
       }
       if (use[l] > 0 && !sampling_) {
-        if (arrivals_.gradient_norm[m] <= a_.tol && gap <= least) {
+        if (arrivals_.gradient_norm[m] <= a_.tol && gap <= least(m)) {
           if (!(gap > 0 && has_flat_rows_ && a_.refresh > 0 && !lane.checked)) {
             arrivals_.how[m] = Arrival::converged;
             return;
           }
-          lane.checked = true;  // `pass` sees to it
-        }
-        if (arrivals_.n_iter[m] >= a_.max_iter) {
+          lane.checked = true;  // `check` sees to it, before its iterations may have come to their end
+        } else if (arrivals_.n_iter[m] >= a_.max_iter) {
           arrivals_.how[m] = Arrival::max_iter;
           return;
         }

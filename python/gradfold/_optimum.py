@@ -25,16 +25,13 @@ LOSSES = {"cholesky": ("squared_error",), "coordinate-descent": ("squared_error"
 
 # That have numbers as targets, so that the scale of the objective is theirs.
 OF_NUMBERS = ("squared_error", "huber", "squared_epsilon_insensitive")
-# Whose rows neither pull nor bend beyond their margin, or within epsilon.
-FLAT = ("squared_hinge", "modified_huber", "squared_epsilon_insensitive")
-
 CONVERGED, MAX_ITER, PRECISION, DIVERGED = 1, 2, 3, 4  # csrc/optimum/optimizer.h: Arrival
 
 _HISTORY = 10  # pairs that L-BFGS remembers
 # A start on a share of the rows, drawn by a stream of its own, where it has so many rows, and so many for each parameter.
 _SAMPLE_SHARE, _SAMPLE_ROWS, _SAMPLE_PER_PARAMETER, _SAMPLE_STREAM = 16, 4096, 20, 2**31 + 7
 _GROUP = 8  # models whose parameters lie side by side
-_FEW_FEATURES, _MOST_FEATURES = 64, 1000
+_MOST_FEATURES = 1000
 _MOST_COLUMNS = 5000  # csrc/optimum/quadratic.h: kMostColumns
 _PASSES = 60
 # Up to here the moments of each row are kept as a cell, and a split's own sums cost little (_moments.py).
@@ -56,9 +53,7 @@ def uses_curvature(n_rows: int, n_features: int) -> bool:
 def uses_moments(solver: str, loss: str, n_rows: int, n_features: int) -> bool:
     """Whether a solver asks for the weights, means and comoments of its splits' training rows."""
     if solver == "lbfgs":
-        # Near a perfect fit few rows bend these losses, and the model's own Hessian says what is left to gain.
-        flat = loss in FLAT and n_features <= _FEW_FEATURES
-        return flat or uses_curvature(n_rows, n_features)
+        return uses_curvature(n_rows, n_features)
     return solver == "newton-cholesky" or from_gram(solver, loss, n_rows, n_features)
 
 
