@@ -936,9 +936,9 @@ def test_rows_that_bend_the_loss_are_counted_in_the_split():
     best = reference.objective("squared_hinge", X, y, *reference.newton("squared_hinge", X, y, 1e-6), 1e-6)
     many, labels = np.vstack([X, rng.standard_normal((1140, 60))]), np.append(y, rng.integers(0, 2, 1140))
     weight = (np.arange(1200) < 60).astype(float)
-    splits_of = gf.index.from_splits(1200, [(np.arange(60), np.arange(60, 1200))])
-    everything = gf.index.from_splits(1200, [(np.arange(1199), np.arange(1199, 1200))])
-    for run in (gf.fit(many, labels, folds=splits_of, **keywords), gf.fit(many, labels, folds=everything, sample_weight=weight, **keywords)):
+    for n_trained, sample_weight in ((60, None), (1199, weight)):
+        folds = gf.index.from_splits(1200, [(np.arange(n_trained), np.arange(n_trained, 1200))])
+        run = gf.fit(many, labels, folds=folds, sample_weight=sample_weight, **keywords)
         assert run.converged.all()
         assert reference.objective("squared_hinge", X, y, run.coef[0], run.intercept[0], 1e-6) <= best + 5e-8
 
