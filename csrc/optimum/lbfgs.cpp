@@ -746,8 +746,8 @@ class Lbfgs final : public ModelsAtOptimum<T> {
       default: break;
     }
     double square = s.comoment != nullptr ? gram(s, p_, p_) : s.y_square;
-    if (!(square > 0)) square = s.mean[p_] * s.mean[p_];  // constant: the intercept has to come to it
-    if (!(square > 0)) return std::abs(at_start);         // there is nothing to fit
+    if (!(square > 0)) square = s.mean[p_] * s.mean[p_];                    // constant: the intercept has to come to it
+    if (!(square > 0 && std::isfinite(square))) return std::abs(at_start);  // there is nothing to fit, or it is beyond float64
     const double spread = std::sqrt(square), linear = epsilon(m);  // from where on
     switch (a_.loss) {
       case Loss::huber: return spread <= linear ? 0.5 * square : linear * (spread - 0.5 * linear);

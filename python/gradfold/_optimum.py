@@ -23,7 +23,7 @@ SOLVERS = ("lbfgs", "newton-cholesky", "cholesky", "coordinate-descent")
 # Whose losses are fewer than those with a second derivative.
 LOSSES = {"cholesky": ("squared_error",), "coordinate-descent": ("squared_error", "log_loss")}
 
-# That have numbers as targets, so that the scale of the objective is theirs.
+# Losses with numbers as targets, whose spread is the scale of the objective.
 OF_NUMBERS = ("squared_error", "huber", "squared_epsilon_insensitive")
 CONVERGED, MAX_ITER, PRECISION, DIVERGED = 1, 2, 3, 4  # csrc/optimum/optimizer.h: Arrival
 
@@ -441,7 +441,10 @@ class Trainer:
                     column_y, own.sample_weight, self.ids, self.conditions, used, settings.n_threads
                 )
                 mean[:, -1] = mean_y[used, 0]
-                y_square = np.maximum(scale_y[used, 0], 0.0) ** 2 + (0.0 if settings.fit_intercept else mean[:, -1] ** 2)
+                y_square = np.maximum(scale_y[used, 0], 0.0) ** 2
+                if not settings.fit_intercept:
+                    with np.errstate(over="ignore"):  # beyond float64 it is no scale
+                        y_square += mean[:, -1] ** 2
         self._check_weights(used, weight)
         rows = [self.rows[m] for m in models.tolist()]
 
