@@ -5,6 +5,7 @@ Arrays of other libraries on the GPU become `DeviceArray`s first, so that both k
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ def loss_gradient(
     if rows is not None:
         rows = _ids("rows", rows, None, n_rows, "n_rows")
     ids, conditions, split_of_model = _roles(folds, split_of_model, n_rows, n_models)
-    threads = _check.threads(n_threads)
+    threads = 1 if n_threads is None and _device.is_device_array(X) else _check.threads(n_threads)  # the GPU takes none
     epsilon = _epsilon(loss_epsilon, name, n_models)
     check = _check.boolean("check_finite", check_finite)
     with_loss = _check.boolean("return_loss", return_loss)
@@ -161,28 +162,30 @@ def loss_gradient(
 
     if where == "cuda":
         _device.check_shape(n_rows, n_features)
-    inputs = {"X": X, "y": y, "W": W, "intercept": intercept, "rows": rows, "sample_weight": sample_weight}
-    inputs |= {"folds": ids, "split_of_model": split_of_model}
-    loss_out, grad_W, grad_intercept = _outputs(out, with_loss, W, intercept, inputs)
+    read = {"X": X, "y": y, "W": W, "intercept": intercept, "rows": rows, "sample_weight": sample_weight}
+    if out is not None:
+        _check_outputs(out, with_loss, W, intercept, read | {"folds": ids, "split_of_model": split_of_model})
     one = None if several else (n_features, n_models)  # the shape that a kernel of one output wants
+
+    def shaped(weights: Any, intercepts: Any) -> tuple[Any, Any]:
+        if one is None:
+            return weights, intercepts
+        return weights.reshape(one), None if intercepts is None else intercepts.reshape(one[1:])
+
+    def outputs() -> Result:
+        return _new_outputs(with_loss, W, intercept, X) if out is None else out
+
+    read["W"], read["intercept"] = shaped(W, intercept)
     if where == "cuda":
-        values = {
-            "X": X, "y": y, "W": _shaped(W, one),
-            "intercept": None if intercept is None else _shaped(intercept, one and one[1:]),
-            "rows": rows, "ids": ids, "conditions": conditions, "split_of_model": split_of_model,
-            "sample_weight": sample_weight, "loss_out": loss_out, "grad_W": _shaped(grad_W, one),
-            "grad_intercept": None if grad_intercept is None else _shaped(grad_intercept, one and one[1:]),
-            "loss_epsilon": epsilon,
-        }  # fmt: skip
-        _on_gpu(values, name, mean)
-        if given is not None:
-            return given
-        return tuple(map(_handed_back, (loss_out, grad_W, grad_intercept)))
+        splits = {"ids": ids, "conditions": conditions, "split_of_model": split_of_model, "loss_epsilon": epsilon}
+        found = _on_gpu(read, splits, name, mean, with_loss, outputs, shaped)
+        return tuple(map(_handed_back, found)) if given is None else given
+    loss_out, grad_W, grad_intercept = outputs()
     _core.gradient.loss_gradient(
         X,
         y,
-        _shaped(W, one),
-        None if intercept is None else _shaped(intercept, one and one[1:]),
+        read["W"],
+        read["intercept"],
         name,
         mean,
         rows,
@@ -191,8 +194,7 @@ def loss_gradient(
         split_of_model,
         sample_weight,
         loss_out,
-        _shaped(grad_W, one),
-        None if grad_intercept is None else _shaped(grad_intercept, one and one[1:]),
+        *shaped(grad_W, grad_intercept),
         threads,
         epsilon,
     )
@@ -211,7 +213,7 @@ def _named(out: object) -> dict[str, object]:
 
 def _adopted(argument: str, value: Any) -> Any:
     """A `DeviceArray` for what lies on the GPU; anything else as it came."""
-    if not _device.lives_on_gpu(value):
+    if _device.is_device_array(value) or not _device.lives_on_gpu(value):
         return value
     from gradfold.cuda.arrays import from_object
 
@@ -229,30 +231,38 @@ def _check_together(arrays: dict[str, Any]) -> None:
             )
 
 
-def _on_gpu(values: dict[str, Any], loss: str, mean: bool) -> None:
-    """Call the kernels, with copies of what lies on the host; results go to the arrays of the outputs."""
-    from gradfold.cuda import arrays
-    from gradfold.cuda.gradient import loss_gradient as run
+def _on_gpu(
+    read: dict[str, Any], splits: dict[str, Any], loss: str, mean: bool, with_loss: bool, outputs: Callable[[], Result],
+    shaped: Callable[[Any, Any], tuple[Any, Any]],
+) -> Result:  # fmt: skip
+    """Call the kernels, with copies of what lies on the host; returns what `outputs` has given, written.
 
-    read, outputs = ("X", "y", "W", "intercept", "rows", "sample_weight"), ("loss_out", "grad_W", "grad_intercept")
-    stream = values["X"].stream if _device.is_device_array(values["X"]) else 0
+    It is asked for when the device has begun to compute. `shaped`: weights and intercepts as the kernels take them.
+    """
+    from gradfold.cuda import arrays
+    from gradfold.cuda.gradient import begin
+
+    stream = read["X"].stream if _device.is_device_array(read["X"]) else 0
     hint = "wanted fewer models a call, or device='cpu'"
-    there = dict(values)  # the splits stay on the host
-    if _device.is_device_array(values["split_of_model"]):
-        there["split_of_model"] = values["split_of_model"].numpy()
-    for name, value in values.items():
-        if isinstance(value, np.ndarray):
-            if name in outputs:
-                there[name] = arrays.empty(value.shape, value.dtype, stream, hint)
-            elif name in read:
-                there[name] = arrays.to_device(value, stream, hint)
-    arrays.join(stream, filter(_device.is_device_array, there.values()))
-    run(**there, loss=loss, mean=mean, stream=stream)
-    for name in outputs:
-        if isinstance(values[name], np.ndarray):
-            values[name][...] = there[name].numpy()
-        elif values[name] is not None:
-            arrays.join(values[name].stream, [values["X"]])
+    there: dict[str, Any] = {
+        name: arrays.to_device(value, stream, hint) if isinstance(value, np.ndarray) else value for name, value in read.items()
+    }
+    if _device.is_device_array(splits["split_of_model"]):
+        splits["split_of_model"] = splits["split_of_model"].numpy()
+    arrays.join(stream, there.values())
+    sums = begin(**there, **splits, loss=loss, mean=mean, want_loss=with_loss, want_gradient=True, stream=stream)
+    found = outputs()
+    written = [
+        arrays.empty(array.shape, array.dtype, stream, hint) if isinstance(array, np.ndarray) else array for array in found
+    ]
+    arrays.join(stream, written)
+    sums.write(written[0], *shaped(*written[1:]))
+    for array, on_device in zip(found, written, strict=True):
+        if isinstance(array, np.ndarray):
+            array[...] = on_device.numpy()
+        elif array is not None:
+            arrays.join(array.stream, [there["X"]])
+    return found
 
 
 def _handed_back(result: Any) -> Any:
@@ -291,17 +301,14 @@ def _clean_on_gpu(X: Any, y: Any, W: Any, intercept: Any, sample_weight: Any, lo
     """Whether arrays on the GPU hold nothing that a check refuses, found out in one go; False for arrays on the host."""
     if not _device.is_device_array(X):
         return False
+    if not finite and sample_weight is None:
+        return True
     from gradfold.cuda import bad_values
 
     every = bad_values.NOT_FINITE if finite else 0
     labels = bad_values.NOT_LABELS if finite and loss in _loss.BINARY else every
     arrays = [(sample_weight, bad_values.NEGATIVE | every), (X, every), (W, every), (intercept, every), (y, labels)]
     return not bad_values.any_bad([(array, what) for array, what in arrays if array is not None], X.stream)
-
-
-def _shaped(array: Any, shape: tuple[int, ...] | None) -> Any:
-    """The same memory in that shape, where one is given."""
-    return array if shape is None else array.reshape(shape)
 
 
 def _epsilon(value: object, loss: str, n_models: int) -> Array | None:
@@ -316,10 +323,9 @@ def _epsilon(value: object, loss: str, n_models: int) -> Array | None:
         if loss in _loss.WITH_EPSILON and bad.any():
             at = int(bad.argmax())
             raise ValueError(f"loss_epsilon: got {values[at]} for model {at}, wanted finite numbers {wanted}")
-    else:
-        number = _check.real("loss_epsilon", value, positive=positive)
-        values = np.full(n_models, number, np.float64)
-    return values if loss in _loss.WITH_EPSILON else None
+        return values if loss in _loss.WITH_EPSILON else None
+    number = _check.real("loss_epsilon", value, positive=positive)
+    return np.full(n_models, number, np.float64) if loss in _loss.WITH_EPSILON else None
 
 
 def _ids(argument: str, value: object, length: int | None, bound: int, bound_name: str) -> Any:
@@ -361,21 +367,21 @@ def _in_turn(n_models: int, n_splits: int) -> Array:
     return out
 
 
-def _outputs(
-    out: Any, with_loss: bool, W: Any, intercept: Any, inputs: dict[str, Any]
-) -> Result:
-    """The arrays to write: new ones, or `out` after its checks."""
-    n_models = W.shape[-1]
-    if out is None:
-        return (
-            _new((n_models,), np.float64, inputs["X"]) if with_loss else None,
-            _new(W.shape, W.dtype, inputs["X"]),
-            None if intercept is None else _new(intercept.shape, W.dtype, inputs["X"]),
-        )
+def _new_outputs(with_loss: bool, W: Any, intercept: Any, beside: Any) -> Result:
+    """The arrays to write, where `beside` lies."""
+    return (
+        _new(W.shape[-1:], np.float64, beside) if with_loss else None,
+        _new(W.shape, W.dtype, beside),
+        None if intercept is None else _new(intercept.shape, W.dtype, beside),
+    )
+
+
+def _check_outputs(out: Any, with_loss: bool, W: Any, intercept: Any, inputs: dict[str, Any]) -> None:
+    """Raise unless `out` is what `_new_outputs` would give, in memory of its own."""
     if not isinstance(out, tuple) or len(out) != 3:
         raise TypeError(f"out: got {_check.describe(out)}, wanted a tuple (loss, grad_W, grad_intercept)")
     wanted = {
-        _OUT[0]: ((n_models,), np.dtype(np.float64)) if with_loss else None,
+        _OUT[0]: (W.shape[-1:], np.dtype(np.float64)) if with_loss else None,
         _OUT[1]: (W.shape, W.dtype),
         _OUT[2]: None if intercept is None else (intercept.shape, W.dtype),
     }
@@ -391,4 +397,3 @@ def _outputs(
             if memory is not None and _overlap(array, memory):
                 raise ValueError(f"{argument}: overlaps the memory of {other}, wanted memory of its own")
         inputs = inputs | {argument: array}
-    return out

@@ -264,27 +264,32 @@ def test_data_that_do_not_fit_are_left_to_the_trainer(made: list[StandIn], monke
 
 def _stand_in(
     X: Any, y: Any, W: Any, intercept: Any, *, loss: str, mean: bool, rows: Any, ids: Any, conditions: Any,
-    split_of_model: Any, sample_weight: Any, loss_out: Any, grad_W: Any, grad_intercept: Any, loss_epsilon: Any,
-    stream: Any,
-) -> None:  # fmt: skip
-    """`gradfold.cuda.gradient.loss_gradient` as far as the rest of the library sees it."""
-    there = (X, y, W, intercept, rows, sample_weight, loss_out, grad_W, grad_intercept)
+    split_of_model: Any, sample_weight: Any, loss_epsilon: Any, want_loss: bool, want_gradient: bool, stream: Any,
+) -> SimpleNamespace:  # fmt: skip
+    """`gradfold.cuda.gradient.begin` as far as the rest of the library sees it."""
+    there = (X, y, W, intercept, rows, sample_weight)
     assert all(array is None or isinstance(array, arrays.DeviceArray) for array in there)
     assert all(array is None or type(array) is np.ndarray for array in (ids, conditions, split_of_model, loss_epsilon))
-    assert W.ndim == grad_W.ndim == 2 and stream == 0
-    X, y, W, intercept, rows, sample_weight = (None if a is None else a.numpy() for a in there[:6])
-    outputs = [None if a is None else a.numpy() for a in there[6:]]
-    _core.gradient.loss_gradient(
-        X, y, W, intercept, loss, mean, rows, ids, conditions, split_of_model, sample_weight, *outputs, 1, loss_epsilon
-    )
-    for to, values in zip(there[6:], outputs, strict=True):
-        if to is not None:
-            to.write(values)
+    assert W.ndim == 2 and stream == 0 and want_gradient
+    X, y, W, intercept, rows, sample_weight = (None if a is None else a.numpy() for a in there)
+
+    def write(*outputs: Any) -> None:
+        assert all(array is None or isinstance(array, arrays.DeviceArray) for array in outputs)
+        assert (outputs[0] is not None) == want_loss and outputs[1].ndim == 2
+        values = [None if a is None else a.numpy() for a in outputs]
+        _core.gradient.loss_gradient(
+            X, y, W, intercept, loss, mean, rows, ids, conditions, split_of_model, sample_weight, *values, 1, loss_epsilon
+        )
+        for to, array in zip(outputs, values, strict=True):
+            if to is not None:
+                to.write(array)
+
+    return SimpleNamespace(write=write)
 
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "gradfold.cuda.gradient", SimpleNamespace(loss_gradient=_stand_in))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "gradfold.cuda.gradient", SimpleNamespace(begin=_stand_in))  # type: ignore[arg-type]
 
 
 def _problem(dtype: Any = np.float64, m: int = 4) -> dict[str, Any]:

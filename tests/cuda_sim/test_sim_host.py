@@ -103,6 +103,30 @@ def test_a_warm_call(counts: Counter[str], options: dict[str, Any], wanted: dict
         assert +counts == {word: rounds * n for word, n in wanted.items()}
 
 
+def test_the_device_is_at_work_before_results_are_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = moved({name: a for name, a in problem().items() if name != "sample_weight"})
+    call(values)
+    done: list[str] = []
+    launch, result = Kernel.__call__, arrays.result
+    monkeypatch.setattr(Kernel, "__call__", lambda self, *given: (done.append(self.name), launch(self, *given)))
+    monkeypatch.setattr(arrays, "result", lambda *given: (done.append("result"), result(*given))[1])
+    call(values)
+    assert done == ["pack", "forward", "sums", "gradient", "total", *3 * ["result"], "results"]
+
+
+def test_frozen_arrays() -> None:
+    """Whose identity says that nothing was written since."""
+    owner = np.zeros(3)
+    view = owner[:]
+    assert not gradient._is_frozen(owner) and not gradient._is_frozen(view)
+    view.flags.writeable = False
+    assert not gradient._is_frozen(view)
+    owner.flags.writeable = False
+    assert gradient._is_frozen(view) and gradient._is_frozen(view[1:]) and not gradient._is_frozen(owner)
+    assert gradient._is_frozen(FOLDS.ids) and gradient._is_frozen(gf.index.leave_one_out(N).ids)
+    assert not gradient._is_frozen(np.frombuffer(bytearray(8)))
+
+
 @pytest.mark.parametrize(("finite", "checks"), [(False, 1), (True, 5)])
 def test_a_warm_call_with_weights(counts: Counter[str], finite: bool, checks: int) -> None:
     """Roles are made anew, because the weights may have changed; their signs are looked at in any case."""
@@ -379,7 +403,7 @@ def message(values: dict[str, Any], **options: Any) -> str | None:
 @pytest.mark.parametrize("seed", range(12))
 def test_bad_values_are_said_as_on_the_cpu(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One argument or several of them: the same is named first, with the same words."""
-    monkeypatch.setattr(gradient, "loss_gradient", lambda **_: None)
+    monkeypatch.setattr(gradient, "begin", lambda **_: SimpleNamespace(write=lambda *_: None))
     rng = np.random.default_rng(seed)
     for loss, dtype in itertools.product(("log_loss", "squared_error"), (np.float32, np.float64)):
         values = problem(dtype, seed)
@@ -397,7 +421,7 @@ def test_bad_values_are_said_as_on_the_cpu(seed: int, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("name", sorted(BAD))
 def test_each_bad_value_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient, "loss_gradient", lambda **_: None)
+    monkeypatch.setattr(gradient, "begin", lambda **_: SimpleNamespace(write=lambda *_: None))
     for value, place in BAD[name]:
         values = problem()
         assert message(moved(values), check_finite=True) is None
@@ -408,7 +432,7 @@ def test_each_bad_value_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_labels_of_either_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradient, "loss_gradient", lambda **_: None)
+    monkeypatch.setattr(gradient, "begin", lambda **_: SimpleNamespace(write=lambda *_: None))
     for kind in ([0, 1], [-1, 1], [0, 0], [1, 1], [-1, -1], [-0.0, 1]):
         values = problem() | {"y": np.resize(np.array(kind, np.float32), N)}
         assert message(values, check_finite=True) is None and message(moved(values), check_finite=True) is None

@@ -590,9 +590,13 @@ def _flattener(signature: tuple[Any, ...]) -> Callable[[tuple[Any, ...]], list[A
     """What turns a call's arguments into a kernel's parameters: an array is seven, a tuple its members."""
 
     def of_array(out: list[Any], array: Any) -> None:
-        size, item = array.size, array.dtype.itemsize
-        # Numba's own struct of an array: owner, parent, values, bytes of one, address, shape, strides.
-        out += (0, 0, size, item, int(array.device_ctypes_pointer.value or 0), size, item)
+        try:
+            out += array.gradfold_parameters
+        except AttributeError:  # the first time; neither size nor place of an array ever changes
+            size, item = array.size, array.dtype.itemsize
+            # Numba's own struct of an array: owner, parent, values, bytes of one, address, shape, strides.
+            array.gradfold_parameters = (0, 0, size, item, int(array.device_ctypes_pointer.value or 0), size, item)
+            out += array.gradfold_parameters
 
     def of_number(kind: Any) -> Callable[[list[Any], Any], None]:
         return lambda out, value: out.append(kind(value))
@@ -832,7 +836,7 @@ def to_host(array: Any, shape: Sequence[int] | None = None, stream: Any = 0) -> 
 
 def address(array: Any) -> int:
     """Where the array begins."""
-    return 0 if SIMULATED else int(array.__cuda_array_interface__["data"][0])
+    return 0 if SIMULATED else int(array.device_ctypes_pointer.value or 0)
 
 
 def handle_of(stream: Any) -> int:

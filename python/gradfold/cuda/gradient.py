@@ -9,6 +9,7 @@ float64 total in chunk order. No float atomics, so the order is the CPU's.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
@@ -439,31 +440,42 @@ class _Workspace:
         self.no_values, self.no_rows, self.no_doubles, self.no_roles = (
             _driver.empty(1, kind, stream) for kind in (dtype, np.int64, np.float64, np.uint32)
         )
-        self.sent: dict[str, tuple[Array, Any]] = {}
+        self.sent: dict[str, tuple[Any, Any]] = {}
         self.roles: _roles.Source | None = None
-        self.splits: tuple[Array, tuple[Array, Array]] | None = None
+        self.ids: Array | None = None  # of `roles`, as they came
+        self.splits: tuple[bytes, tuple[Array, Array]] | None = None
 
-    def send(self, name: str, values: Array) -> tuple[Any, bool]:
-        """(`values` on the device, whether they are new there)."""
+    def send(self, name: str, key: Any, make: Callable[[], Array]) -> Any:
+        """What `make` returns, on the device; made when `key`, on which alone it depends, is another than last time."""
         known = self.sent.get(name)
-        if known is not None and known[0].dtype == values.dtype and np.array_equal(known[0], values):
-            return known[1], False
-        on_device = _driver.to_device(values, self.stream)
-        self.sent[name] = values.copy(), on_device
-        return on_device, True
+        if known is None or known[0] != key:
+            known = self.sent[name] = key, _driver.to_device(make(), self.stream)
+        return known[1]
 
-    def slots(self, split_of_model: Array) -> tuple[Array, Array]:
-        """The splits that have a model, and each model's place among them."""
-        if self.splits is None or not np.array_equal(self.splits[0], split_of_model):
-            self.splits = split_of_model.copy(), np.unique(split_of_model, return_inverse=True)
+    def slots(self, split_of_model: Array, key: bytes) -> tuple[Array, Array]:
+        """The splits that have a model, and each model's place among them. `key`: the bytes of `split_of_model`."""
+        if self.splits is None or self.splits[0] != key:
+            self.splits = key, np.unique(split_of_model, return_inverse=True)
         return self.splits[1]
 
     def training(self, ids: Array, conditions: Array, weight: Any, dtype: Any) -> tuple[Any, int]:
         """The words of `roles`, made when the folds are others than last time, or when there are weights."""
-        if self.roles is None or not self.roles.is_of(ids, conditions):
+        same_ids = ids is self.ids and _is_frozen(ids)
+        if self.roles is None or not self.roles.is_of(None if same_ids else ids, conditions):
             self.roles = None  # so that roles which cannot be made leave none of others behind
             self.roles = _roles.Source(ids.copy(), conditions.copy(), dtype, scores=False, stream=self.stream)
+        self.ids = ids
         return self.roles.words(weight)
+
+
+def _is_frozen(array: Array) -> bool:
+    """Whether nobody may write the memory that an array is a view of."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and not owner.flags.writeable:
+        if owner.base is None:
+            return owner is not array  # an owner can be made writable again by whoever holds it; a view of it cannot
+        owner = owner.base
+    return False
 
 
 _workspaces: dict[tuple[Any, ...], _Workspace] = {}
@@ -510,30 +522,52 @@ def _by_width(dtype: np.dtype[Any]) -> list[Shape]:
     return sorted(SHAPES[dtype.name].values(), key=lambda shape: shape.models)
 
 
-def loss_gradient(
+@dataclass
+class Sums:
+    """The sums of a call of `begin`, in memory of the next call too, and what it takes to make results of them."""
+
+    totals: Totals
+    work: _Workspace
+    kernels: SimpleNamespace
+    P: Any
+    shape: Shape
+    n_features: int
+    n_models: int
+    mean: bool
+    stream: Any
+
+    def write(self, loss_out: Any, grad_W: Any, grad_intercept: Any) -> None:
+        """Round them into outputs, each a `DeviceArray` or None; `loss_out` and the others only where they were asked for."""
+        totals, none = self.totals, self.work.no_values
+        self.kernels.results(
+            blocks_of((self.n_features + 2) * self.n_models, self.shape.threads), self.stream, self.P, int(self.mean),
+            int(loss_out is not None), int(grad_W is not None), int(grad_intercept is not None), totals.grad, totals.losses,
+            totals.weights, self.work.no_doubles if loss_out is None else loss_out.flat, none if grad_W is None else grad_W.flat,
+            none if grad_intercept is None else grad_intercept.flat,
+        )  # fmt: skip
+
+
+def begin(
     X: Any, y: Any, W: Any, intercept: Any, *, loss: str, mean: bool, rows: Any, ids: Any, conditions: Any, split_of_model: Any,
-    sample_weight: Any, loss_out: Any, grad_W: Any, grad_intercept: Any, loss_epsilon: Any, stream: Any = 0,
-    roles: tuple[Any, int] | None = None, sums: bool = False,
-) -> Totals:  # fmt: skip
-    """`gradfold.gradient.loss_gradient` on the device; arguments are checked by the caller, outputs are written.
+    sample_weight: Any, loss_epsilon: Any, want_loss: bool, want_gradient: bool, stream: Any = 0,
+    roles: tuple[Any, int] | None = None,
+) -> Sums:  # fmt: skip
+    """Queues the sums of `gradfold.gradient.loss_gradient` on the device; arguments are checked by the caller.
+
+    The device computes while the caller allocates what the results are written to.
 
     Parameters
     ----------
-    X, y, W, intercept, rows, sample_weight, loss_out, grad_W, grad_intercept : DeviceArray
-        Of the same float type but for `rows` (int64) and `loss_out` (float64); None where there is none. X may be `PaddedRows`.
+    X, y, W, intercept, rows, sample_weight : DeviceArray
+        Of the same float type but for `rows` (int64); None where there is none. X may be `PaddedRows`.
     ids, conditions, split_of_model, loss_epsilon : ndarray or None
         On the host.
+    want_loss, want_gradient : bool
+        What is summed.
     stream
         On which everything is queued; nothing waits for it.
     roles : (device array, int), optional
         Instead of `ids` and `conditions`: the words of `roles.words`, and how many a row has, for splits from 0 on.
-    sums : bool
-        Gradients are summed also where none is to be written.
-
-    Returns
-    -------
-    Totals
-        The sums before they are rounded, in memory of the next call too.
     """
     n_rows, n_features = X.shape
     n_models = W.shape[1]
@@ -542,8 +576,6 @@ def loss_gradient(
     n_panels = -(-n_models // shape.models)
     lanes = n_panels * shape.models
     n_positions = n_rows if rows is None else rows.shape[0]
-    want_gradient = sums or grad_W is not None or grad_intercept is not None
-    want_loss = loss_out is not None
     want_losses = want_loss or (mean and sample_weight is not None)  # weights are summed beside losses
     x, weight = X.flat, None if sample_weight is None else sample_weight.flat
     stride = getattr(X, "stride", n_features)
@@ -553,47 +585,69 @@ def loss_gradient(
     n_chunks = max(1, -(-n_positions // ROW_CHUNK))
     work = _workspace(shape, n_features, n_panels, n_chunks, want_gradient, want_losses, stream)
     panels, totals = work.panels, work.totals
-    splits = np.full(lanes, -1, np.int32)
-    splits[:n_models] = 0
-    if roles is not None:
-        splits[:n_models] = split_of_model
-    elif ids is not None:
-        used, splits[:n_models] = work.slots(split_of_model)
+    key = b"" if split_of_model is None else split_of_model.tobytes()
+    bits: Any = split_of_model  # of each model in the words of a row
+    if roles is None and ids is not None:
+        used, bits = work.slots(split_of_model, key)
         roles = work.training(ids, np.ascontiguousarray(conditions[used]), weight, dtype)
-    elif weight is not None:
-        roles = work.training(*_splits.of_all_rows(n_rows), weight, dtype)
-    else:
-        roles = work.no_roles, 0
+    elif roles is None:
+        key, bits = b"", 0
+        roles = (work.no_roles, 0) if weight is None else work.training(*_splits.of_all_rows(n_rows), weight, dtype)
     words, n_words = roles
-    epsilon = np.full(lanes, 0.1, dtype)
-    if loss_epsilon is not None:
-        epsilon[:n_models] = loss_epsilon
-    parameters = np.zeros(12, np.int64)
-    parameters[P_FEATURES], parameters[P_STRIDE], parameters[P_PANEL_STEP] = n_features, stride, (n_features + 1) * shape.models
-    parameters[P_MODELS], parameters[P_HAS_WEIGHT], parameters[P_WORDS] = n_models, weight is not None, n_words
-    parameters[P_LOSS], parameters[P_GRADIENT], parameters[P_LOSSES] = _loss.CODES[loss], want_gradient, want_losses
-    parameters[P_HAS_ROWS], parameters[P_SLOT_ROWS] = rows is not None, ROW_CHUNK
-    P, none, no_rows = work.send("parameters", parameters)[0], work.no_values, work.no_rows
+    parameters = (
+        n_features, stride, (n_features + 1) * shape.models, n_models, weight is not None, n_words, _loss.CODES[loss], want_gradient,
+        want_losses, rows is not None, False, ROW_CHUNK,
+    )  # fmt: skip
+    P = work.send("parameters", parameters, lambda: np.array(parameters, np.int64))
+    none, no_rows = work.no_values, work.no_rows
     k.pack(
         blocks_of(lanes * (n_features + 1), shape.threads), stream, P, int(intercept is not None), n_panels, W.flat,
         none if intercept is None else intercept.flat, panels,
     )  # fmt: skip
+
+    def of_lanes(values: Any, nobody: Any, kind: Any) -> Array:
+        out = np.full(lanes, nobody, kind)
+        out[:n_models] = values
+        return out
+
     if n_positions == 0:
         for array in (totals.grad, totals.losses, totals.weights, totals.used):
             zero("float64")(blocks_of(array.size, 256), stream, array, array.size)
     else:
+        splits = work.send("splits", (ids is None, key), lambda: of_lanes(bits, -1, np.int32))
+        epsilon = work.send(
+            "epsilon", None if loss_epsilon is None else loss_epsilon.tobytes(),
+            lambda: of_lanes(0.1 if loss_epsilon is None else loss_epsilon, 0.1, dtype),
+        )  # fmt: skip
         inputs = Inputs(
-            shape, aligned, n_features, x, y.flat, none if weight is None else weight, words, work.send("splits", splits)[0],
-            work.send("epsilon", epsilon)[0], panels, no_rows if rows is None else rows.flat, no_rows,
+            shape, aligned, n_features, x, y.flat, none if weight is None else weight, words, splits, epsilon, panels,
+            no_rows if rows is None else rows.flat, no_rows,
         )  # fmt: skip
         accumulate(
             P, inputs, work.window, totals, panels=(0, n_panels), positions=(0, n_positions), n_chunks=n_chunks, gradient=want_gradient,
             losses=want_losses, stream=stream,
         )  # fmt: skip
-    k.results(
-        blocks_of((n_features + 2) * n_models, shape.threads), stream, P, int(mean), int(want_loss), int(grad_W is not None),
-        int(grad_intercept is not None), totals.grad, totals.losses, totals.weights,
-        work.no_doubles if loss_out is None else loss_out.flat, none if grad_W is None else grad_W.flat,
-        none if grad_intercept is None else grad_intercept.flat,
+    return Sums(totals, work, k, P, shape, n_features, n_models, mean, stream)
+
+
+def loss_gradient(
+    X: Any, y: Any, W: Any, intercept: Any, *, loss_out: Any, grad_W: Any, grad_intercept: Any, sums: bool = False, **options: Any
+) -> Totals:
+    """`begin` and `Sums.write` in one.
+
+    Parameters
+    ----------
+    sums : bool
+        Gradients are summed also where none is to be written.
+
+    Returns
+    -------
+    Totals
+        The sums before they are rounded, in memory of the next call too.
+    """
+    begun = begin(
+        X, y, W, intercept, want_loss=loss_out is not None,
+        want_gradient=sums or grad_W is not None or grad_intercept is not None, **options,
     )  # fmt: skip
-    return totals
+    begun.write(loss_out, grad_W, grad_intercept)
+    return begun.totals

@@ -76,9 +76,9 @@ class Source:
         self._ids_there: Any = None  # kept where there are weights, if they went there in one part
         self._made_without_weights = False
 
-    def is_of(self, ids: Array, conditions: Array) -> bool:
-        """Whether these are the folds."""
-        same = self._ids.dtype == ids.dtype and np.array_equal(self._ids, ids)
+    def is_of(self, ids: Array | None, conditions: Array) -> bool:
+        """Whether these are the folds; `ids` are None where the caller knows that they are."""
+        same = ids is None or (self._ids.dtype == ids.dtype and np.array_equal(self._ids, ids))
         return same and np.array_equal(self._conditions, conditions)
 
     def words(self, weight: Any) -> tuple[Any, int]:
