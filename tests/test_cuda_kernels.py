@@ -55,7 +55,11 @@ def compiled(names: list[str]) -> dict[tuple[str, tuple[int, int]], Found]:
             text = kernels[name].ptx(cc)
             (used,) = ptx.resources(text).values()
             blocks = [(depth, Counter(opcodes)) for depth, opcodes in ptx.loops(text)]
-            products = [block for block in blocks if of(block[1], "ld.shared.v") >= 4 and of(block[1], "fma.rn.f") >= 16]
+            # An optimiser's step reads the scalars of its models as vectors too; it divides.
+            products = [
+                (depth, own) for depth, own in blocks
+                if of(own, "ld.shared.v") >= 4 and of(own, "fma.rn.f") >= 16 and not of(own, "div.")
+            ]  # fmt: skip
             out[name, cc] = known[key] = Found(ptx.check(text), used, Counter(ptx.opcodes(text)), products)
     return out
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import calls
+import gradfold as gf
 import on_device
 import splits
 from gradfold.cuda import train, update
@@ -84,6 +85,23 @@ def test_same_bits_as_the_cpu(at):
     path = PATHS[(at // 2 + at) % 2]
     t = assert_same(q, path, solver=solver, epochs=[2, 1][at % 2], batch_size=[7, 5][at % 2], **arguments)
     assert t.steps().max() >= 2
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("solver", "path"), [("sgd", "persistent"), ("adam", "persistent"), ("adam", "tiled")])
+def test_models_that_are_stepped_side_by_side(solver, path, dtype):
+    """Without l1 they are, by so many as 16 bytes hold: where all of these step, of which some have no row in a batch, some lost
+    a number and were put back, and some are nobody's lanes."""
+    q = problem(31, n=15, p=9, m=13, dtype=dtype, hyper=BETAS if solver == "adam" else {}, weights="integers", loss="squared_error")
+    l1, rate = np.zeros(13), np.array(q.learning_rate)
+    rate[2] = 0.1 * np.finfo(dtype).max
+    folds = gf.index.kfold(15, 5, shuffle=False)  # each holds one batch out
+    for which in ([], [6]):
+        l1[which] = 0.01
+        own = calls.replace(q, splits=folds, split_of_model=np.sort(np.arange(13) % 5), l1=l1, learning_rate=rate)
+        t = assert_same(own, path, solver=solver, epochs=2, batch_size=3, shuffle=False)
+        assert (t.diverged_epoch >= 0).tolist() == [k == 2 for k in range(13)]
+        assert len(set(t.steps().tolist())) > 1
 
 
 def test_the_cases_cover_what_they_should():

@@ -307,6 +307,74 @@ if not SIMULATED:
 
         return {1: read1, 2: read2, 4: read4}[width]
 
+    def _access_vector(width: int, store: bool) -> Any:
+        """`_access` of `width` neighbours as a tuple, by one load or store. The address is a multiple of their bytes."""
+        from llvmlite import ir
+        from numba.cuda.extending import intrinsic
+
+        def pointer(context: Any, builder: Any, array: Any, place: Any) -> tuple[Any, Any, int]:
+            kind = ir.VectorType(context.get_data_type(array.dtype), width)
+            return kind, builder.inttoptr(place, kind.as_pointer(1)), width * array.dtype.bitwidth // 8
+
+        @intrinsic
+        def load(typing_context, array, place):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                _, at, align = pointer(context, builder, signature.args[0], arguments[1])
+                values = builder.load(at, align=align)
+                parts = [builder.extract_element(values, ir.Constant(ir.IntType(32), i)) for i in range(width)]
+                return context.make_tuple(builder, signature.return_type, parts)
+
+            return types.UniTuple(array.dtype, width)(array, types.uint64), generate
+
+        @intrinsic
+        def write(typing_context, array, place, values):  # type: ignore[no-untyped-def]
+            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+                kind, at, align = pointer(context, builder, signature.args[0], arguments[1])
+                packed = ir.Constant(kind, ir.Undefined)
+                for i in range(width):
+                    packed = builder.insert_element(packed, builder.extract_value(arguments[2], i), ir.Constant(ir.IntType(32), i))
+                builder.store(packed, at, align=align)
+                return context.get_dummy_value()
+
+            return types.void(array, types.uint64, types.UniTuple(array.dtype, width)), generate
+
+        return write if store else load
+
+    _load2_at, _load4_at = _access_vector(2, False), _access_vector(4, False)
+    _store2_at, _store4_at = _access_vector(2, True), _access_vector(4, True)
+
+    def vector_reader_at(width: int) -> Any:
+        """A device function read(to, at, source, place): as `vector_reader`, from an address of `global_address`."""
+
+        @device
+        def read2_at(to, at, source, place):  # type: ignore[no-untyped-def]
+            a, b = _load2_at(source, place)
+            to[at] = a
+            to[at + 1] = b
+
+        @device
+        def read4_at(to, at, source, place):  # type: ignore[no-untyped-def]
+            a, b, c, d = _load4_at(source, place)
+            to[at] = a
+            to[at + 1] = b
+            to[at + 2] = c
+            to[at + 3] = d
+
+        return {2: read2_at, 4: read4_at}[width]
+
+    def vector_writer_at(width: int) -> Any:
+        """A device function write(to, place, source, at): as `vector_writer`, to an address of `global_address`."""
+
+        @device
+        def write2_at(to, place, source, at):  # type: ignore[no-untyped-def]
+            _store2_at(to, place, (source[at], source[at + 1]))
+
+        @device
+        def write4_at(to, place, source, at):  # type: ignore[no-untyped-def]
+            _store4_at(to, place, (source[at], source[at + 1], source[at + 2], source[at + 3]))
+
+        return {2: write2_at, 4: write4_at}[width]
+
     copy_async4, copy_async8, copy_async16 = _copy_async(4), _copy_async(8), _copy_async(16)
 
     def _asm(text: str) -> Any:
@@ -424,6 +492,30 @@ else:
                 to[int(index) + i] = source[at + i]
 
         return write
+
+    def vector_reader_at(width: int) -> Any:
+        """As on hardware."""
+
+        def read(to: Any, at: Any, source: Any, place: Any) -> None:
+            _aligned(place, width * source.itemsize)
+            for i in range(width):
+                to[at + i] = load_at(source, int(place) + i * source.itemsize)
+
+        return read
+
+    def vector_writer_at(width: int) -> Any:
+        """As on hardware."""
+
+        def write(to: Any, place: Any, source: Any, at: Any) -> None:
+            _aligned(place, width * to.itemsize)
+            for i in range(width):
+                store_at(to, int(place) + i * to.itemsize, source[at + i])
+
+        return write
+
+    def _aligned(place: Any, by: int) -> None:
+        if int(place) % by:
+            raise IndexError(f"address {int(place)} is no multiple of {by}")
 
     def opaque(x: Any) -> Any:
         return x

@@ -78,6 +78,8 @@ def kernels(shape: Shape) -> SimpleNamespace:
     FACTS = 2 * ROWS
     TM, TF = shape.thread_models, shape.thread_features
     GT = TM * TF
+    PAIR = min(2, TM)  # neighbouring models' sums, 16 bytes
+    read_pair, write_pair = _driver.vector_reader(PAIR), _driver.vector_writer(PAIR)
     SCALARS, FLAGS = N_SCALARS * MODELS, N_FLAGS * MODELS + 1
     assert SCALARS <= STAGE or not shape.epoch_blocks
     ZERO64 = np.float64(0)
@@ -170,9 +172,16 @@ def kernels(shape: Shape) -> SimpleNamespace:
                     for i in range(TF):
                         f = f0 + feature_of(tid, i)
                         if f < n_features:
-                            for j in range(TM):
+                            for j in range(0, TM, PAIR):
                                 at = u64(g_at + f * MODELS + model_of(mg, j))
-                                G[at] = add64(ZERO64 if c0 == begin else G[at], float64(g[i * TM + j]))
+                                before = cuda.local.array(PAIR, float64)
+                                for k in range(PAIR):
+                                    before[k] = ZERO64
+                                if c0 > begin:
+                                    read_pair(before, 0, G, at)
+                                for k in range(PAIR):
+                                    before[k] = add64(before[k], float64(g[i * TM + j + k]))
+                                write_pair(G, at, before, 0)
             # A step's scalars lie where tiles are staged: it begins with a barrier, and so does the next tile.
             step(tid, panel, P, S, D, N, Z, M, G, g_at, count, 0, epoch, b, stage, flags, losses, weights)
 

@@ -14,7 +14,19 @@ import numpy as np
 
 from gradfold.cuda import _driver
 from gradfold.cuda import maths as _maths
-from gradfold.cuda._driver import arithmetic, cuda, device, float64, global_address, int32, load_at, opaque, store_at
+from gradfold.cuda._driver import (
+    arithmetic,
+    cuda,
+    device,
+    float64,
+    global_address,
+    int32,
+    load_at,
+    opaque,
+    store_at,
+    vector_reader_at,
+    vector_writer_at,
+)
 from gradfold.cuda.tiles import FEATURE_CHUNK, Shape
 
 SOLVERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw")
@@ -53,9 +65,9 @@ N_TRAINING = 25
     S_KEPT,
 ) = range(13)  # fmt: skip
 N_SCALARS = 13
-# Flags of a step in shared memory, [flag][MODELS], and one more for the block.
-LOST, SHRINKS = range(2)
-N_FLAGS = 2
+# Flags of a step in shared memory, [flag][MODELS], and one more for the block. PLAIN: the model steps, and has no l1.
+LOST, SHRINKS, PLAIN = range(3)
+N_FLAGS = 3
 
 
 @cache
@@ -118,8 +130,9 @@ def of(shape: Shape) -> SimpleNamespace:
     MODELS, THREADS = shape.models, shape.threads
     PER = THREADS // MODELS  # threads of a model
     ITEM = np.dtype(shape.dtype).itemsize
-    GROUP = 4  # of a thread's parameters
-    PARAMETER, SUM = THREADS * ITEM, THREADS * 8  # bytes from a thread's parameter to its next, and from sum to sum
+    SIDE = shape.vector  # models that a thread steps side by side, by loads and stores of 16 bytes
+    ROWS = THREADS * SIDE // MODELS  # features that the block's threads step at a time, then
+    read_side, write_side, read_two = vector_reader_at(SIDE), vector_writer_at(SIDE), vector_reader_at(2)
     kind = A.type
     ZERO, ONE, NAN = T(0), T(1), T(np.nan)
     ZERO64, ONE64, INF64, NAN64 = np.float64(0), np.float64(1), np.float64(np.inf), np.float64(np.nan)
@@ -161,6 +174,7 @@ def of(shape: Shape) -> SimpleNamespace:
             lr = mul64(lr, D[u64(SCALE * L + lane)])
             l1 = D[u64(L1 * L + lane)]
             flags[u64(SHRINKS * MODELS + m)] = 1 if l1 > ZERO64 else 0
+            flags[u64(PLAIN * MODELS + m)] = 0 if l1 > ZERO64 else 1
             out[u64(S_L1 * MODELS + m)] = T(l1 if adam or squares else mul64(lr, l1))
             out[u64(S_KEPT * MODELS + m)] = T(fma64(-lr, D[u64(H_DECAY * L + lane)], ONE64))
             if adam:
@@ -293,72 +307,70 @@ def of(shape: Shape) -> SimpleNamespace:
 
     @device
     def read(S, G, W, U, V, sums, f, height, adam, w, u, v, g):  # type: ignore[no-untyped-def]
-        """A thread's parameters from f on, a register tile: weights, firsts, seconds and gradient sums.
-
-        Where there is none it gets numbers with which a step is as quick as with others.
-        """
-        by = u64(u32(f)) * u64(MODELS * ITEM)
-        w_at, u_at, v_at, g_at = u64(W + by), u64(U + by), u64(V + by), u64(sums + u64(u32(f)) * u64(MODELS * 8))
-        for k in range(GROUP):
-            w[k], u[k], v[k], g[k] = ZERO, ZERO, ONE, ZERO64
-            if f + k * PER < height:
-                w[k] = load_at(S, u64(w_at + u64(k * PARAMETER)))
-                g[k] = load_at(G, u64(g_at + u64(k * SUM)))
-                if adam:
-                    u[k] = load_at(S, u64(u_at + u64(k * PARAMETER)))
-                    v[k] = load_at(S, u64(v_at + u64(k * PARAMETER)))
+        """Feature f of a thread's models, register tiles: weights, firsts, seconds and gradient sums; nothing beyond the last."""
+        if f < height:
+            by = u64(u32(f)) * u64(MODELS * ITEM)
+            read_side(w, 0, S, u64(W + by))
+            if adam:
+                read_side(u, 0, S, u64(U + by))
+                read_side(v, 0, S, u64(V + by))
+            for k in range(0, SIDE, 2):
+                read_two(g, k, G, u64(sums + u64(u32(f)) * u64(MODELS * 8) + u64(k * 8)))
 
     @device
-    def plain(  # type: ignore[no-untyped-def]
-        S, G, W, U, V, sums, kept, first_f, height, n_features, adam, q, l2, rate, inv_root, epsilon, beta1_new, beta2, beta2_new,
-    ):  # fmt: skip
-        """Steps a thread's parameters by sgd or adam without l1, clipping or standardising: what `one` does, some side by side.
+    def plain(S, G, W, U, V, sums, kept, first_f, height, n_features, adam, scalar, m, lost):  # type: ignore[no-untyped-def]
+        """Steps a thread's features of models m to m + SIDE - 1 by sgd or adam without l1, clipping or standardising: what `one`
+        does, some side by side. `lost`: as there, of each model.
 
-        Reads a group while the one before it is computed. A square root and a quotient take their time, in which others begin.
+        Reads the next feature while it computes one. A square root and a quotient take their time, in which others begin.
         """
-        w, u, v, g = (
-            cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, float64),
+        w, u, v, x, g = (
+            cuda.local.array(SIDE, kind), cuda.local.array(SIDE, kind), cuda.local.array(SIDE, kind), cuda.local.array(SIDE, kind),
+            cuda.local.array(SIDE, float64),
         )  # fmt: skip
         next_w, next_u, next_v, next_g = (
-            cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, kind), cuda.local.array(GROUP, float64),
+            cuda.local.array(SIDE, kind), cuda.local.array(SIDE, kind), cuda.local.array(SIDE, kind), cuda.local.array(SIDE, float64),
         )  # fmt: skip
-        x = cuda.local.array(GROUP, kind)
-        lost = ZERO
+        for k in range(SIDE):
+            lost[k], next_u[k], next_v[k] = ZERO, ZERO, ONE
         read(S, G, W, U, V, sums, first_f, height, adam, next_w, next_u, next_v, next_g)
-        for f in range(first_f, height, GROUP * PER):
-            for k in range(GROUP):
+        for f in range(first_f, height, ROWS):
+            for k in range(SIDE):
                 w[k], u[k], v[k], g[k] = next_w[k], next_u[k], next_v[k], next_g[k]
-            read(S, G, W, U, V, sums, f + GROUP * PER, height, adam, next_w, next_u, next_v, next_g)
+            read(S, G, W, U, V, sums, f + ROWS, height, adam, next_w, next_u, next_v, next_g)
             by = u64(u32(f)) * u64(MODELS * ITEM)
             w_at, u_at, v_at = u64(W + by), u64(U + by), u64(V + by)
-            old_w, old_u, old_v = u64(w_at + kept), u64(u_at + kept), u64(v_at + kept)
-            for k in range(GROUP):
-                x[k] = mul(T(g[k]), q)
-                if f + k * PER < n_features:
-                    x[k] = fma(l2, w[k], x[k])
-                if f + k * PER < height:
-                    store_at(S, u64(old_w + u64(k * PARAMETER)), w[k])
-                    if adam:
-                        store_at(S, u64(old_u + u64(k * PARAMETER)), u[k])
-                        store_at(S, u64(old_v + u64(k * PARAMETER)), v[k])
+            write_side(S, u64(w_at + kept), w, 0)
+            for k in range(SIDE):
+                x[k] = mul(T(g[k]), scalar[u64(S_Q * MODELS + m + k)])
+                if f < n_features:
+                    x[k] = fma(scalar[u64(S_L2 * MODELS + m + k)], w[k], x[k])
             if adam:
-                for k in range(GROUP):
+                write_side(S, u64(u_at + kept), u, 0)
+                write_side(S, u64(v_at + kept), v, 0)
+                for k in range(SIDE):
+                    beta2, beta2_new = scalar[u64(S_BETA2 * MODELS + m + k)], scalar[u64(S_BETA2_NEW * MODELS + m + k)]
                     v[k] = fma(mul(beta2_new, x[k]), x[k], mul(beta2, v[k]))
-                    u[k] = fma(beta1_new, sub(x[k], u[k]), u[k])
-                    lost = fma(v[k], ZERO, fma(u[k], ZERO, lost))
-                    if f + k * PER < height:
-                        store_at(S, u64(u_at + u64(k * PARAMETER)), u[k])
-                        store_at(S, u64(v_at + u64(k * PARAMETER)), v[k])
-                for k in range(GROUP):
-                    v[k] = sqrt(v[k])
-                for k in range(GROUP):
-                    x[k] = div(u[k], fma(v[k], inv_root, epsilon))
-            for k in range(GROUP):
-                w[k] = fma(-rate, x[k], w[k])
-                lost = fma(w[k], ZERO, lost)
-                if f + k * PER < height:
-                    store_at(S, u64(w_at + u64(k * PARAMETER)), w[k])
-        return lost
+                    u[k] = fma(scalar[u64(S_BETA1_NEW * MODELS + m + k)], sub(x[k], u[k]), u[k])
+                    lost[k] = fma(v[k], ZERO, fma(u[k], ZERO, lost[k]))
+                write_side(S, u_at, u, 0)
+                write_side(S, v_at, v, 0)
+                for k in range(SIDE):
+                    v[k] = fma(sqrt(v[k]), scalar[u64(S_INV_ROOT * MODELS + m + k)], scalar[u64(S_EPSILON * MODELS + m + k)])
+                for k in range(SIDE):
+                    x[k] = div(u[k], v[k])
+            for k in range(SIDE):
+                w[k] = fma(-scalar[u64(S_RATE * MODELS + m + k)], x[k], w[k])
+                lost[k] = fma(w[k], ZERO, lost[k])
+            write_side(S, w_at, w, 0)
+
+    @device
+    def plain_group(flags, first):  # type: ignore[no-untyped-def]
+        """Whether all models from `first` on that a thread steps side by side may be."""
+        every = 1
+        for k in range(SIDE):
+            every &= flags[u64(PLAIN * MODELS + first + k)]
+        return every != 0
 
     @device
     def step(tid, panel, P, S, D, N, Z, M, G, g_at, count, c_at, epoch, batch, scalar, flags, losses, weights):  # type: ignore[no-untyped-def]
@@ -381,6 +393,8 @@ def of(shape: Shape) -> SimpleNamespace:
         active = N[u64(ALIVE * L + lane)] != 0 and count[u64(c_at + m)] > 0
         if tid < MODELS:
             flags[u64(LOST * MODELS + tid)] = 0
+            if not active:
+                flags[u64(PLAIN * MODELS + tid)] = 0
         if active:
             for part in range(tid // MODELS, 4, PER):
                 scalars(part, P, D, N, lane, m, count[u64(c_at + m)], scalar, flags)
@@ -397,42 +411,49 @@ def of(shape: Shape) -> SimpleNamespace:
         adam = solver == ADAM or solver == ADAMW
         has_second = solver >= ADAGRAD
         has_first = adam or solver == MOMENTUM or solver == NESTEROV
-        if active:
+        extra = standardize or P[u64(T_ANY_CLIP)] != 0
+        side_by_side = (solver == SGD or solver == ADAM) and not extra
+        height = n_features + (1 if fit_intercept else 0)
+        # Addresses: as indices each access would take four more instructions, and a parameter has ten.
+        panel_at = panel * P[u64(T_PANEL)]
+        W = u64(global_address(S, u64(panel_at)))
+        U, V = u64(global_address(S, u64(first_at + panel_at))), u64(global_address(S, u64(second_at + panel_at)))
+        sums, kept = u64(global_address(G, u64(g_at))), u64(old_at) * u64(ITEM)
+        if side_by_side:
+            first = tid % (MODELS // SIDE) * SIDE
+            if plain_group(flags, first):
+                some = cuda.local.array(SIDE, kind)
+                by = u64(u32(first))
+                plain(
+                    S, G, u64(W + by * u64(ITEM)), u64(U + by * u64(ITEM)), u64(V + by * u64(ITEM)), u64(sums + by * u64(8)), kept,
+                    int32(tid // (MODELS // SIDE)), height, n_features, solver == ADAM, scalar, first, some,
+                )  # fmt: skip
+                for k in range(SIDE):
+                    if some[k] != some[k]:
+                        flags[u64(LOST * MODELS + first + k)] = 1
+                        flags[u64(N_FLAGS * MODELS)] = 1
+        if active and not (side_by_side and plain_group(flags, m // SIDE * SIDE)):
             shrinks = flags[u64(SHRINKS * MODELS + m)] != 0
             intercept = G[u64(g_at + n_features * MODELS + m)]
-            height = n_features + (1 if fit_intercept else 0)
-            extra = standardize or P[u64(T_ANY_CLIP)] != 0
             q, l2, rate = scalar[u64(S_Q * MODELS + m)], scalar[u64(S_L2 * MODELS + m)], scalar[u64(S_RATE * MODELS + m)]
             inv_root, epsilon = scalar[u64(S_INV_ROOT * MODELS + m)], scalar[u64(S_EPSILON * MODELS + m)]
             beta1_new, beta2 = scalar[u64(S_BETA1_NEW * MODELS + m)], scalar[u64(S_BETA2 * MODELS + m)]
             beta2_new = scalar[u64(S_BETA2_NEW * MODELS + m)]
             lost = ZERO
-            # Addresses: as indices each access would take four more instructions, and a parameter has ten.
-            panel_at = panel * P[u64(T_PANEL)] + m
-            W = u64(global_address(S, u64(panel_at)))
-            U, V = u64(global_address(S, u64(first_at + panel_at))), u64(global_address(S, u64(second_at + panel_at)))
-            sums, kept = u64(global_address(G, u64(g_at + m))), u64(old_at) * u64(ITEM)
-            first_f = int32(tid // MODELS)
-            if (solver == SGD or solver == ADAM) and not extra and not shrinks:
-                lost = plain(
-                    S, G, W, U, V, sums, kept, first_f, height, n_features, solver == ADAM, q, l2, rate, inv_root, epsilon, beta1_new,
-                    beta2, beta2_new,
+            for f in range(tid // MODELS, height, PER):
+                at = u64(u32(f * MODELS + m))
+                w, u, v = u64(W + at * u64(ITEM)), u64(U + at * u64(ITEM)), u64(V + at * u64(ITEM))
+                total = load_at(G, u64(sums + at * u64(8)))
+                first_, second = ZERO, ZERO
+                if has_first:
+                    first_ = load_at(S, u)
+                if has_second:
+                    second = load_at(S, v)
+                lost = one(
+                    P, S, (w, u, v, u64(w + kept), u64(u + kept), u64(v + kept)), M, scalar, m, split, shrinks, f, total, intercept,
+                    load_at(S, w), first_, second, n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new,
+                    epsilon, lost,
                 )  # fmt: skip
-            else:
-                for f in range(first_f, height, PER):
-                    by = u64(u32(f)) * u64(MODELS * ITEM)
-                    w, u, v = u64(W + by), u64(U + by), u64(V + by)
-                    total = load_at(G, u64(sums + u64(u32(f)) * u64(MODELS * 8)))
-                    first, second = ZERO, ZERO
-                    if has_first:
-                        first = load_at(S, u)
-                    if has_second:
-                        second = load_at(S, v)
-                    lost = one(
-                        P, S, (w, u, v, u64(w + kept), u64(u + kept), u64(v + kept)), M, scalar, m, split, shrinks, f, total, intercept,
-                        load_at(S, w), first, second, n_features, solver, extra, q, rate, l2, inv_root, beta1_new, beta2, beta2_new,
-                        epsilon, lost,
-                    )  # fmt: skip
             if lost != lost:
                 flags[u64(LOST * MODELS + m)] = 1
                 flags[u64(N_FLAGS * MODELS)] = 1
