@@ -603,8 +603,8 @@ def test_a_grid_of_l1_beside_scikit_learns():
 
 
 @st.composite
-def problems(draw, loss=None, large=False):
-    loss = draw(st.sampled_from([*_optimum_check.SMOOTH]), label="loss") if loss is None else loss
+def problems(draw, loss=None, large=False, among=_optimum_check.SMOOTH):
+    loss = draw(st.sampled_from([*among]), label="loss") if loss is None else loss
     p = draw(st.sampled_from([1, 7, 20, 90]), label="n_features")
     kinds = [k for k in sorted(splits.KINDS) if k != "leave_one_out"]
     return smooth_problem(
