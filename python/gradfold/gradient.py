@@ -178,7 +178,7 @@ def loss_gradient(
     read["W"], read["intercept"] = shaped(W, intercept)
     if where == "cuda":
         splits = {"ids": ids, "conditions": conditions, "split_of_model": split_of_model, "loss_epsilon": epsilon}
-        found = _on_gpu(read, splits, name, mean, with_loss, outputs, shaped)
+        found = _on_gpu(read, splits, name, mean, with_loss, outputs)
         return tuple(map(_handed_back, found)) if given is None else given
     loss_out, grad_W, grad_intercept = outputs()
     _core.gradient.loss_gradient(
@@ -232,15 +232,14 @@ def _check_together(arrays: dict[str, Any]) -> None:
 
 
 def _on_gpu(
-    read: dict[str, Any], splits: dict[str, Any], loss: str, mean: bool, with_loss: bool, outputs: Callable[[], Result],
-    shaped: Callable[[Any, Any], tuple[Any, Any]],
-) -> Result:  # fmt: skip
+    read: dict[str, Any], splits: dict[str, Any], loss: str, mean: bool, with_loss: bool, outputs: Callable[[], Result]
+) -> Result:
     """Call the kernels, with copies of what lies on the host; returns what `outputs` has given, written.
 
-    It is asked for when the device has begun to compute. `shaped`: weights and intercepts as the kernels take them.
+    It is asked for when the device has begun to compute.
     """
     from gradfold.cuda import arrays
-    from gradfold.cuda.gradient import begin
+    from gradfold.cuda.gradient import begin, release
 
     stream = read["X"].stream if _device.is_device_array(read["X"]) else 0
     hint = "wanted fewer models a call, or device='cpu'"
@@ -250,13 +249,20 @@ def _on_gpu(
     if _device.is_device_array(splits["split_of_model"]):
         splits["split_of_model"] = splits["split_of_model"].numpy()
     arrays.join(stream, there.values())
-    sums = begin(**there, **splits, loss=loss, mean=mean, want_loss=with_loss, want_gradient=True, stream=stream)
-    found = outputs()
+    options: dict[str, Any] = {"loss": loss, "mean": mean, "want_loss": with_loss, "want_gradient": True, "stream": stream}
+    sums = begin(**there, **splits, **options)
+    try:
+        found = outputs()
+    except _device.DeviceMemoryError:  # beside what the sums have taken: then results first, and sums in what is left
+        del sums
+        release()
+        found = outputs()
+        sums = begin(**there, **splits, **options)
     written = [
         arrays.empty(array.shape, array.dtype, stream, hint) if isinstance(array, np.ndarray) else array for array in found
     ]
     arrays.join(stream, written)
-    sums.write(written[0], *shaped(*written[1:]))
+    sums.write(*written)
     for array, on_device in zip(found, written, strict=True):
         if isinstance(array, np.ndarray):
             array[...] = on_device.numpy()

@@ -114,6 +114,37 @@ def test_the_device_is_at_work_before_results_are_allocated(monkeypatch: pytest.
     assert done == ["pack", "forward", "sums", "gradient", "total", *3 * ["result"], "results"]
 
 
+def test_any_number_of_models_after_any_other() -> None:
+    """What the call before has left there, of the same panels."""
+    values = problem()
+    for m in (2, 3, 1, M, 4):
+        for folds in (None, FOLDS, None):
+            own = values | {"W": values["W"][:, :m].copy(), "intercept": values["intercept"][:m].copy()}
+            for lacking in ((), ("sample_weight",), ("intercept",)):
+                some = {name: array for name, array in own.items() if name not in lacking}
+                assert as_bytes(call(moved(some), folds=folds)) == as_bytes(call(some, folds=folds)), (m, lacking)
+
+
+def test_results_that_do_not_fit_beside_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = problem()
+    wanted, there = as_bytes(call(values)), moved(values)
+    result, asked = arrays.result, []
+
+    def full(*given: Any) -> Any:
+        asked.append(bool(gradient._workspaces))
+        if asked[-1] and len(asked) == 2:
+            raise DeviceMemoryError("the GPU has nothing free")
+        return result(*given)
+
+    monkeypatch.setattr(arrays, "result", full)
+    assert as_bytes(call(there)) == wanted and asked == [True, True, False, False, False]
+    asked.clear()
+    monkeypatch.setattr(arrays, "result", lambda *_: (_ for _ in ()).throw(DeviceMemoryError("the GPU has nothing free")))
+    with pytest.raises(DeviceMemoryError, match="^the GPU has nothing free"):
+        call(there)
+    assert not gradient._workspaces
+
+
 def test_frozen_arrays() -> None:
     """Whose identity says that nothing was written since."""
     owner = np.zeros(3)

@@ -479,6 +479,7 @@ else:
         """As on hardware."""
 
         def read(to: Any, at: Any, source: Any, index: Any) -> None:
+            _aligned(index, width)
             for i in range(width):
                 to[at + i] = source[int(index) + i]
 
@@ -488,6 +489,7 @@ else:
         """As on hardware."""
 
         def write(to: Any, index: Any, source: Any, at: Any) -> None:
+            _aligned(index, width)
             for i in range(width):
                 to[int(index) + i] = source[at + i]
 
@@ -515,7 +517,7 @@ else:
 
     def _aligned(place: Any, by: int) -> None:
         if int(place) % by:
-            raise IndexError(f"address {int(place)} is no multiple of {by}")
+            raise IndexError(f"{int(place)} is no multiple of {by}")
 
     def opaque(x: Any) -> Any:
         return x

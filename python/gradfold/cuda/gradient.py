@@ -442,7 +442,7 @@ class _Workspace:
         )
         self.sent: dict[str, tuple[Any, Any]] = {}
         self.roles: _roles.Source | None = None
-        self.ids: Array | None = None  # of `roles`, as they came
+        self.ids: Array | None = None  # of `roles`, the array that came, if it keeps what it holds
         self.splits: tuple[bytes, tuple[Array, Array]] | None = None
 
     def send(self, name: str, key: Any, make: Callable[[], Array]) -> Any:
@@ -460,16 +460,15 @@ class _Workspace:
 
     def training(self, ids: Array, conditions: Array, weight: Any, dtype: Any) -> tuple[Any, int]:
         """The words of `roles`, made when the folds are others than last time, or when there are weights."""
-        same_ids = ids is self.ids and _is_frozen(ids)
-        if self.roles is None or not self.roles.is_of(None if same_ids else ids, conditions):
-            self.roles = None  # so that roles which cannot be made leave none of others behind
+        if self.roles is None or not self.roles.is_of(None if ids is self.ids else ids, conditions):
+            self.roles = self.ids = None  # so that roles which cannot be made leave none of others behind
             self.roles = _roles.Source(ids.copy(), conditions.copy(), dtype, scores=False, stream=self.stream)
-        self.ids = ids
+        self.ids = ids if _is_frozen(ids) else None
         return self.roles.words(weight)
 
 
 def _is_frozen(array: Array) -> bool:
-    """Whether nobody may write the memory that an array is a view of."""
+    """Whether an array is a view that cannot be written, of an owner that cannot, as those of `Folds` are: they keep what they hold."""
     owner: Any = array
     while isinstance(owner, np.ndarray) and not owner.flags.writeable:
         if owner.base is None:
@@ -614,7 +613,7 @@ def begin(
         for array in (totals.grad, totals.losses, totals.weights, totals.used):
             zero("float64")(blocks_of(array.size, 256), stream, array, array.size)
     else:
-        splits = work.send("splits", (ids is None, key), lambda: of_lanes(bits, -1, np.int32))
+        splits = work.send("splits", (ids is None, n_models, key), lambda: of_lanes(bits, -1, np.int32))
         epsilon = work.send(
             "epsilon", None if loss_epsilon is None else loss_epsilon.tobytes(),
             lambda: of_lanes(0.1 if loss_epsilon is None else loss_epsilon, 0.1, dtype),

@@ -66,8 +66,8 @@ N_TRAINING = 25
 ) = range(13)  # fmt: skip
 N_SCALARS = 13
 # Flags of a step in shared memory, [flag][MODELS], and one more for the block. PLAIN: the model steps, and has no l1.
-LOST, SHRINKS, PLAIN = range(3)
-N_FLAGS = 3
+LOST, PLAIN = range(2)
+N_FLAGS = 2
 
 
 @cache
@@ -173,7 +173,6 @@ def of(shape: Shape) -> SimpleNamespace:
                 lr = mul64(lr, reached if reached < ONE64 else ONE64)
             lr = mul64(lr, D[u64(SCALE * L + lane)])
             l1 = D[u64(L1 * L + lane)]
-            flags[u64(SHRINKS * MODELS + m)] = 1 if l1 > ZERO64 else 0
             flags[u64(PLAIN * MODELS + m)] = 0 if l1 > ZERO64 else 1
             out[u64(S_L1 * MODELS + m)] = T(l1 if adam or squares else mul64(lr, l1))
             out[u64(S_KEPT * MODELS + m)] = T(fma64(-lr, D[u64(H_DECAY * L + lane)], ONE64))
@@ -387,7 +386,7 @@ def of(shape: Shape) -> SimpleNamespace:
         standardize = P[u64(T_STANDARDIZE)] != 0
         fit_intercept = P[u64(T_FIT_INTERCEPT)] != 0
         mine = panel * MODELS + tid
-        m = tid % MODELS  # a thread has one model, so that its scalars are read once
+        m = tid % MODELS  # whose scalars this thread works on, and which it steps unless `plain` does
         lane = panel * MODELS + m
         split = N[u64(SPLIT * L + lane)]
         active = N[u64(ALIVE * L + lane)] != 0 and count[u64(c_at + m)] > 0
@@ -433,7 +432,7 @@ def of(shape: Shape) -> SimpleNamespace:
                         flags[u64(LOST * MODELS + first + k)] = 1
                         flags[u64(N_FLAGS * MODELS)] = 1
         if active and not (side_by_side and plain_group(flags, m // SIDE * SIDE)):
-            shrinks = flags[u64(SHRINKS * MODELS + m)] != 0
+            shrinks = flags[u64(PLAIN * MODELS + m)] == 0
             intercept = G[u64(g_at + n_features * MODELS + m)]
             q, l2, rate = scalar[u64(S_Q * MODELS + m)], scalar[u64(S_L2 * MODELS + m)], scalar[u64(S_RATE * MODELS + m)]
             inv_root, epsilon = scalar[u64(S_INV_ROOT * MODELS + m)], scalar[u64(S_EPSILON * MODELS + m)]
@@ -441,7 +440,7 @@ def of(shape: Shape) -> SimpleNamespace:
             beta2_new = scalar[u64(S_BETA2_NEW * MODELS + m)]
             lost = ZERO
             for f in range(tid // MODELS, height, PER):
-                at = u64(u32(f * MODELS + m))
+                at = u64(u32(f)) * u64(MODELS) + u64(u32(m))
                 w, u, v = u64(W + at * u64(ITEM)), u64(U + at * u64(ITEM)), u64(V + at * u64(ITEM))
                 total = load_at(G, u64(sums + at * u64(8)))
                 first_, second = ZERO, ZERO
