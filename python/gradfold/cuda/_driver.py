@@ -222,53 +222,48 @@ if not SIMULATED:
 
         return copy
 
-    def _load_vector(width: int) -> Any:
-        """An intrinsic: `width` neighbours of an array as a tuple, by one load. The index is a multiple of the width."""
+    def _vector(width: int, store: bool, by_address: bool) -> Any:
+        """An intrinsic: read or write `width` neighbours of an array as a tuple, at once. The index is a multiple of the width; or
+        it is an address of `global_address`, a multiple of their bytes."""
         from llvmlite import ir
         from numba.cuda.extending import intrinsic
+
+        i32 = ir.IntType(32)
+
+        def place(context: Any, builder: Any, array: Any, arguments: Any) -> tuple[Any, Any, int]:
+            kind = ir.VectorType(context.get_data_type(array.dtype), width)
+            if by_address:
+                at = builder.inttoptr(arguments[1], kind.as_pointer(1))
+            else:
+                at = builder.bitcast(_element(context, builder, array, arguments[0], arguments[1]), kind.as_pointer())
+            return kind, at, width * array.dtype.bitwidth // 8
 
         @intrinsic
         def load(typing_context, source, index):  # type: ignore[no-untyped-def]
             def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-                array = signature.args[0]
-                place = _element(context, builder, array, arguments[0], arguments[1])
-                kind = ir.VectorType(context.get_data_type(array.dtype), width)
-                values = builder.load(builder.bitcast(place, kind.as_pointer()), align=width * array.dtype.bitwidth // 8)
-                parts = [builder.extract_element(values, ir.Constant(ir.IntType(32), i)) for i in range(width)]
+                _, at, align = place(context, builder, signature.args[0], arguments)
+                values = builder.load(at, align=align)
+                parts = [builder.extract_element(values, ir.Constant(i32, i)) for i in range(width)]
                 return context.make_tuple(builder, signature.return_type, parts)
 
             return types.UniTuple(source.dtype, width)(source, types.uint64), generate
 
-        return load
-
-    _load2, _load4 = _load_vector(2), _load_vector(4)
-
-    def _store_vector(width: int) -> Any:
-        """An intrinsic: `width` values to neighbours of an array by one store. The index is a multiple of the width."""
-        from llvmlite import ir
-        from numba.cuda.extending import intrinsic
-
         @intrinsic
-        def store(typing_context, to, index, values):  # type: ignore[no-untyped-def]
+        def write(typing_context, to, index, values):  # type: ignore[no-untyped-def]
             def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-                array = signature.args[0]
-                place = _element(context, builder, array, arguments[0], arguments[1])
-                kind = ir.VectorType(context.get_data_type(array.dtype), width)
+                kind, at, align = place(context, builder, signature.args[0], arguments)
                 packed = ir.Constant(kind, ir.Undefined)
                 for i in range(width):
-                    value = builder.extract_value(arguments[2], i)
-                    packed = builder.insert_element(packed, value, ir.Constant(ir.IntType(32), i))
-                builder.store(packed, builder.bitcast(place, kind.as_pointer()), align=width * array.dtype.bitwidth // 8)
+                    packed = builder.insert_element(packed, builder.extract_value(arguments[2], i), ir.Constant(i32, i))
+                builder.store(packed, at, align=align)
                 return context.get_dummy_value()
 
             return types.void(to, types.uint64, types.UniTuple(to.dtype, width)), generate
 
-        return store
+        return write if store else load
 
-    _store2, _store4 = _store_vector(2), _store_vector(4)
-
-    def vector_writer(width: int) -> Any:
-        """A device function write(to, index, source, at): `width` values of a register tile to neighbours, by one store."""
+    def _writer(width: int, by_address: bool) -> Any:
+        store2, store4 = _vector(2, True, by_address), _vector(4, True, by_address)
 
         @device
         def write1(to, index, source, at):  # type: ignore[no-untyped-def]
@@ -276,16 +271,16 @@ if not SIMULATED:
 
         @device
         def write2(to, index, source, at):  # type: ignore[no-untyped-def]
-            _store2(to, np.uint64(index), (source[at], source[at + 1]))
+            store2(to, np.uint64(index), (source[at], source[at + 1]))
 
         @device
         def write4(to, index, source, at):  # type: ignore[no-untyped-def]
-            _store4(to, np.uint64(index), (source[at], source[at + 1], source[at + 2], source[at + 3]))
+            store4(to, np.uint64(index), (source[at], source[at + 1], source[at + 2], source[at + 3]))
 
         return {1: write1, 2: write2, 4: write4}[width]
 
-    def vector_reader(width: int) -> Any:
-        """A device function read(to, at, source, index): `width` neighbours into a register tile, by one load."""
+    def _reader(width: int, by_address: bool) -> Any:
+        load2, load4 = _vector(2, False, by_address), _vector(4, False, by_address)
 
         @device
         def read1(to, at, source, index):  # type: ignore[no-untyped-def]
@@ -293,13 +288,13 @@ if not SIMULATED:
 
         @device
         def read2(to, at, source, index):  # type: ignore[no-untyped-def]
-            a, b = _load2(source, np.uint64(index))
+            a, b = load2(source, np.uint64(index))
             to[at] = a
             to[at + 1] = b
 
         @device
         def read4(to, at, source, index):  # type: ignore[no-untyped-def]
-            a, b, c, d = _load4(source, np.uint64(index))
+            a, b, c, d = load4(source, np.uint64(index))
             to[at] = a
             to[at + 1] = b
             to[at + 2] = c
@@ -307,73 +302,21 @@ if not SIMULATED:
 
         return {1: read1, 2: read2, 4: read4}[width]
 
-    def _access_vector(width: int, store: bool) -> Any:
-        """`_access` of `width` neighbours as a tuple, by one load or store. The address is a multiple of their bytes."""
-        from llvmlite import ir
-        from numba.cuda.extending import intrinsic
+    def vector_writer(width: int) -> Any:
+        """A device function write(to, index, source, at): `width` values of a register tile to neighbours, by one store."""
+        return _writer(width, False)
 
-        def pointer(context: Any, builder: Any, array: Any, place: Any) -> tuple[Any, Any, int]:
-            kind = ir.VectorType(context.get_data_type(array.dtype), width)
-            return kind, builder.inttoptr(place, kind.as_pointer(1)), width * array.dtype.bitwidth // 8
-
-        @intrinsic
-        def load(typing_context, array, place):  # type: ignore[no-untyped-def]
-            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-                _, at, align = pointer(context, builder, signature.args[0], arguments[1])
-                values = builder.load(at, align=align)
-                parts = [builder.extract_element(values, ir.Constant(ir.IntType(32), i)) for i in range(width)]
-                return context.make_tuple(builder, signature.return_type, parts)
-
-            return types.UniTuple(array.dtype, width)(array, types.uint64), generate
-
-        @intrinsic
-        def write(typing_context, array, place, values):  # type: ignore[no-untyped-def]
-            def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-                kind, at, align = pointer(context, builder, signature.args[0], arguments[1])
-                packed = ir.Constant(kind, ir.Undefined)
-                for i in range(width):
-                    packed = builder.insert_element(packed, builder.extract_value(arguments[2], i), ir.Constant(ir.IntType(32), i))
-                builder.store(packed, at, align=align)
-                return context.get_dummy_value()
-
-            return types.void(array, types.uint64, types.UniTuple(array.dtype, width)), generate
-
-        return write if store else load
-
-    _load2_at, _load4_at = _access_vector(2, False), _access_vector(4, False)
-    _store2_at, _store4_at = _access_vector(2, True), _access_vector(4, True)
-
-    def vector_reader_at(width: int) -> Any:
-        """A device function read(to, at, source, place): as `vector_reader`, from an address of `global_address`."""
-
-        @device
-        def read2_at(to, at, source, place):  # type: ignore[no-untyped-def]
-            a, b = _load2_at(source, place)
-            to[at] = a
-            to[at + 1] = b
-
-        @device
-        def read4_at(to, at, source, place):  # type: ignore[no-untyped-def]
-            a, b, c, d = _load4_at(source, place)
-            to[at] = a
-            to[at + 1] = b
-            to[at + 2] = c
-            to[at + 3] = d
-
-        return {2: read2_at, 4: read4_at}[width]
+    def vector_reader(width: int) -> Any:
+        """A device function read(to, at, source, index): `width` neighbours into a register tile, by one load."""
+        return _reader(width, False)
 
     def vector_writer_at(width: int) -> Any:
-        """A device function write(to, place, source, at): as `vector_writer`, to an address of `global_address`."""
+        """As `vector_writer` for 2 or 4, with an address of `global_address` in the index's place."""
+        return _writer(width, True)
 
-        @device
-        def write2_at(to, place, source, at):  # type: ignore[no-untyped-def]
-            _store2_at(to, place, (source[at], source[at + 1]))
-
-        @device
-        def write4_at(to, place, source, at):  # type: ignore[no-untyped-def]
-            _store4_at(to, place, (source[at], source[at + 1], source[at + 2], source[at + 3]))
-
-        return {2: write2_at, 4: write4_at}[width]
+    def vector_reader_at(width: int) -> Any:
+        """As `vector_reader` for 2 or 4, with an address of `global_address` in the index's place."""
+        return _reader(width, True)
 
     copy_async4, copy_async8, copy_async16 = _copy_async(4), _copy_async(8), _copy_async(16)
 
