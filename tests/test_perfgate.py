@@ -297,6 +297,45 @@ def test_the_clock_counts_where_threads_work_together():
     assert verdict(Fake(1.0, 1.0), Fake(1.0, 0.5))[0].state == "same"  # one thread that waited: for a neighbour, for all we know
 
 
+class Host:
+    """Puts both processors on one core for 20 bodies in 120 or so: threads gain nothing then, and lose nothing by a lock."""
+
+    def __init__(self, seed):
+        self.generator, self.left = random.Random(seed), 0
+
+    def fake(self, threads):
+        fake = Fake(1.0)
+
+        def run(number):
+            self.left = self.left - 1 if self.left else 20 * (self.generator.random() < 1 / 100)
+            return Seconds(2.0, 2.0) if self.left else Seconds(1.4, 1.4 / threads)
+
+        fake.run = run
+        return fake
+
+
+def test_a_lock_is_seen_though_the_processors_are_one_core_at_times():
+    """Nearly always: a look that lies in such a time as a whole cannot tell. Of each seed a lock, and the same build twice."""
+    seen = 0
+    for seed in range(100):
+        host = Host(seed)
+        sides = lambda threads: (host.fake(2.0), host.fake(threads))  # noqa: B023, E731
+        seen += verdict(*sides(1.0), lambda: sides(1.0))[0].state == "slower"  # noqa: B023
+        assert verdict(*sides(2.0), lambda: sides(2.0))[0].state == "same"  # noqa: B023
+    assert seen >= 90  # 19, where a measurement that cannot tell does not go on
+
+
+def test_a_measurement_that_cannot_tell_goes_on():
+    """Every other pair of processes says so: never enough for the interval."""
+    turn = iter(range(1000))
+
+    def fresh():
+        return Fake(1.0, 2.0), Fake(1.0, 2.0 if next(turn) % 2 else 1.0)
+
+    found, made = verdict(Fake(1.0, 2.0), Fake(1.0, 1.0), fresh)
+    assert found.state == "same" and "suspicious at first" in found.what and len(made) == 3 * timing.PATIENCE
+
+
 def test_sides_that_cannot_be_compared():
     assert verdict(Fake(1.0, fails="skip"), Fake(1.0, fails="skip"))[0].state == "skipped"
     only = "only one side skips it, "
