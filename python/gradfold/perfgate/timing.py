@@ -31,7 +31,7 @@ PARALLEL = 1.3
 # Of a body's least time: a processor's time below it is measured too coarsely, and the clock is judged alone.
 SHORT = 0.25
 PROCESSOR, CLOCK = "processor time", "time on the clock"
-# Lengths of a measurement, at the most.
+# Lengths of a measurement of the clock, at the most.
 PATIENCE = 4
 
 Pair = tuple[Runner, Runner]
@@ -88,12 +88,16 @@ class Ratios:
             out.append((CLOCK, self.wall, settings.wall_threshold))
         return out
 
-    def suspicious(self, settings: Time, part: float = 1.0) -> bool:
-        """Whether the middle round lies beyond a part of a threshold, or a fourth of the rounds beyond that of the clock."""
+    def suspicious(self, settings: Time) -> bool:
+        clocks = self.clocks(settings)
+        return self.unclear(settings) or any(statistics.median(values) > 1 + threshold / 2 for _, values, threshold in clocks)
+
+    def unclear(self, settings: Time) -> bool:
+        """Whether a fourth of the rounds lies beyond the threshold of the clock, but the interval does not."""
         return any(
-            statistics.median(values) > 1 + part * threshold
-            or (name == CLOCK and sorted(values)[-1 - len(values) // 4] > 1 + threshold)
+            sorted(values)[-1 - len(values) // 4] > 1 + threshold >= interval(values)[0]
             for name, values, threshold in self.clocks(settings)
+            if name == CLOCK
         )
 
     def slower(self, settings: Time) -> set[str]:
@@ -186,7 +190,7 @@ def points_of(base: dict[str, list[str]], head: dict[str, list[str]], pattern: s
 def _result(point: Point, settings: Time, now: Pair, fresh: Callable[[], Pair]) -> Result:
     try:
         look = Ratios.of(_rounds(point, settings, now))
-        if not look.suspicious(settings, 0.5):
+        if not look.suspicious(settings):
             return _said("same", point, look, settings, "")
         first = _measured(point, settings, fresh, look.threads)
         if not first.slower(settings):
@@ -212,7 +216,7 @@ def _measured(point: Point, settings: Time, fresh: Callable[[], Pair], threads: 
                 for runner in pair:
                     runner.close()
         found = Ratios.of(rounds, threads)
-        if found.slower(settings) or not found.suspicious(settings):
+        if not found.unclear(settings):
             break
     return found
 
