@@ -315,7 +315,7 @@ class Host:
 
 
 def test_a_lock_is_seen_though_the_processors_are_one_core_at_times():
-    """Nearly always: a look that lies in such a time as a whole cannot tell. Of each seed a lock, and the same build twice."""
+    """Nearly always: a look, or a first length, that lies in such a time as a whole cannot tell. Then the same build."""
     seen = 0
     for seed in range(100):
         host = Host(seed)
@@ -325,7 +325,7 @@ def test_a_lock_is_seen_though_the_processors_are_one_core_at_times():
     assert seen >= 90  # 19, where a measurement that cannot tell does not go on
 
 
-def test_a_measurement_that_cannot_tell_goes_on():
+def test_a_measurement_that_cannot_tell_goes_on(monkeypatch):
     """Every other pair of processes says so: never enough for the interval."""
     turn = iter(range(1000))
 
@@ -333,7 +333,37 @@ def test_a_measurement_that_cannot_tell_goes_on():
         return Fake(1.0, 2.0), Fake(1.0, 2.0 if next(turn) % 2 else 1.0)
 
     found, made = verdict(Fake(1.0, 2.0), Fake(1.0, 1.0), fresh)
-    assert found.state == "same" and "suspicious at first" in found.what and len(made) == 3 * timing.PATIENCE
+    assert found.state == "same" and "not clear" in found.what and len(made) == 12
+    monkeypatch.setattr(timing, "LONG", -1.0)  # it has taken longer already
+    found, made = verdict(Fake(1.0, 2.0), Fake(1.0, 1.0), fresh)
+    assert found.state == "same" and "not clear" in found.what and len(made) == 3
+
+
+def test_only_what_the_clock_leaves_open_goes_on():
+    """Not what a neighbour leaves of processor time, nor where that has told already."""
+    turn = iter(range(1000))
+    found, made = verdict(Fake(1.0), Fake(1.2), lambda: (Fake(1.0), Fake(1.0 if next(turn) % 2 else 1.2)))
+    assert found.state == "same" and "suspicious at first" in found.what and len(made) == 3
+    both = lambda: (Fake(1.0, 2.0), Fake(1.2, 2.0 if next(turn) % 2 else 1.0))  # noqa: E731
+    found, made = verdict(Fake(1.0, 2.0), Fake(1.2, 1.0), both)
+    assert found.state == "slower" and len(made) == 6
+
+
+@pytest.mark.parametrize(("n", "slow", "suspicious", "unclear"), [
+    (5, 1, False, False), (5, 2, True, True), (5, 5, True, False), (15, 3, False, False), (15, 4, True, True), (15, 12, True, True),
+    (15, 13, True, False), (60, 15, False, False), (60, 16, True, True), (60, 40, True, True), (60, 41, True, False),
+])  # fmt: skip
+def test_how_many_rounds_the_clock_takes(n, slow, suspicious, unclear):
+    """By hand: more than a fourth, and by a table of the binomial distribution fewer than the interval of 99 % takes."""
+    rounds = [(Seconds(1.0, 0.5), Seconds(1.0, 0.5 + 0.25 * (k < slow))) for k in range(n)]
+    found = timing.Ratios.of(rounds)
+    assert (found.suspicious(SETTINGS), found.unclear(SETTINGS)) == (suspicious, unclear)
+
+
+def test_waiting_is_judged_by_the_middle_round():
+    """One round of ten times as many bodies, in which some processor time is seen, does not make the clock mute."""
+    rounds = [(Seconds(0.001, 0.02), Seconds(0.001, 0.04))] * 14 + [(Seconds(0.01, 0.2), Seconds(0.01, 0.4))]
+    assert timing.Ratios.of(rounds).slower(SETTINGS) == {timing.WALL}
 
 
 def test_sides_that_cannot_be_compared():

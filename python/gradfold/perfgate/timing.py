@@ -5,8 +5,8 @@ since where a process's memory happens to lie can cost more than what is looked 
 interval of the median ratio lies above the threshold, and an immediate second measurement, in fresh processes again, says so too.
 
 For some seconds a neighbour, or a host that puts both processors on one core, can hide what threads lose by waiting for one
-another: then they do not work together in base either. So the clock is suspicious where a part of the rounds says so, and a
-measurement that cannot tell goes on, to `PATIENCE` times its length.
+another: then they do not work together in base either. So time on the clock is suspicious where a part of the rounds says so,
+and a measurement to which it is not clear goes on, to `PATIENCE` times its length.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ CONFIDENCE = 0.99
 PARALLEL = 1.3
 # Of a body's least time: a processor's time below it is measured too coarsely, and the clock is judged alone.
 SHORT = 0.25
-PROCESSOR, CLOCK = "processor time", "time on the clock"
-# Lengths of a measurement of the clock, at the most.
-PATIENCE = 4
+PROCESSOR, WALL = "processor time", "time on the clock"
+# Lengths of a measurement, at the most, and seconds after which none goes on.
+PATIENCE, LONG = 4, 60.0
 
 Pair = tuple[Runner, Runner]
 
@@ -62,7 +63,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[f
 
 @dataclass(frozen=True)
 class Ratios:
-    """head / base of every round, of the two clocks; `threads` and `cpu_seconds` are base's, at the most."""
+    """head / base of every round, of the two clocks; base's threads, at the most, and its processor time in the middle round."""
 
     cpu: tuple[float, ...]
     wall: tuple[float, ...]
@@ -76,7 +77,7 @@ class Ratios:
             tuple(head.cpu / max(base.cpu, 1e-9) for base, head in rounds),
             tuple(head.wall / max(base.wall, 1e-9) for base, head in rounds),
             max(threads, *(base.cpu / max(base.wall, 1e-9) for base, _ in rounds)),
-            max(base.cpu for base, _ in rounds),
+            statistics.median(base.cpu for base, _ in rounds),
         )
 
     def clocks(self, settings: Time) -> list[tuple[str, tuple[float, ...], float]]:
@@ -85,19 +86,20 @@ class Ratios:
         if not waits:
             out.append((PROCESSOR, self.cpu, settings.threshold))
         if waits or self.threads > PARALLEL:
-            out.append((CLOCK, self.wall, settings.wall_threshold))
+            out.append((WALL, self.wall, settings.wall_threshold))
         return out
 
     def suspicious(self, settings: Time) -> bool:
+        """Whether it should be measured."""
         clocks = self.clocks(settings)
         return self.unclear(settings) or any(statistics.median(values) > 1 + threshold / 2 for _, values, threshold in clocks)
 
     def unclear(self, settings: Time) -> bool:
-        """Whether a fourth of the rounds lies beyond the threshold of the clock, but the interval does not."""
+        """Whether more than a fourth of the rounds lies beyond the threshold of the wall clock, but the interval does not."""
         return any(
             sorted(values)[-1 - len(values) // 4] > 1 + threshold >= interval(values)[0]
             for name, values, threshold in self.clocks(settings)
-            if name == CLOCK
+            if name == WALL
         )
 
     def slower(self, settings: Time) -> set[str]:
@@ -194,7 +196,7 @@ def _result(point: Point, settings: Time, now: Pair, fresh: Callable[[], Pair]) 
             return _said("same", point, look, settings, "")
         first = _measured(point, settings, fresh, look.threads)
         if not first.slower(settings):
-            return _said("same", point, first, settings, ", suspicious at first")
+            return _said("same", point, first, settings, ", not clear" if first.unclear(settings) else ", suspicious at first")
         second = _measured(point, settings, fresh, first.threads)
         if not first.slower(settings) & second.slower(settings):
             return _said("same", point, second, settings, ", slower in a first measurement, not in a second one")
@@ -207,6 +209,7 @@ def _result(point: Point, settings: Time, now: Pair, fresh: Callable[[], Pair]) 
 
 def _measured(point: Point, settings: Time, fresh: Callable[[], Pair], threads: float) -> Ratios:
     rounds: list[tuple[Seconds, Seconds]] = []
+    begin = time.monotonic()
     for _ in range(PATIENCE):
         for _ in range(settings.generations):
             pair = fresh()
@@ -216,7 +219,7 @@ def _measured(point: Point, settings: Time, fresh: Callable[[], Pair], threads: 
                 for runner in pair:
                     runner.close()
         found = Ratios.of(rounds, threads)
-        if not found.unclear(settings):
+        if found.slower(settings) or not found.unclear(settings) or time.monotonic() - begin > LONG:
             break
     return found
 
