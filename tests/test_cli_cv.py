@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -375,6 +376,29 @@ def test_predict_with_a_run_of_the_python_api(frame: Any, folder: Path, capsys: 
     np.testing.assert_array_equal([float(v) for v in capsys.readouterr().out.split()[1:]], run.predict(X))
     assert cli.main(["show", "run.npz"]) == 0
     assert "3, without names" in capsys.readouterr().out
+
+
+def test_predict_with_a_run_of_a_data_frame(frame: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its columns have names, so a file's are taken by name."""
+    X = pd.DataFrame(_X(frame, 300)[:, :3].copy(), columns=["p", "q", "r"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a DataFrame is copied
+        run = gf.fit(X, frame.price.to_numpy(), epochs=2)
+        wanted = run.predict(X)
+    run.save("run.npz")
+    X[["r", "p", "q"]].assign(more=1).to_csv("x.csv", index=False)
+    assert cli.main(["predict", "run.npz", "x.csv"]) == 0
+    np.testing.assert_array_equal([float(v) for v in capsys.readouterr().out.split()[1:]], wanted)
+    X.to_csv("plain.csv", index=False, header=False)
+    assert cli.main(["predict", "run.npz", "plain.csv"]) == 0
+    np.testing.assert_array_equal([float(v) for v in capsys.readouterr().out.split()[1:]], wanted)
+    X.rename(columns={"q": "Q"}).to_csv("x.csv", index=False)
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "run.npz", "x.csv"])
+    assert "has no column 'q'" in capsys.readouterr().err
+    assert cli.main(["show", "run.npz"]) == 0
+    shown = capsys.readouterr().out
+    assert "without names" not in shown and all(f"\n{name} " in shown for name in "pqr")
 
 
 def test_show(model: str, capsys: pytest.CaptureFixture[str]) -> None:

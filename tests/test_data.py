@@ -178,7 +178,7 @@ def test_moments_and_fill() -> None:
     X = rng.standard_normal((40_000, 3)) * [1, 1e-3, 1e3] + [0, 5, 1e6]
     gaps = rng.random(X.shape) < 0.1
     X[gaps] = np.nan
-    table = gf.data.Table.unnamed(3, "float64").with_moments(X)
+    table = gf.data.Table.of_numbers(3, "float64").with_moments(X)
     np.testing.assert_allclose(table.mean, np.nanmean(X, axis=0), rtol=1e-12)
     np.testing.assert_allclose(table.scale, np.nanstd(X, axis=0), rtol=1e-9)
     before = X.copy()
@@ -363,7 +363,7 @@ def test_text_where_a_json_file_had_numbers(table: gf.data.Table, tmp_path: Path
 
 
 def test_a_damaged_description() -> None:
-    good = gf.data.Table.unnamed(2, "float64").to_json()
+    good = gf.data.Table.of_numbers(2, "float64").to_json()
     for bad in ({}, {**good, "columns": 3}, {**good, "version": 99}, {**good, "more": 1}, {**good, "columns": [{}]}):
         with pytest.raises(ValueError, match="table: got"):
             gf.data.Table.from_json(bad)

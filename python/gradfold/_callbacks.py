@@ -29,8 +29,10 @@ class Epoch:
         Which models still train.
     elapsed : float
         Seconds since `fit` began.
-    best_candidate : int or None
-        The candidate of the lowest mean held-out loss now; None where every mean is NaN.
+    stopped : ndarray of bool, shape (n_candidates, n_splits)
+        The models that this callback, and those before it in this epoch, have asked to stop.
+    run_stopped : bool
+        Whether one has asked to stop all.
     """
 
     def __init__(self, epoch: int, epochs: int, held_out_loss: Array, alive: Array, elapsed: float) -> None:
@@ -44,6 +46,7 @@ class Epoch:
 
     @property
     def best_candidate(self) -> int | None:
+        """The candidate of the lowest mean held-out loss now, whatever `scoring` ranks; None where every mean is NaN."""
         mean = self.held_out_loss.mean(axis=1)
         return None if np.isnan(mean).all() else int(np.nanargmin(mean))
 
@@ -52,14 +55,26 @@ class Epoch:
         self.run_stopped = True
 
     def stop_candidates(self, candidates: Iterable[int]) -> None:
-        """End the training of these candidates' models, on every split; they still compete with the loss they have."""
+        """End the training of these candidates' models, on every split; they still compete with the loss they have.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A candidate out of range; no list of integers.
+        """
         if isinstance(candidates, (str, bytes)) or not _check.iterable(candidates):
             raise TypeError(f"candidates: got {_check.describe(candidates)}, wanted a list of integers")
         for candidate in candidates:
             self.stopped[_check.integer("candidates", candidate, 0, len(self.alive) - 1)] = True
 
     def stop_models(self, mask: npt.ArrayLike) -> None:
-        """End the training of the models where `mask`, bool of shape (n_candidates, n_splits), is True."""
+        """End the training of the models where `mask`, bool of shape (n_candidates, n_splits), is True.
+
+        Raises
+        ------
+        ValueError
+            Another shape or dtype.
+        """
         array = np.asarray(mask)
         if array.dtype != np.bool_ or array.shape != self.alive.shape:
             raise ValueError(f"mask: got {_check.describe(array)}, wanted a bool array of shape {self.alive.shape}")

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.proba or options.threshold is not None:
         _check_probabilities(model, options)
     if table is None:
-        table = Table.unnamed(model.n_features, model.best_coef.dtype.name)
+        table = Table.of_numbers(model.n_features, model.best_coef.dtype.name, model.feature_names)
     given = table.read(
         options.file,
         format=options.format,

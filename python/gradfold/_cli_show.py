@@ -52,6 +52,7 @@ def _facts(model: Run, table: Table | None, top: int) -> dict[str, Any]:
         "n_features": model.n_features,
         "target": None if table is None else table.target,
         "columns": None,
+        "feature_names": None if model.feature_names is None else list(model.feature_names),
         "intercept": None,
         "weights": None,
     }
@@ -80,7 +81,8 @@ def _weights(model: Run, table: Table | None, top: int) -> list[dict[str, Any]]:
     """The largest weights, each times its feature's standard deviation if that is known; all for `top` 0."""
     assert model.best_coef is not None
     coef = np.atleast_2d(model.best_coef).astype(np.float64)  # (n_outputs, n_features)
-    names = [f"feature {i}" for i in range(coef.shape[1])] if table is None else list(table.features)
+    own = model.feature_names if table is None else table.features
+    names = [f"feature {i}" for i in range(coef.shape[1])] if own is None else list(own)
     scale = np.array(table.scale) if table is not None and table.scale else None
     effect = coef if scale is None else coef * scale
     size = np.abs(effect).max(axis=0)
@@ -123,7 +125,7 @@ def _print(path: str, facts: dict[str, Any]) -> None:
                 words = ", ".join(column["categories"][:12]) + (", …" if len(column["categories"]) > 12 else "")
                 print(f"            {column['name']}: {words}{' or missing' if column['missing'] else ''}")
     else:
-        print(f"columns     {facts['n_features']}, without names")
+        print(f"columns     {facts['n_features']}{', without names' if facts['feature_names'] is None else ''}")
     if facts["weights"] is None:
         print("weights     none: no candidate was refitted")
         return

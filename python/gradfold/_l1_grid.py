@@ -40,6 +40,8 @@ def l1_grid(
         As in `fit`.
     sample_weight, fit_intercept, standardize
         As they will be for `fit`.
+    n_threads : int, optional
+        Default: the processors this process may use.
 
     Returns
     -------
@@ -51,6 +53,8 @@ def l1_grid(
     ------
     ValueError
         Bad values or shapes, another loss, or a target that no feature says anything about.
+    TypeError
+        A bad type or dtype.
 
     References
     ----------

@@ -85,10 +85,14 @@ def check(params: list[dict[str, Any]], given: dict[str, Any]) -> bool:
             known = value
             if given_for_epochs(name, value, default):
                 raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
+    for name in ("epochs", "batch_size"):
+        if given[name] is not None:
+            raise ValueError(f"{name}: got {given[name]!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
     if len({row["batch_size"] for row in params}) > 1:
         raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")
-    for name in ("coef_init", "intercept_init"):
-        if given[name] is not None and any(row["solver"] in LOSSES for row in params):
+    for name in ("coef_init", "intercept_init", "init_seed"):
+        started = given[name] is not None or any(row.get(name) is not None for row in params)
+        if started and any(row["solver"] in LOSSES for row in params):
             raise ValueError(f"{name}: got a start with {asked}, whose solution does not depend on one; wanted None, or 'lbfgs'")
     for row in params:
         if row["l1"] > 0 and row["solver"] not in ("auto", "coordinate-descent"):

@@ -95,6 +95,10 @@ def uniform(low: float, high: float, *, integer: bool = False) -> Distribution:
     integer : bool
         Draw integers, both ends included; `low` and `high` must be integers then.
 
+    Returns
+    -------
+    Distribution
+
     Raises
     ------
     ValueError, TypeError
@@ -114,6 +118,10 @@ def log_uniform(low: float, high: float, *, integer: bool = False) -> Distributi
         Draw integers, both ends included, each k with a probability proportional to log((k + 1) / k); `low` and `high`
         must be integers then.
 
+    Returns
+    -------
+    Distribution
+
     Raises
     ------
     ValueError, TypeError
@@ -124,6 +132,15 @@ def log_uniform(low: float, high: float, *, integer: bool = False) -> Distributi
 
 def choice(values: Iterable[Any]) -> Distribution:
     """One of a list of values, each alike, for `sample`.
+
+    Parameters
+    ----------
+    values : list
+        At least one, of any type that the parameter takes.
+
+    Returns
+    -------
+    Distribution
 
     Raises
     ------

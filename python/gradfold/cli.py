@@ -160,7 +160,7 @@ def _add_cv(commands: Any) -> None:
         "cross-validate candidates on a file and say which is best",
         "Read a file, train every candidate on every split at once, and say which is best and by how much.\n"
         "VALUES are a number, a list a,b,c, or a range: 1e-6:1:20log is 20 values, 0:1:5lin is 5.\n"
-        "Without any VALUES the candidates are --l2 1e-6:1:20log.",
+        "Where nothing varies and l2 is not given, the candidates are --l2 1e-6:1:20log.",
         _CV_EXAMPLES,
     )
     add = parser.add_argument
@@ -194,7 +194,7 @@ def _add_cv(commands: Any) -> None:
     group.add_argument("--learning-rate", metavar="VALUES", help="step size, or 'auto'")
     group.add_argument("--batch-size", metavar="VALUES", help="rows of a step of epochs (default: 256, below 10,000 rows 32)")
     group.add_argument("--schedule", metavar="VALUES", help="of the learning rate (default: cosine)")
-    group.add_argument("--solver", metavar="VALUES", help="lbfgs, adam, … (default: auto, the optimum if nothing below asks for epochs)")
+    group.add_argument("--solver", metavar="VALUES", help="lbfgs, adam, … (default: auto, the optimum if no option asks for epochs)")
     group.add_argument("--loss", default="auto", metavar="VALUES", help="log_loss, squared_error, … (default: by the target)")
     group.add_argument(
         "--param", action="append", default=[], metavar="NAME=VALUES", help="any other parameter; may be repeated"
@@ -281,7 +281,7 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw the roofline, and time over models: a PNG file")
 
     add = parser.add_argument_group("the table").add_argument
-    add("--quick", action="store_true", help="fewer and smaller problems, some 15 s instead of 60")
+    add("--quick", action="store_true", help="fewer and smaller problems, about a fourth of the time")
     add("--filter", metavar="REGEX", help="rows whose kernel and shape match, as 'gradient 100 × 1000'")
     add("--peers", metavar="LIST", help="some of numpy,sklearn,torch,jax (default: numpy,sklearn)")
 

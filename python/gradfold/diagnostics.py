@@ -218,6 +218,13 @@ def collinearity(X: Any, sample_weight: npt.ArrayLike | None = None, *, n_thread
     X : array_like of shape (n_rows, n_features)
     sample_weight : array_like of shape (n_rows,), optional
         At least 0.
+    n_threads : int, optional
+        Default: the processors this process may use.
+
+    Returns
+    -------
+    Collinearity
+        Inflation factors in float64, shape (n_features,) [1]_.
 
     Raises
     ------

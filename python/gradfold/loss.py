@@ -17,8 +17,9 @@ class Loss:
 
     The methods follow scikit-learn's `BaseLoss`. They take `y_true` of shape (n_rows,) and `raw_prediction` of the same
     shape, or (n_rows, n_classes) for the multinomial loss, float32 or float64, and multiply every row's result by its
-    `sample_weight` where one is given. They are NumPy expressions for looking at a loss; training evaluates its own
-    kernels, whose last bits may differ.
+    `sample_weight` where one is given. Results have the dtype of `raw_prediction`. They raise ValueError for shapes that do
+    not fit and TypeError for other dtypes. They are NumPy expressions for looking at a loss; training evaluates its own kernels,
+    whose last bits may differ.
 
     Attributes
     ----------

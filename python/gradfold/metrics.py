@@ -450,7 +450,10 @@ def _scorings() -> dict[str, Scoring]:
 
 
 SCORINGS: Mapping[str, Scoring] = _scorings()
-"""The names that `Run.scores` takes: gains by their name, errors as ``neg_`` + name, and scikit-learn's own names."""
+"""The names that `Run.scores` takes: gains by their name, errors as ``neg_`` + name, and scikit-learn's own names.
+
+"top_k_accuracy" has k = 2 and "f_beta" β = 1; `Run.metric` takes others.
+"""
 
 
 # ---- evaluating -----------------------------------------------------------------------------------------------------

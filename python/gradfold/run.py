@@ -73,7 +73,7 @@ class Run:
     loss, solver, solver_reason : str
         The loss and solver used, and why that solver.
     settings : dict
-        `fit`'s other settings, as used.
+        `fit`'s other settings, as used; `epochs` and `batch_size` are None for solvers of the optimum.
     metadata : dict
         Yours: whatever JSON holds. It is saved and loaded.
     classes : ndarray of shape (n_classes,) or None
@@ -105,6 +105,8 @@ class Run:
         That score, where one was asked for.
     choose : str
         "best" or "one_se".
+    stop_codes : ndarray of uint8, shape (n_candidates, n_splits)
+        `stop_reasons` as numbers, in the order of its list.
     diverged : ndarray of bool, shape (n_models,)
         Whether a model met a value that is not finite. It keeps its last finite weights.
     diverged_epoch, diverged_batch : ndarray of int64, shape (n_models,)
@@ -142,6 +144,8 @@ class Run:
         "cpu" or "cuda": where the models were trained. The weights have the same bits.
     device_reason : str
         Why there and, on a GPU, how: "cpu: where the data lives".
+    version : str
+        Of the gradfold that trained them.
     """
 
     def __init__(
@@ -379,11 +383,21 @@ class Run:
     # -- prediction with the refitted model ---------------------------------------------------------------------------
 
     def predict_raw(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
-        """The refitted model's raw prediction, X @ best_coef.T + best_intercept, shape (n_rows,) or (n_rows, n_classes).
+        """The refitted model's raw prediction, X @ best_coef.T + best_intercept.
 
-        X is checked as in `fit`: its features are counted, its values must be finite. Where `fit` filled missing cells, NaN
-        is filled with `fill`. A float32 X is copied, with a
-        warning, for a float64 model; for a float64 X the weights of a float32 model are widened, which is exact.
+        Parameters
+        ----------
+        X : array_like of shape (n_rows, n_features)
+            Checked as in `fit`: its features are counted, its values must be finite. Where `fit` filled missing cells, NaN is
+            filled with `fill`. A float32 X is copied, with a warning, for a float64 model; for a float64 X the weights of a
+            float32 model are widened, which is exact.
+        n_threads : int, optional
+            Default: the processors this process may use.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,) or (n_rows, n_classes)
+            In the wider one of X's and the model's dtypes.
 
         Raises
         ------
@@ -420,13 +434,22 @@ class Run:
         return raw if self.best_coef.ndim == 2 else raw[:, 0]
 
     def predict(self, X: npt.ArrayLike, *, threshold: float | None = None, n_threads: int | None = None) -> Array:
-        """The label of each row, or, for a regression, the prediction itself; shape (n_rows,).
+        """The label of each row, or, for a regression, the prediction itself.
 
         Parameters
         ----------
+        X : array_like of shape (n_rows, n_features)
+            As for `predict_raw`.
         threshold : float, optional
-            Of a binary classifier: the raw prediction above which a row gets the larger label, as `calibrate` finds it.
-            Default: 0.
+            Of a binary classifier: the raw prediction above which a row gets the larger label. Default: 0. `calibrate` finds
+            one for each split; their mean is a choice.
+        n_threads : int, optional
+            Default: the processors this process may use.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+            In the dtype of `classes`; for a regression as `predict_raw`.
 
         Raises
         ------
@@ -475,7 +498,8 @@ class Run:
         Raises
         ------
         RuntimeError
-            There is no refitted model, it has diverged, or the file it comes from holds no optimiser state.
+            There is no refitted model, it has diverged, the file it comes from holds no optimiser state, or the solver is one of
+            the optimum (as "auto" mostly is): fit with solver="adam", or give `epochs`.
         ValueError, TypeError
             As `fit`; nothing has changed then.
         KeyboardInterrupt
@@ -490,7 +514,17 @@ class Run:
         return self
 
     def predict_proba(self, X: npt.ArrayLike, *, n_threads: int | None = None) -> Array:
-        """The probability of each class in the order of `classes`, shape (n_rows, n_classes); for log_loss and multinomial.
+        """The probability of each class; for log_loss and multinomial.
+
+        Parameters
+        ----------
+        X, n_threads
+            As for `predict_raw`.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_classes)
+            In the order of `classes`, and in the dtype of `predict_raw`.
 
         Raises
         ------
@@ -671,11 +705,19 @@ class Run:
     def to_frame(self) -> pd.DataFrame:
         """One row for each candidate, in the grid's order; needs pandas.
 
-        Columns: the parameters, `mean` and `std` of the held-out loss over the splits (the population's standard
-        deviation, as in scikit-learn's `cv_results_`), `rank` (1 is best, ties share the lower rank, NaN comes last),
-        `diverged` (how many of the candidate's models did), `epochs` (the mean of what its models trained), `survived`
-        where there was halving, `score` and its name where `scoring` ranks, `train_loss` where it was tracked, and
-        `split0`, `split1`, … with each split's held-out loss.
+        Returns
+        -------
+        pandas.DataFrame
+            Columns: the parameters, `mean` and `std` of the held-out loss over the splits (the population's standard
+            deviation, as in scikit-learn's `cv_results_`), `rank` (1 is best, ties share the lower rank, NaN comes last),
+            `diverged` (how many of the candidate's models did), `epochs` (the mean of what its models trained, where they
+            differ), `survived` where halving left some behind, the score under its own name where `scoring` ranks,
+            `train_loss` where it was tracked, and `split0`, `split1`, … with each split's held-out loss.
+
+        Raises
+        ------
+        ImportError
+            There is no pandas.
         """
         try:
             import pandas as pd
@@ -822,6 +864,16 @@ class Run:
 
 def load(path: str | os.PathLike[str]) -> Run:
     """Read a run that `Run.save` wrote.
+
+    Parameters
+    ----------
+    path : str or path
+        The file; nothing in it is executed.
+
+    Returns
+    -------
+    Run
+        Without X: what needs held-out rows raises.
 
     Raises
     ------

@@ -135,8 +135,8 @@ def fit(
     loss : str
         A name of `gradfold.loss`, or "auto", which reads y. Two distinct labels of any type are encoded (the larger is
         positive) for "log_loss", 3 to 1,000 for "multinomial"; booleans, text and integers always count as labels, so
-        whoever means a regression of integers names its loss; floats outside {0, 1} and {-1, 1} mean "squared_error",
-        which is ½ (y − z)².
+        whoever means a regression of integers names its loss; floats outside {0, 1} and {-1, 1}, whole numbers too, mean
+        "squared_error", which is ½ (y − z)².
     loss_epsilon : float
         The threshold of "huber", and half the width of the insensitive zone of the epsilon_insensitive losses.
     solver : {"auto", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lbfgs", "newton-cholesky", \
@@ -150,8 +150,8 @@ def fit(
         with more than 64 rows, `check_finite`, no `standardize` and no cell to fill; ``Run.arrivals["closed_form"]`` names the
         models. `check_finite=False` goes through the folds instead, and no held-out row touches a bit. "coordinate-descent" is
         for l1, alone or with l2: the elastic net of "squared_error", and of "log_loss" by the proximal Newton method, with any
-        number of features. What speaks of epochs does not concern the solvers of the optimum: `epochs`, `batch_size` and
-        `shuffle` are not used, and the rest raises. "auto" takes each model to its optimum ("cholesky", "coordinate-descent"
+        number of features. With a solver of the optimum that is named, what speaks of epochs raises (but for `shuffle`, which is
+        not used). "auto" takes each model to its optimum ("cholesky", "coordinate-descent"
         with l1, or "lbfgs") unless something is given that only epochs have (`epochs` or `batch_size`, say), the loss has no
         second derivative, or l1 no solver for its loss: then it is adam. `Run.solver_reason` says what it chose and why.
     l1, l2 : float
@@ -179,6 +179,7 @@ def fit(
     seed : int
         0 to 2^64 − 1: of the order of rows and of folds that `fit` makes itself.
     fit_intercept : bool
+        Whether models have an intercept; it is never penalised.
     sample_weight : array_like of shape (n_rows,), optional
         At least 0; converted to X's dtype. A row of weight 0 is no training row.
     class_weight : "balanced" or mapping from labels to factors, optional
@@ -202,6 +203,7 @@ def fit(
         Add normal draws of standard deviation `init_scale` to the starting weights, on X's own scale: the same ones for
         every split and the refit. ``grid(init_seed=[0, 1, 2])`` is a multi-start.
     init_scale : float
+        At least 0.
     momentum, beta1, beta2, epsilon, rho, weight_decay : float
         Of the solvers, with torch.optim's meaning and defaults: momentum and nesterov; adam and adamw; epsilon 1e-8, for
         adagrad 1e-10; rho of rmsprop (torch's alpha); weight_decay of adamw only, apart from l2.
@@ -302,7 +304,8 @@ def fit(
         The best candidate is at an edge of the grid, or the splits' losses differ by more than their noise
         (``warnings.filterwarnings("ignore", category=gradfold.ChoiceWarning)`` silences both).
     ConvergenceWarning
-        Models of "lbfgs" did not come to their optimum; the message names their candidates.
+        Models of a solver of the optimum did not come to it, dropped a column, or have no optimum (separable classes without a
+        penalty, a training side with one class); the message names their candidates.
     UserWarning
         X was copied, a class has fewer rows than there are folds, or the target of a regression is constant.
 
@@ -747,10 +750,10 @@ class _Fitter:
             solver=first["solver"],
             solver_reason=self._solver_reason(plan),
             settings={
-                "epochs": settings.epochs,
+                "epochs": None if first["solver"] in _optimum.SOLVERS else settings.epochs,
                 "max_iter": settings.max_iter,
                 "tol": settings.tol,
-                "batch_size": settings.batch_size,
+                "batch_size": None if first["solver"] in _optimum.SOLVERS else settings.batch_size,
                 "batch_scaling": settings.batch_scaling,
                 "shuffle": settings.shuffle,
                 "seed": settings.seed,

@@ -138,10 +138,10 @@ class Table:
             raise ValueError(f"table: got a description of columns that is damaged: {error!r}") from error
 
     @classmethod
-    def unnamed(cls, n_features: int, dtype: str) -> Table:
-        """A table of numbers without names, for models that were not trained from a file."""
-        columns = tuple(Column(str(i), i, "number") for i in range(n_features))
-        return cls("csv", False, n_features, None, columns, dtype=dtype)
+    def of_numbers(cls, n_features: int, dtype: str, names: Sequence[str] | None = None) -> Table:
+        """A table of numbers, for models that were not trained from a file; `names` are those of a DataFrame's columns."""
+        columns = tuple(Column(str(i) if names is None else names[i], i, "number") for i in range(n_features))
+        return cls("csv", names is not None, n_features, None, columns, dtype=dtype)
 
     def with_moments(self, X: Array) -> Table:
         """This table with the mean and standard deviation of each column of `X`, missing cells left out."""
