@@ -485,6 +485,28 @@ def test_multinomial_far_out(each_level, dtype):
         assert all(np.isnan(a).all() for a in calls.loss_gradient(calls.replace(q, X=X), use_splits=False))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multinomial_of_rows_that_are_nearly_certain(each_level, dtype):
+    """Losses of 1e-17 are as exact as those of 17: nothing is taken from 1, or added to it."""
+    from gradfold.gradient import loss_gradient
+
+    rng = np.random.default_rng(76)
+    n_classes, m = 4, 40
+    z = np.round(rng.uniform(-20, 20, (1, n_classes, m)) * 16) / 16  # exact in float32, and so are its products with 1
+    z[0, 1, :5] = z[0, 0, :5] = 20  # the largest twice
+    z[0, :, 5:9] = 40 * np.eye(n_classes) - 20  # 3 e^-40 of each class
+    X = np.ones((1, 1), dtype)
+    for code in range(n_classes):
+        y = np.array([code], dtype)
+        loss, grad_W, grad_intercept = loss_gradient(X, y, z.astype(dtype), np.zeros((n_classes, m), dtype), loss="multinomial")
+        want_loss, want = point.multinomial(np.full(m, code), z[0].T)
+        rtol = 12 * np.finfo(dtype).eps
+        np.testing.assert_allclose(loss, want_loss, rtol=rtol)
+        np.testing.assert_allclose(grad_W[0], want.T, rtol=rtol)
+        np.testing.assert_allclose(grad_intercept, want.T, rtol=rtol)
+        assert min(want_loss) < 1e-16 and max(want_loss) > 5
+
+
 def test_multinomial_of_two_classes_is_the_log_loss():
     """With raw predictions 0 and z the softmax of two classes is the logistic function of z."""
     q = calls.problem(75, n=300, p=5, m=6)

@@ -3,7 +3,9 @@
 // there lanes are rows, so the tiles of L::N rows are transposed to [column][row] and back.
 //
 // The multinomial loss of a row with raw predictions z and class code y: most = the maximum, by compare-and-select in class order;
-// e_k = exp(z_k - most); sum = e_0 + e_1 + ... from +0; loss = log(sum) + (most - z_y); gradient_k = e_k / sum - [k = y], times the weight.
+// e_k = exp(z_k - most); sum = e_0 + e_1 + ... from +0; others = the same with +0 for e_y;
+// loss = log1p(z_y = most ? others : sum - 1) + (most - z_y); gradient_k = e_k / sum, of k = y (+0 - others) / sum, times the weight.
+// Where y is nearly certain log(sum) and e_y / sum - 1 would be nothing but the rounding of 1.
 #pragma once
 #include <cstdint>
 
@@ -54,20 +56,24 @@ typename L::M softmax(typename L::T* z, std::int64_t n_outputs, typename L::V y,
     finite = L::m_and(finite, L::is_finite(at));
     code = L::add(code, one);
   }
-  V sum = L::zero();
+  V sum = L::zero(), others = L::zero();
+  code = L::zero();
 #pragma GCC unroll 4
   for (std::int64_t k = 0; k < n_outputs; ++k) {
     const V e = exp_nonpositive<L>(L::sub(L::load(z + k * L::N), most));
     L::store(z + k * L::N, e);
     sum = L::add(sum, e);
+    others = L::add(others, L::select(L::eq(y, code), L::zero(), e));
+    code = L::add(code, one);
   }
   sum = L::select(L::eq(of_y, of_y), sum, canonical_nan<L>());
-  if (loss != nullptr) *loss = L::add(log<L>(sum), L::sub(most, of_y));
+  if (loss != nullptr) *loss = L::add(log1p<L>(L::select(L::eq(of_y, most), others, L::sub(sum, one))), L::sub(most, of_y));
   if (!want_gradient) return finite;
+  const V of_own = L::sub(L::zero(), others);
   code = L::zero();
 #pragma GCC unroll 4
   for (std::int64_t k = 0; k < n_outputs; ++k) {
-    V gradient = L::sub(L::div(L::load(z + k * L::N), sum), L::select(L::eq(y, code), one, L::zero()));
+    V gradient = L::div(L::select(L::eq(y, code), of_own, L::load(z + k * L::N)), sum);
     if (weight != nullptr) gradient = L::mul(*weight, gradient);
     L::store(z + k * L::N, L::select(use, gradient, L::zero()));
     code = L::add(code, one);

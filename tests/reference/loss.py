@@ -87,7 +87,11 @@ def multinomial(codes, z):
     z = np.asarray(z, np.float64)
     rows, codes = np.arange(len(z)), np.asarray(codes).astype(int)
     most = z.max(axis=1)
-    losses = np.log(np.exp(z - most[:, None]).sum(axis=1)) + most - z[rows, codes]
+    others = np.exp(z - most[:, None])
+    own = others[rows, codes].copy()
+    others[rows, codes] = 0
+    others = others.sum(axis=1)
+    losses = np.where(z[rows, codes] == most, np.log1p(others), np.log(others + own) + most - z[rows, codes])
     slope = softmax(z)
-    slope[rows, codes] -= 1
+    slope[rows, codes] = -others / (others + own)
     return losses, slope
