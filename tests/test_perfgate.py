@@ -777,6 +777,27 @@ def test_a_baseline(tmp_path, capsys):
         assert main(["check", *arguments]) == results.DID_NOT_RUN
 
 
+@needs_valgrind
+def test_a_baseline_of_the_tree(tmp_path, capsys):
+    """`--build` builds what is counted; the next time from the tree as it is then."""
+    source, build = tmp_path / "program.c", '[build]\ncommands = [["cc", "-O1", "-fno-builtin", "-o", "{build}", "{source}/program.c"]]\n'
+    source.write_text(PROGRAM % {"work": 10, "allocations": 4, "fails": "nothing"})
+    path = written(tmp_path, COUNTED.replace("{program}", "{build}") + build)
+    arguments = ["--config", str(path), "--build", "--builds", str(tmp_path / "out")]
+    assert main(["renew", *arguments, "--reason", "the first"]) == 0
+    assert main(["check", *arguments]) == 0
+    source.write_text(PROGRAM % {"work": 12, "allocations": 4, "fails": "nothing"})
+    assert main(["check", *arguments]) == results.SLOWER
+    source.write_text("no C")
+    assert main(["check", *arguments]) == results.DID_NOT_RUN
+    capsys.readouterr()
+    assert main(["check", *arguments, "--head", "build=elsewhere"]) == results.DID_NOT_RUN
+    assert "cannot be given with --build" in capsys.readouterr().err
+    written(tmp_path, COUNTED)
+    assert main(["check", *arguments]) == results.DID_NOT_RUN
+    assert "the configuration has no [build]" in capsys.readouterr().err
+
+
 LOOPS = st.builds(Loop, *[st.integers(0, 99)] * 7)
 
 

@@ -65,13 +65,17 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", "measure two builds, the stages in turn", _compare)
     compare.add_argument("--base", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what {NAME} stands for in base")
     compare.add_argument("--revision", metavar="REV", help="build base from this revision, and head from the tree as it is")
-    where = "where --revision builds (default: %(default)s)"
-    compare.add_argument("--builds", type=Path, default=Path("build/perfgate"), metavar="FOLDER", help=where)
     compare.add_argument("--stages", nargs="+", choices=("counts", "loops", "time"), help="only these")
-    reports(compare)
-    reports(command("check", "count one build, and hold it against the baseline", _check))
+    check = command("check", "count one build, and hold it against the baseline", _check)
     renew = command("renew", "count one build, and make that the baseline", _renew)
     renew.add_argument("--reason", required=True, help="why; it is kept in the file")
+    for own in (check, renew):
+        own.add_argument("--build", action="store_true", help="build head from the tree as it is")
+    for own in (compare, check, renew):
+        where = "where builds are made (default: %(default)s)"
+        own.add_argument("--builds", type=Path, default=Path("build/perfgate"), metavar="FOLDER", help=where)
+    reports(compare)
+    reports(check)
     return parser
 
 
@@ -122,9 +126,15 @@ def _looped(config: Config, head: Side) -> dict[str, Loop]:
     return {} if config.loops is None else objects.measure(config.loops, head, config.root)
 
 
+def _head(config: Config, options: argparse.Namespace) -> Side:
+    if options.build:
+        return sides.of_tree(config, options.head, options.builds, _tell)
+    return sides.named("head", options.head, config.root)
+
+
 def _check(config: Config, options: argparse.Namespace) -> int:
     before = baseline.load(baseline.path_of(config))
-    head = sides.named("head", options.head, config.root)
+    head = _head(config, options)
     tools = baseline.toolchain(config.toolchain, head, config.root)
     if tools != before.toolchain:
         differ = [f"{name}: {before.toolchain.get(name)!r} then, {tools.get(name)!r} now" for name in sorted({*tools, *before.toolchain})]
@@ -141,7 +151,7 @@ def _check(config: Config, options: argparse.Namespace) -> int:
 
 def _renew(config: Config, options: argparse.Namespace) -> int:
     path = baseline.path_of(config)
-    head = sides.named("head", options.head, config.root)
+    head = _head(config, options)
     tools = baseline.toolchain(config.toolchain, head, config.root)
     counted, looped = _counted(config, head, options), _looped(config, head)
     for result in _against_itself(config, counted, looped):

@@ -37,12 +37,8 @@ def built(config: Config, revision: str, pairs: Sequence[str], folder: Path, tel
     ConfigError
         The revision is not there, or a command failed; the end of its output is in the message.
     """
-    if config.build is None:
-        raise ConfigError("--revision: the configuration has no [build] that says how a side is made")
-    for pair in pairs:
-        if pair.partition("=")[0] in ("source", "build", "root"):
-            raise ConfigError(f"--head {pair}: cannot be given with --revision, which says it of both sides")
     folder = folder.resolve()
+    _refuse(config, pairs, "--revision")
     folder.mkdir(parents=True, exist_ok=True)
     wanted = f"--revision {revision}"
     commit = _run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], config.root, wanted).strip()
@@ -54,14 +50,33 @@ def built(config: Config, revision: str, pairs: Sequence[str], folder: Path, tel
     else:
         shutil.rmtree(checkout, ignore_errors=True)
         _run(["git", "worktree", "add", "--quiet", "--detach", "--force", str(checkout), commit], config.root, wanted)
-    out = []
-    for name, source in (("base", checkout / config.root.relative_to(top)), ("head", config.root)):
-        tell(f"building {name}: {commit[:12] if name == 'base' else 'the tree as it is'}")
-        side = named(name, [f"source={source}", f"build={folder / name}", *pairs], config.root)
-        for words in config.build.commands:
-            _run(side.fill(words), source, f"building {name}", config.build.timeout)
-        out.append(side)
-    return out[0], out[1]
+    tell(f"building base: {commit[:12]}")
+    base = _made(config, "base", checkout / config.root.relative_to(top), folder, pairs)
+    return base, of_tree(config, pairs, folder, tell)
+
+
+def of_tree(config: Config, pairs: Sequence[str], folder: Path, tell: Callable[[str], None]) -> Side:
+    """head: the tree as it is, built by the configuration's commands. Raises as `built`."""
+    _refuse(config, pairs, "--build")
+    tell("building head: the tree as it is")
+    return _made(config, "head", config.root, folder.resolve(), pairs)
+
+
+def _refuse(config: Config, pairs: Sequence[str], asked: str) -> None:
+    if config.build is None:
+        raise ConfigError(f"{asked}: the configuration has no [build] that says how a side is made")
+    for pair in pairs:
+        if pair.partition("=")[0] in ("source", "build", "root"):
+            raise ConfigError(f"--head {pair}: cannot be given with {asked}, which says it itself")
+
+
+def _made(config: Config, name: str, source: Path, folder: Path, pairs: Sequence[str]) -> Side:
+    assert config.build is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    side = named(name, [f"source={source}", f"build={folder / name}", *pairs], config.root)
+    for words in config.build.commands:
+        _run(side.fill(words), source, f"building {name}", config.build.timeout)
+    return side
 
 
 def _run(words: Sequence[str], folder: Path, what: str, timeout: float = 600) -> str:
