@@ -44,6 +44,7 @@ class Kind:
     seen: Counter[str] = field(default_factory=Counter)  # how often each benchmark was called slower
     right: int = 0  # runs that said what they had to
     loads: list[float] = field(default_factory=list)  # of the machine when a run began: processes that want a core, its own too
+    machine: str = "not recorded"
 
 
 KINDS = [
@@ -86,6 +87,17 @@ def run(kind: Kind, folder: Path) -> None:
             print(done.stdout[-2000:], done.stderr[-2000:], file=sys.stderr)
 
 
+def processor() -> str:
+    """What this machine calls its processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    known = dict(line.partition(":")[::2] for line in lines if line.startswith(("model name", "cpu family")))
+    found = {key.strip(): value.strip() for key, value in known.items()}
+    return f"{found.get('model name', platform.machine())}, family {found.get('cpu family', '?')}"
+
+
 def text() -> str:
     lines = [
         "# Does the gate measure?",
@@ -94,14 +106,15 @@ def text() -> str:
         "",
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}.",
         "",
-        "| head | what is different | must be seen by | runs | said what they had to | slower, in how many runs | seconds a run | load |",
-        "|---|---|---|---|---|---|---|---|",
+        "| head | what is different | must be seen by | runs | said what they had to | slower, in how many runs | seconds a run | load "
+        "| machine |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for kind in KINDS:
         seen = "<br>".join(f"`{name}` {n}" for name, n in kind.seen.most_common()) or "nothing"
         middle = f"{sorted(kind.seconds)[len(kind.seconds) // 2]:.0f}" if kind.seconds else "-"
         load = f"{min(kind.loads):.1f} to {max(kind.loads):.1f}" if kind.loads else "-"
-        cells = (kind.name, kind.what, kind.stage or "nobody", len(kind.codes), kind.right, seen, middle, load)
+        cells = (kind.name, kind.what, kind.stage or "nobody", len(kind.codes), kind.right, seen, middle, load, kind.machine)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     missing = sum(code & results.DID_NOT_RUN != 0 for kind in KINDS for code in kind.codes)
     lines += ["", f"Runs in which something did not run: {missing}."]
@@ -122,12 +135,12 @@ def main() -> None:
     state = options.report.with_suffix(".json")
     if state.exists():
         for kind, known in zip(KINDS, json.loads(state.read_text(encoding="utf-8")), strict=True):
-            for name in ("codes", "seconds", "right", "loads"):
+            for name in ("codes", "seconds", "right", "loads", "machine"):
                 setattr(kind, name, known[name])
             kind.seen.update(known["seen"])
     chosen = [kind for kind in KINDS if options.only is None or kind.name in options.only]
     for kind in chosen:
-        kind.codes, kind.seconds, kind.right, kind.loads = [], [], 0, []
+        kind.codes, kind.seconds, kind.right, kind.loads, kind.machine = [], [], 0, [], processor()
         kind.seen.clear()
     for turn in range(options.runs):
         for kind in chosen:

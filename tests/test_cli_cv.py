@@ -401,6 +401,24 @@ def test_predict_with_a_run_of_a_data_frame(frame: Any, folder: Path, capsys: py
     assert "without names" not in shown and all(f"\n{name} " in shown for name in "pqr")
 
 
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["a", " b", "c"], ["a", "", "c"], ["Unnamed: 0", "a", "b"], ["a", "b", "b"]])
+def test_names_that_no_header_would_repeat_say_nothing(
+    names: list[str], frame: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Columns go by position then, and a first row of data is no header because its cells are such names."""
+    values = _X(frame, 300)[:, :3].copy()
+    values[0] = [1, 0, 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        run = gf.fit(pd.DataFrame(values, columns=names), frame.price.to_numpy(), epochs=2)
+    run.save("run.npz")
+    pd.DataFrame(values, columns=names).to_csv("x.csv", index=False)
+    pd.DataFrame(values).to_csv("plain.csv", index=False, header=False)
+    for words in (["x.csv", "--header"], ["plain.csv"]):
+        assert cli.main(["predict", "run.npz", *words]) == 0
+        np.testing.assert_array_equal([float(v) for v in capsys.readouterr().out.split()[1:]], run.predict(values))
+
+
 def test_show(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     run = gf.load(model)

@@ -1323,6 +1323,7 @@ def test_a_start_survives_an_early_end():
         ({"weight_decay": 3.0}, "weight_decay"),
         ({"decay": 0.5}, "decay"),
         ({"candidates": gf.grid(batch_size=[16, 32])}, "batch_size"),
+        ({"candidates": gf.grid(l2=[0.1, 0.2], batch_size=[256])}, "batch_size"),
         ({"batch_size": 256}, "batch_size"),
         ({"epochs": 10}, "epochs"),
         ({"solver": "coordinate-descent", "epochs": 10}, "epochs"),

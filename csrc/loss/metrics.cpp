@@ -193,7 +193,8 @@ void probability_sums(const RawPredictions<T>& raw, const std::int32_t* codes, c
           others += e[k];
           brier += squared(e[k] / sum);
         }
-        out[0] = std::log(sum) + (high - static_cast<double>(*raw.at(i, codes[i], m)));
+        const double own = *raw.at(i, codes[i], m);
+        out[0] = std::log1p(own == high ? others : sum - 1) + (high - own);
         out[1] = brier + squared(others / sum);
         return;
       }

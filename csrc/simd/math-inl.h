@@ -116,6 +116,13 @@ GRADFOLD_LANE_FUNCTION typename L::V log_reduced(typename L::V f, typename L::V 
   return log_reduced<L>(f, k, L::mul(f, f));
 }
 
+// f^2, but 0 where `size` is below 2^-60: there it changes no bit of f in either type, and in float32 it soon is subnormal, which takes
+// a CPU a hundred times as long.
+template <class L>
+GRADFOLD_LANE_FUNCTION typename L::V square_of(typename L::V f, typename L::V size) {
+  return L::mul_where(L::le(L::set1(typename L::T(0x1p-60)), size), f, f);
+}
+
 // Splits a positive normal x into 2^k m with sqrt(1/2) <= m < sqrt(2). `biased` is as_int(x) less the bits of
 // sqrt(1/2), plus those of 1: its exponent field is k + bias.
 template <class L>
@@ -176,7 +183,7 @@ GRADFOLD_LANE_FUNCTION typename L::V log1p(typename L::V x) {
   const auto huge = L::set1(1 / C::kSmallestNormal);
   const auto shrink = L::as_float(L::isub(L::iset1(2 * kBias), L::iand(biased, L::iset1(kExponentField))));
   const auto f = L::fma_where(L::lt(x, huge), lost, shrink, L::sub(log_mantissa<L>(biased), one));
-  auto y = log_reduced<L>(f, k);
+  auto y = log_reduced<L>(f, k, square_of<L>(f, L::abs(f)));
   y = L::select(L::lt(x, infinity<L>()), y, infinity<L>());
   y = L::select(L::lt(L::neg(one), x), y, canonical_nan<L>());
   y = L::select(L::eq(x, L::neg(one)), L::neg(infinity<L>()), y);
@@ -191,9 +198,7 @@ GRADFOLD_LANE_FUNCTION typename L::V log1p_unit(typename L::V x) {
   using T = typename L::T;
   const auto doubled = L::le(L::set1(2 * C::kSqrtHalf), L::add(L::set1(1), x));  // k = 1, else k = 0
   const auto f = L::select(doubled, L::fma(x, L::set1(T(0.5)), L::set1(T(-0.5))), x);
-  // Below 2^-60 f^2 changes no bit of f in either type, and in float32 it soon is subnormal, which takes a CPU a hundred times as long.
-  const auto square = L::mul_where(L::le(L::set1(T(0x1p-60)), x), f, f);
-  return log_reduced<L>(f, L::select(doubled, L::set1(1), L::zero()), square);
+  return log_reduced<L>(f, L::select(doubled, L::set1(1), L::zero()), square_of<L>(f, x));
 }
 
 // cos x for |x| <= 2^16, x in radians. At most 1.6 ULP (measured: float32 1.537, float64 1.445). Beyond, and for ±inf,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def given_for_epochs(name: str, value: Any, default: Any) -> bool:
     return not (value is default or value == default)
 
 
-def check(params: list[dict[str, Any]], given: dict[str, Any]) -> bool:
+def check(params: list[dict[str, Any]], given: dict[str, Any], asked: Collection[str] = ()) -> bool:
     """Whether the candidates' solvers are those of optima; refuse what they cannot do.
 
     Parameters
@@ -58,6 +59,8 @@ def check(params: list[dict[str, Any]], given: dict[str, Any]) -> bool:
         Every parameter of every candidate.
     given : dict
         `fit`'s keywords.
+    asked : collection of str
+        The parameters that candidates set.
     """
     solvers = list(dict.fromkeys(str(row["solver"]) for row in params if row["solver"] != "auto"))
     if not solvers:
@@ -76,7 +79,7 @@ def check(params: list[dict[str, Any]], given: dict[str, Any]) -> bool:
             f"solver: got {', '.join(map(repr, solvers))} among the candidates, wanted solvers of epochs only, or of optima "
             f"only ({', '.join(map(repr, SOLVERS))})"
         )
-    asked = f"solver={mine[0]!r}"
+    wanted = f"solver={mine[0]!r}"
     for name, default in OF_EPOCHS.items():
         known: Any = default  # most candidates share a keyword's value
         for value in [row[name] for row in params] if name in params[0] else [given.get(name)]:
@@ -84,20 +87,19 @@ def check(params: list[dict[str, Any]], given: dict[str, Any]) -> bool:
                 continue
             known = value
             if given_for_epochs(name, value, default):
-                raise ValueError(f"{name}: got {value!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
+                raise ValueError(f"{name}: got {value!r} with {wanted}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
     for name in ("epochs", "batch_size"):
-        if given[name] is not None:
-            raise ValueError(f"{name}: got {given[name]!r} with {asked}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
-    if len({row["batch_size"] for row in params}) > 1:
-        raise ValueError(f"batch_size: got several with {asked}, which has no batches; wanted one value, or 'sgd' or 'adam'")
+        if given[name] is not None or name in asked:
+            value = params[0][name] if name in asked else given[name]
+            raise ValueError(f"{name}: got {value!r} with {wanted}, which has no epochs; wanted it left out, or 'sgd' or 'adam'")
     for name in ("coef_init", "intercept_init", "init_seed"):
         started = given[name] is not None or any(row.get(name) is not None for row in params)
         if started and any(row["solver"] in LOSSES for row in params):
-            raise ValueError(f"{name}: got a start with {asked}, whose solution does not depend on one; wanted None, or 'lbfgs'")
+            raise ValueError(f"{name}: got a start with {wanted}, whose solution does not depend on one; wanted None, or 'lbfgs'")
     for row in params:
         if row["l1"] > 0 and row["solver"] not in ("auto", "coordinate-descent"):
             raise ValueError(
-                f"l1: got {row['l1']!r} with {asked}, which needs a smooth penalty; wanted 0, 'sgd', 'adam' or, for "
+                f"l1: got {row['l1']!r} with {wanted}, which needs a smooth penalty; wanted 0, 'sgd', 'adam' or, for "
                 "squared_error and log_loss, 'coordinate-descent'"
             )
     return True

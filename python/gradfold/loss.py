@@ -298,18 +298,28 @@ class Multinomial(Loss):
 
     def _loss(self, y: Array, z: Array) -> Array:
         own = self._own_class(y, z)
-        most = z.max(axis=1)
-        total = np.exp(z - most[:, None]).sum(axis=1)
-        value = np.log(total) + (most - np.where(own, z, 0).sum(axis=1))
+        most, z_y = z.max(axis=1), np.where(own, z, 0).sum(axis=1)
+        total, others = _sums(z, own)
+        value = np.log1p(np.where(z_y == most, others, total - 1)) + (most - z_y)
         return np.where(own.any(axis=1), value, np.nan).astype(z.dtype)
 
     def _gradient(self, y: Array, z: Array) -> Array:
         own = self._own_class(y, z)
-        return np.where(own.any(axis=1, keepdims=True), softmax(z) - own, np.nan).astype(z.dtype)
+        total, others = _sums(z, own)
+        value = np.where(own, -(others / total)[:, None], softmax(z))
+        return np.where(own.any(axis=1, keepdims=True), value, np.nan).astype(z.dtype)
 
     def _hessian(self, y: Array, z: Array) -> Array:
         p = softmax(z)
-        return np.asarray(p * (1 - p))
+        first = np.arange(z.shape[1]) == z.argmax(axis=1)[:, None]
+        total, others = _sums(z, first)
+        return np.asarray(p * np.where(first, (others / total)[:, None], 1 - p))
+
+
+def _sums(z: Array, own: Array) -> tuple[Array, Array]:
+    """Σ exp(z_k − max) of each row, and the same without the class of `own`: no difference of nearly equal numbers."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e.sum(axis=1), np.where(own, 0, e).sum(axis=1)
 
 
 def expit(z: Array) -> Array:

@@ -339,7 +339,8 @@ def fit(
         max_iter=_check.integer("max_iter", max_iter, 1, 2**62),
         tol=_check.real("tol", tol, positive=True),
     )
-    _optimum_check.check(params, given)
+    asked = set() if table is None else set(table.names)
+    _optimum_check.check(params, given, asked)
     control = _Control(
         stopping=EarlyStopping.read(early_stopping),
         halving=Halving.read(halving),
@@ -375,12 +376,11 @@ def fit(
             )  # fmt: skip
             _settle_losses(params, problem, control)
             n_rows, n_features = problem.data.shape
-            asked = set() if table is None else set(table.names)
             fitter.solver_reason, enough = _auto.settle(params, given, asked, n_rows, n_features)
             if enough is not None:
                 settings.epochs, settings.batch_size = enough, params[0]["batch_size"]
             _settle_rates(params)
-            if _optimum_check.check(params, given):
+            if _optimum_check.check(params, given, asked):
                 settings.epochs = 1
             if params[0]["solver"] in _optimum.SOLVERS:
                 _optimum_check.check_losses(params, n_rows, n_features, where)

@@ -129,8 +129,7 @@ def _multinomial(X, y, W, intercept, reduction, rows, roles, sample_weight):
         z_terms = min(p, FEATURE_CHUNK) + -(-p // FEATURE_CHUNK) + 2
         z_error = u * z_terms * (np.abs(x) @ np.abs(w_k) + np.abs(b[:, k])).max(axis=1)
         z_error += u * 4 * np.abs(z).max(axis=1)
-        # p - 1 cancels: its rounding is relative to p, not to the difference.
-        residual_error = w[:, None] * (0.5 * z_error[:, None] + (n_outputs + 12) * u * point.softmax(z)) + 4 * u * np.abs(residual)
+        residual_error = w[:, None] * 0.5 * z_error[:, None] + (n_outputs + 16) * u * np.abs(residual)
         terms = min(len(rows), ROW_CHUNK) + 4
         value_error = 2 * z_error + (n_outputs + 8) * u * (1 + np.abs(values))
 

@@ -59,6 +59,15 @@ class Column:
         return (*(f"{self.name}={word}" for word in self.categories), *([f"{self.name} missing"] * self.missing))
 
 
+def _no_name(text: str) -> bool:
+    """Whether a column of a DataFrame has no name that a header would repeat: a number, blanks around it, pandas' own word for none."""
+    try:
+        float(text)
+    except ValueError:
+        return not text or text != text.strip() or text.startswith("Unnamed: ")
+    return True
+
+
 @dataclass(frozen=True)
 class Table:
     """The columns that a model was trained on.
@@ -139,9 +148,13 @@ class Table:
 
     @classmethod
     def of_numbers(cls, n_features: int, dtype: str, names: Sequence[str] | None = None) -> Table:
-        """A table of numbers, for models that were not trained from a file; `names` are those of a DataFrame's columns."""
-        columns = tuple(Column(str(i) if names is None else names[i], i, "number") for i in range(n_features))
-        return cls("csv", names is not None, n_features, None, columns, dtype=dtype)
+        """A table of numbers, for models that were not trained from a file; `names` are those of a DataFrame's columns.
+
+        Names that a file's header could not have, or that could be cells, say nothing: columns are then matched by position.
+        """
+        named = names is not None and len(set(names)) == n_features and not any(map(_no_name, names))
+        columns = tuple(Column(names[i] if names is not None and named else str(i), i, "number") for i in range(n_features))
+        return cls("csv", named, n_features, None, columns, dtype=dtype)
 
     def with_moments(self, X: Array) -> Table:
         """This table with the mean and standard deviation of each column of `X`, missing cells left out."""

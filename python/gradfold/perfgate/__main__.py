@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, what: str, run: Callable[[Config, argparse.Namespace], int]) -> argparse.ArgumentParser:
-        own = commands.add_parser(name, help=what, description=what, epilog=_CODES)
+        own = commands.add_parser(name, help=what, description=what, epilog=_CODES, allow_abbrev=False)
         own.set_defaults(run=run)
         own.add_argument("--config", default="perfgate.toml", metavar="FILE", help="what is measured (default: %(default)s)")
         own.add_argument("--head", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="what {NAME} stands for in head")

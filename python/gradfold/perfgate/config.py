@@ -114,7 +114,7 @@ class Time:
         Seconds that are timed at once, at least.
     rounds, repeats, generations : int
         A measurement is `generations` pairs of fresh processes, `rounds` pairs of times each, a time the best of `repeats`; where it
-        is not clear what it says of time on the clock it goes on, to four times that, but not beyond a minute.
+        is not clear what it says of time on the clock it goes on, to four times that, but nothing more begins after a minute.
     timeout : float
         Seconds until a benchmark must have answered.
     """

@@ -199,7 +199,8 @@ def _result(point: Point, settings: Time, now: Pair, fresh: Callable[[], Pair]) 
             return _said("same", point, first, settings, ", not clear" if first.unclear(settings) else ", suspicious at first")
         second = _measured(point, settings, fresh, first.threads)
         if not first.slower(settings) & second.slower(settings):
-            return _said("same", point, second, settings, ", slower in a first measurement, not in a second one")
+            more = "not clear" if second.unclear(settings) else "not"
+            return _said("same", point, second, settings, f", slower in a first measurement, {more} in a second one")
         return _said("slower", point, second, settings, ", in two measurements")
     except Skipped as why:
         return Result(STAGE, point.name, "skipped", str(why))
