@@ -76,6 +76,27 @@ def test_multinomial_is_scikit_learns(dtype):
     assert mine.loss(y, z).dtype == mine.gradient(y, z).dtype == mine.predict_proba(z).dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_multinomial_of_rows_that_are_nearly_certain(dtype):
+    """Losses of 1e-17 are as exact as those of 17, and so is the metric's."""
+    rng = np.random.default_rng(2)
+    z = np.round(rng.uniform(-20, 20, (60, 4)) * 16) / 16  # exact in float32
+    z[:4] = 40 * np.eye(4) - 20
+    z[4:8, 1] = z[4:8, 0] = 20
+    y = np.arange(60) % 4
+    value, slope = reference.multinomial(y, z)
+    loss, rtol = gf.loss.get("multinomial"), 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(loss.loss(y.astype(dtype), z.astype(dtype)), value, rtol=rtol)
+    np.testing.assert_allclose(loss.gradient(y.astype(dtype), z.astype(dtype)), slope, rtol=rtol)
+    p = reference.softmax(z)
+    far = p < 0.5  # where 1 - p does not cancel in the reference
+    np.testing.assert_allclose(loss.gradient_hessian(y.astype(dtype), z.astype(dtype))[1][far], (p * (1 - p))[far], rtol=rtol)
+    for i in (0, 3, 4, 20):
+        one = gf.metrics.evaluate("log_loss", y, z.astype(dtype)[:, :, None], loss="multinomial", sample_weight=np.eye(60)[i])
+        np.testing.assert_allclose(one, value[i], rtol=1e-13)
+    assert value.min() < 1e-16
+
+
 def test_multinomial_far_out_and_of_no_code():
     loss = gf.loss.get("multinomial")
     z = np.array([[1e4, 0.0, -1e4]] * 3)
